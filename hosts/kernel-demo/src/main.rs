@@ -1,0 +1,2 @@
+//! The kernel demo.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Layered, validated, explainable configuration with hot reload.
+#![forbid(unsafe_code)]

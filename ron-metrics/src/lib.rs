@@ -1,0 +1,2 @@
+//! Golden metrics, honest health and readiness, Prometheus exposition.
+#![forbid(unsafe_code)]
