@@ -1,0 +1,37 @@
+# The verbs of this repository; `just` lists them. CONTRIBUTING.md says when to use which.
+
+_list:
+    @just --list
+
+# Does it compile?
+check:
+    cargo check --workspace --all-targets --all-features
+
+# The README's test command.
+test:
+    cargo test --workspace
+
+clippy:
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+fmt:
+    cargo fmt --all
+
+docs:
+    RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --all-features --no-deps
+
+# The repository's own checks; `just xtask arrows` runs one.
+xtask check="all":
+    cargo xtask {{check}}
+
+# Compare the public API with the snapshots.
+api:
+    cargo xtask api
+
+# Write the snapshots of the public API.
+bless:
+    cargo xtask api --bless
+
+# Everything, as the project's CI runs it.
+ci:
+    .ci/run
