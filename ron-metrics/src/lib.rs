@@ -1,2 +1,55 @@
 //! Golden metrics, honest health and readiness, Prometheus exposition.
+//!
+//! [`Metrics`] holds the metric families of one process, the [`Golden`] set among them, and its [`HealthState`].
+//! Nothing here is global, nothing spawns a task, and nothing opens a port unless the feature `serve` is on and it is
+//! asked to.
+//!
+//! - Counting: [`Counter`], [`Gauge`], [`FloatGauge`], [`Histogram`], resolved once and then counted on without a lock.
+//! - Labels: a [`Family`] by [`Labels`], bounded, with exact totals; a [`Collector`] for values owned elsewhere.
+//! - Health: [`HealthState`] with a [`Condition`] per key.
+//! - Exposure: [`Metrics::render`] and [`Metrics::admin`], which any HTTP server can mount.
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
+mod admin;
+mod collector;
+mod counter;
+mod descriptor;
+mod exposition;
+mod family;
+mod gauge;
+mod golden;
+mod health;
+mod histogram;
+mod identity;
+mod labels;
+mod metrics;
+mod registry;
+mod shard;
+
+pub use admin::{AdminRequest, AdminResponse};
+pub use collector::{Collector, CounterCollector, Feed, GaugeCollector, Sample, Samples};
+pub use counter::Counter;
+pub use descriptor::{Kind, MetricsError, Rejected};
+pub use exposition::Format;
+pub use family::{
+    CounterFamily, Family, FloatGaugeFamily, GaugeFamily, HistogramFamily, Instrument, Owned,
+    DEFAULT_CAP,
+};
+pub use gauge::{FloatGauge, Gauge};
+pub use golden::{
+    FamilyLabel, Golden, KindLabel, QueueLabel, ReasonLabel, RequestLabels, RouteLabel,
+    RouteLabels, ServiceLabel,
+};
+pub use health::{
+    Cause, Clock, Condition, HealthState, Latch, Liveness, Snapshot, State, Status, Transition,
+    Watch, STALLED_AFTER,
+};
+pub use histogram::{Histogram, LATENCY_BUCKETS};
+pub use identity::{Identity, Pq};
+pub use labels::{LabelSink, Labels};
+pub use metrics::Metrics;
