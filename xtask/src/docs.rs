@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use crate::markdown::{anchors, code, links, rows, Code};
-use crate::rust_source::literals;
+use crate::rust_source::{literals, tokens, Token};
 use crate::workspace::Workspace;
 use crate::Report;
 
@@ -21,8 +21,11 @@ const TRACEABILITY: &str = "docs/traceability.md";
 #[derive(Debug, Default)]
 struct Known {
     metrics: BTreeSet<String>,
-    /// `RON_*` names, written out or made from a dotted key.
+    /// `RON_*` names, written out or made from a key.
     environment: BTreeSet<String>,
+    /// Keys and sections that schemas declare.
+    keys: BTreeSet<String>,
+    sections: BTreeSet<String>,
     /// Words of the string literals in the sources, and field names where the command line is derived from fields.
     words: BTreeSet<String>,
     binaries: BTreeSet<String>,
@@ -32,24 +35,35 @@ struct Known {
 
 impl Known {
     fn learn(&mut self, source: &str) {
-        for literal in literals(source) {
+        // Tests may spell names wrong on purpose.
+        let source = source
+            .split("#[cfg(test)]\nmod ")
+            .next()
+            .unwrap_or_default();
+        let tokens = tokens(source);
+        for literal in literals(&tokens) {
             self.environment.extend(
-                words(&literal)
+                words(literal)
                     .filter(|word| word.starts_with("RON_"))
                     .map(str::to_string),
             );
-            let key = literal
-                .split('.')
-                .all(|part| !part.is_empty() && part.chars().all(is_key));
-            if key {
-                self.environment
-                    .insert(format!("RON_{}", literal.replace('.', "_").to_uppercase()));
-            }
             self.words.extend(
                 literal
-                    .split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-')))
-                    .map(|word| word.trim_start_matches('-').to_string()),
+                    .split(|c: char| !(is_word(c) || matches!(c, '-' | '.')))
+                    .map(|word| word.trim_matches(['-', '.']).to_string()),
             );
+        }
+        for window in tokens.windows(4) {
+            let [Token::Mark('.'), Token::Word(method), Token::Mark('('), Token::Literal(path)] =
+                window
+            else {
+                continue;
+            };
+            match method.as_str() {
+                "key" | "choice" | "list" => self.keys.insert(path.clone()),
+                "section" => self.sections.insert(path.clone()),
+                _ => false,
+            };
         }
         if source.contains("#[arg(") {
             self.words
@@ -57,12 +71,35 @@ impl Known {
         }
     }
 
+    /// Makes the names that follow from the keys, alone and in every section. Call it when all is learnt.
+    fn derive(&mut self) {
+        let heads = self.sections.iter().map(|section| format!("{section}."));
+        for head in heads.chain([String::new()]) {
+            for key in &self.keys {
+                let name = format!("{head}{key}");
+                self.environment
+                    .insert(format!("RON_{}", name.replace('.', "_").to_uppercase()));
+                self.words.insert(name);
+            }
+        }
+    }
+
+    /// Whether code reads the variable, or a variable that begins so where the document writes `RON_SVC_{A,B}`.
+    fn reads(&self, variable: &str) -> bool {
+        self.environment.contains(variable)
+            || variable.ends_with('_')
+                && self
+                    .environment
+                    .iter()
+                    .any(|known| known.starts_with(variable))
+    }
+
     /// The faults of one document.
     fn judge(&self, page: &str, text: &str) -> Vec<String> {
         let mut faults = Vec::new();
         for (at, line) in text.lines().enumerate() {
             for word in words(line).filter(|word| word.starts_with("RON_") && word.len() > 4) {
-                if !self.environment.contains(word) {
+                if !self.reads(word) {
                     faults.push(format!("{page}:{}: no code reads `{word}`", at + 1));
                 }
             }
@@ -282,10 +319,11 @@ pub(crate) fn run(workspace: &Workspace, _: bool) -> Result<Report> {
         if file.ends_with("/metrics.contract") {
             known.metrics.extend(contract(&workspace.read(file)?));
             contracts += 1;
-        } else if file.ends_with(".rs") && file.contains("/src/") {
+        } else if file.ends_with(".rs") && file.contains("/src/") && !file.ends_with("tests.rs") {
             known.learn(&workspace.read(file)?);
         }
     }
+    known.derive();
     for package in &workspace.packages {
         for target in &package.targets {
             if target.kind == "bin" {
@@ -336,8 +374,12 @@ mod tests {
     fn known() -> Known {
         let mut known = Known::default();
         known.learn(
-            r#"const A: [&str; 5] = ["bus.max_lag", "RON_KERNEL_METRICS_ADDR", "--config", "quick", "version"];"#,
+            r#"const A: [&str; 4] = ["RON_KERNEL_METRICS_ADDR", "--config", "quick", "version"];
+            fn schema() { s.key("bus.max_lag", f).choice("format", f); s.section("log", f); }
+            #[cfg(test)]
+mod tests { const B: &str = "RON_MISSPELT"; }"#,
         );
+        known.derive();
         known.metrics = [
             "service_restarts_total",
             "ron_kernel_ready",
@@ -355,6 +397,8 @@ mod tests {
     fn names_that_exist_pass() {
         for text in [
             "`RON_BUS_MAX_LAG` and RON_KERNEL_METRICS_ADDR, all RON_* names",
+            "RON_LOG_FORMAT, RON_KERNEL_{METRICS_ADDR}",
+            "`--bus.max_lag 3`",
             "`service_restarts_total{service=\"x\"}` `rate(request_latency_seconds_bucket[5m])`",
             "`ron_kernel::supervisor`, `ron_kernel_ready`, `queue_depth`",
             "```toml\nidle_seconds = 3\n```",
@@ -372,6 +416,9 @@ mod tests {
     fn names_that_do_not_exist_are_faults() {
         for (text, fault) in [
             ("RON_BUS_MAX_LAGG", "`RON_BUS_MAX_LAGG`"),
+            ("RON_MISSPELT", "`RON_MISSPELT`"),
+            ("RON_CONFIG", "`RON_CONFIG`"),
+            ("RON_SVC_{A,B}", "`RON_SVC_`"),
             ("`restarts_total`", "`restarts_total`"),
             ("`ron_kernel_readyness`", "`ron_kernel_readyness`"),
             ("`queue_size{topic}`", "`queue_size`"),

@@ -172,15 +172,12 @@ fn after_char_or_lifetime(chars: &[char], at: usize) -> usize {
     }
 }
 
-/// The string literals of `source`.
-pub(crate) fn literals(source: &str) -> Vec<String> {
-    tokens(source)
-        .into_iter()
-        .filter_map(|token| match token {
-            Token::Literal(text) => Some(text),
-            _ => None,
-        })
-        .collect()
+/// The string literals among `tokens`.
+pub(crate) fn literals(tokens: &[Token]) -> impl Iterator<Item = &str> {
+    tokens.iter().filter_map(|token| match token {
+        Token::Literal(text) => Some(text.as_str()),
+        _ => None,
+    })
 }
 
 /// The modules that `tokens` declare in files of their own.
@@ -275,7 +272,7 @@ mod tests {
                 two";
         "####;
         assert_eq!(
-            literals(source),
+            literals(&tokens(source)).collect::<Vec<_>>(),
             [
                 "plain \"quoted\"",
                 "raw \"x\"",
