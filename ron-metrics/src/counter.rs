@@ -7,8 +7,8 @@ use crate::shard::{Lanes, HOT_AFTER};
 
 /// A number that only grows. Cloning gives another handle to the same number.
 ///
-/// [`inc`](Counter::inc) takes no lock. Once a counter has proved hot (256 adds) every thread adds to a cell of its
-/// own, so threads on different cores do not slow each other down. Wraps at 2^64.
+/// [`inc`](Counter::inc) takes no lock. Once two threads have met on a counter, or it was counted 65,536 times, every
+/// thread adds to a cell of its own, so threads on different cores do not slow each other down. Wraps at 2^64.
 ///
 /// # Ordering
 ///
@@ -21,7 +21,7 @@ pub struct Counter {
 
 #[derive(Debug, Default)]
 pub struct CounterCore {
-    /// Adds from before the counter proved hot.
+    /// Adds from before the counter got its lanes.
     cold: AtomicU64,
     hot: OnceLock<Lanes>,
 }
@@ -55,10 +55,18 @@ impl Counter {
 }
 
 impl CounterCore {
+    /// One cell until two threads meet on it, or until it has proved hot.
     pub(crate) fn add_cold(&self, n: u64) {
-        let before = self.cold.fetch_add(n, Ordering::Relaxed);
-        if before >= HOT_AFTER {
-            self.hot.get_or_init(|| Lanes::new(1));
+        let cold = self.cold.load(Ordering::Relaxed);
+        let new = cold.wrapping_add(n);
+        let added = self
+            .cold
+            .compare_exchange(cold, new, Ordering::Relaxed, Ordering::Relaxed);
+        if added.is_err() || new >= HOT_AFTER {
+            let lanes = self.hot.get_or_init(|| Lanes::new(1));
+            if added.is_err() {
+                lanes.row().add(0, n);
+            }
         }
     }
 

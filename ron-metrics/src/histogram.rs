@@ -36,7 +36,6 @@ pub struct HistogramCore {
     bounds: Bounds,
     cold: Box<[AtomicU64]>,
     cold_sum: AtomicU64,
-    cold_count: AtomicU64,
     hot: OnceLock<Lanes>,
 }
 
@@ -97,7 +96,6 @@ impl HistogramCore {
         HistogramCore {
             cold: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
             cold_sum: AtomicU64::new(0),
-            cold_count: AtomicU64::new(0),
             hot: OnceLock::new(),
             bounds,
         }
@@ -122,12 +120,14 @@ impl HistogramCore {
         }
     }
 
+    /// One row of cells until two threads meet on it, or until a bucket has proved hot.
     fn observe_cold(&self, bucket: usize, addend: f64) {
-        if let Some(cell) = self.cold.get(bucket) {
-            cell.fetch_add(1, Ordering::Relaxed);
-        }
-        add_f64(&self.cold_sum, addend);
-        if self.cold_count.fetch_add(1, Ordering::Relaxed) >= HOT_AFTER {
+        let count = match self.cold.get(bucket) {
+            Some(cell) => cell.fetch_add(1, Ordering::Relaxed),
+            None => return,
+        };
+        let alone = add_f64(&self.cold_sum, addend);
+        if !alone || count >= HOT_AFTER {
             self.hot.get_or_init(|| Lanes::new(self.bounds.len() + 2));
         }
     }

@@ -104,9 +104,11 @@ impl LabelSink<'_> {
         text.push_str(name);
         self.out.last = text.len();
         text.push_str("=\"");
+        let mut escaped = Escaped { text, any: false };
         // Only a Display implementation that fails could fail here; what it wrote stands.
-        let _ = write!(Escaped(text), "{value}");
-        text.push('"');
+        let _ = write!(escaped, "{value}");
+        self.out.last_escaped = escaped.any;
+        self.out.text.push('"');
     }
 }
 
@@ -116,6 +118,8 @@ pub struct Rendered {
     text: String,
     /// Where the last label's name ends.
     last: usize,
+    /// Whether the last value has escapes.
+    last_escaped: bool,
 }
 
 impl Rendered {
@@ -159,7 +163,7 @@ impl Rendered {
             .strip_prefix("=\"")
             .and_then(|tail| tail.strip_suffix('"'))
             .unwrap_or(tail);
-        if !escaped.contains('\\') {
+        if !self.last_escaped {
             return (head, Cow::Borrowed(escaped));
         }
         let mut value = String::with_capacity(escaped.len());
@@ -178,17 +182,26 @@ impl Rendered {
     }
 }
 
-struct Escaped<'a>(&'a mut String);
+struct Escaped<'a> {
+    text: &'a mut String,
+    /// Whether anything needed an escape.
+    any: bool,
+}
 
 impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
-            match c {
-                '\\' => self.0.push_str("\\\\"),
-                '"' => self.0.push_str("\\\""),
-                '\n' => self.0.push_str("\\n"),
-                c => self.0.push(c),
-            }
+            let escape = match c {
+                '\\' => "\\\\",
+                '"' => "\\\"",
+                '\n' => "\\n",
+                c => {
+                    self.text.push(c);
+                    continue;
+                }
+            };
+            self.text.push_str(escape);
+            self.any = true;
         }
         Ok(())
     }

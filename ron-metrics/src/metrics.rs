@@ -1,6 +1,7 @@
 //! [`Metrics`]: the registry, the golden set, health, and what is exposed of them.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::admin::{self, AdminRequest, AdminResponse};
@@ -55,6 +56,8 @@ struct Inner {
     golden: Golden,
     health: HealthState,
     identity: Arc<RwLock<Identity>>,
+    /// Bytes of the last exposition.
+    rendered: AtomicUsize,
 }
 
 impl Metrics {
@@ -96,6 +99,7 @@ impl Metrics {
                 golden,
                 health,
                 identity,
+                rendered: AtomicUsize::new(0),
             }),
         })
     }
@@ -268,9 +272,12 @@ impl Metrics {
     ///
     /// Instruments are read while others count: each value is one that the instrument had during the call.
     pub fn render(&self, format: Format) -> String {
-        let mut out = String::with_capacity(16 * 1024);
+        // As long as the last one and a little more: most scrapes then never move what they wrote.
+        let expected = self.inner.rendered.load(Ordering::Relaxed);
+        let mut out = String::with_capacity(expected + expected / 8 + 1024);
         // Writing to a String cannot fail, and the sources fail only if it does.
         let _ = exposition::encode(self.inner.registry.entries(), format, &mut out);
+        self.inner.rendered.store(out.len(), Ordering::Relaxed);
         out
     }
 

@@ -8,19 +8,23 @@
 //! with the acquire in [`take_slot`], so the new owner reads the last value the old one stored.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::OnceLock;
 
-/// Adds to one instrument before it gets its per-thread cells. Cold series, which are most of them, stay at one cell
-/// of 8 bytes; a series reaches 256 long before the cost of an atomic add to it can be measured.
-pub(crate) const HOT_AFTER: u64 = 256;
+/// Adds to one cell after which an instrument gets its per-thread cells even if no two threads ever met on it. Cold
+/// series, which are most of them, stay at a cell of 8 bytes; the per-thread cells take 128 bytes per lane, which a
+/// series that is counted 65,536 times is worth and one that is merely old is mostly not.
+pub(crate) const HOT_AFTER: u64 = 1 << 16;
 
-/// Cells for the threads that found no free slot. Four, because such threads are more than twice as many as cores and
-/// can therefore not all run at once.
+/// Lanes for the threads that found no free slot. Four, because threads beyond the cores cannot all run at once.
 const SHARED: usize = 4;
 
 /// Slots in use, one bit each.
 static SLOTS_TAKEN: AtomicU64 = AtomicU64::new(0);
+
+/// Exclusive lanes that were ever handed out: those below this. A scrape reads no others. It is raised before the lane
+/// is first written, so whoever sees an add sees its lane.
+static SLOTS_USED: AtomicUsize = AtomicUsize::new(0);
 
 /// Threads that found no slot, for spreading them over the shared cells.
 static SLOTLESS: AtomicU64 = AtomicU64::new(0);
@@ -34,13 +38,13 @@ thread_local! {
     static GUARD: Cell<Option<SlotGuard>> = const { Cell::new(None) };
 }
 
-/// Exclusive lanes: twice the cores, so that the workers of one runtime and as many helper threads get one each; at
-/// most 64, the bits of [`SLOTS_TAKEN`].
+/// Exclusive lanes: one for each worker of a runtime with a worker per core, and four for helper threads; at least 8,
+/// at most 64, the bits of [`SLOTS_TAKEN`].
 pub(crate) fn slots() -> usize {
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        (cores * 2).clamp(8, 64)
+        (cores + 4).clamp(8, 64)
     })
 }
 
@@ -94,7 +98,10 @@ fn take_slot() -> Option<usize> {
             Ordering::Acquire,
             Ordering::Relaxed,
         ) {
-            Ok(_) => return Some(free),
+            Ok(_) => {
+                SLOTS_USED.fetch_max(free + 1, Ordering::Relaxed);
+                return Some(free);
+            }
             Err(now) => taken = now,
         }
     }
@@ -172,8 +179,16 @@ impl Lanes {
 
     fn column(&self, column: usize) -> impl Iterator<Item = &AtomicU64> {
         let (line, cell) = (column / CELLS_PER_LINE, column % CELLS_PER_LINE);
-        self.lines
+        let exclusive = SLOTS_USED.load(Ordering::Relaxed) * self.stride;
+        let shared = self.slots * self.stride;
+        let exclusive = self.lines.get(..exclusive).unwrap_or(&self.lines);
+        let shared = match SLOTLESS.load(Ordering::Relaxed) {
+            0 => &[],
+            _ => self.lines.get(shared..).unwrap_or(&[]),
+        };
+        exclusive
             .chunks_exact(self.stride)
+            .chain(shared.chunks_exact(self.stride))
             .filter_map(move |row| row.get(line)?.0.get(cell))
     }
 }
@@ -212,14 +227,18 @@ impl Row<'_> {
     }
 }
 
-/// Adds to a cell that holds `f64` bits and has several writers.
-pub(crate) fn add_f64(cell: &AtomicU64, value: f64) {
+/// Adds to a cell that holds `f64` bits and has several writers. False if it met another one.
+pub(crate) fn add_f64(cell: &AtomicU64, value: f64) -> bool {
     let mut old = cell.load(Ordering::Relaxed);
+    let mut alone = true;
     loop {
         let new = (f64::from_bits(old) + value).to_bits();
-        match cell.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return,
-            Err(now) => old = now,
+        match cell.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return alone,
+            Err(now) => {
+                old = now;
+                alone = false;
+            }
         }
     }
 }
