@@ -54,6 +54,7 @@ mod tests {
     fn bare_each_and_all() {
         let package = |features: &[&str]| Package {
             name: "x".into(),
+            version: String::new(),
             dir: "x".into(),
             edition: String::new(),
             rust_version: None,

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use toml::{Table, Value};
 
-use crate::workspace::{metadata, output, Workspace, LIBRARIES};
+use crate::workspace::{output, Workspace};
 use crate::Report;
 
 /// A program that uses ron-kernel as a stranger would.
@@ -113,14 +113,11 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> Result<Report> {
     }
     output(&mut package)?;
 
-    let metadata = metadata(&workspace.root, &["--no-deps"])?;
-    let mut archives = Vec::new();
-    for member in metadata["packages"].as_array().into_iter().flatten() {
-        let text = |key: &str| member[key].as_str().unwrap_or_default().to_string();
-        if LIBRARIES.contains(&text("name").as_str()) {
-            archives.push((text("name"), text("version")));
-        }
-    }
+    let archives: Vec<(String, String)> = workspace
+        .libraries()
+        .into_iter()
+        .map(|library| (library.name.clone(), library.version.clone()))
+        .collect();
     for (name, version) in &archives {
         let archive = scratch.join(format!("package/{name}-{version}.crate"));
         output(

@@ -39,6 +39,7 @@ pub(crate) struct Target {
 #[derive(Debug, Clone)]
 pub(crate) struct Package {
     pub(crate) name: String,
+    pub(crate) version: String,
     /// Relative to the root, with forward slashes.
     pub(crate) dir: String,
     pub(crate) edition: String,
@@ -127,7 +128,7 @@ impl Workspace {
 }
 
 /// `cargo metadata` of the manifest in `dir`.
-pub(crate) fn metadata(dir: &Path, arguments: &[&str]) -> Result<Value> {
+fn metadata(dir: &Path, arguments: &[&str]) -> Result<Value> {
     let text = output(
         Command::new("cargo")
             .current_dir(dir)
@@ -151,6 +152,7 @@ fn packages(metadata: &Value, root: &Path) -> Result<Vec<Package>> {
             .with_context(|| format!("{name} lies outside the repository"))?;
         packages.push(Package {
             dir: dir.to_string_lossy().replace('\\', "/"),
+            version: text(&package["version"]).unwrap_or_default(),
             edition: text(&package["edition"]).unwrap_or_default(),
             rust_version: text(&package["rust_version"]),
             features: package["features"]
