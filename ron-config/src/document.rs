@@ -1,0 +1,243 @@
+//! A configuration file as a tree of located values, whatever its syntax.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use zeroize::Zeroizing;
+
+use crate::diagnostic::Diagnostic;
+
+mod json;
+mod toml;
+
+/// The largest configuration file that is read, in bytes (1 MiB). Real ones are a few kilobytes; a larger file is a
+/// mistaken path, and is refused before it is parsed.
+pub const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// How deep tables and arrays may nest in either syntax.
+pub(crate) const MAX_DEPTH: usize = 64;
+
+/// Byte offsets into the text: `start..end`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl From<std::ops::Range<usize>> for Span {
+    fn from(range: std::ops::Range<usize>) -> Self {
+        Self {
+            start: range.start,
+            end: range.end,
+        }
+    }
+}
+
+/// One value and where it stands.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) span: Span,
+    pub(crate) kind: Kind,
+}
+
+/// What a value is. Text is zeroized on drop, because it may be a secret.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Null,
+    Bool(bool),
+    Integer(i128),
+    Float(f64),
+    Text(Zeroizing<String>),
+    Date,
+    /// A number too large for any type we read.
+    Huge,
+    List(Vec<Node>),
+    Table(Vec<Entry>),
+}
+
+/// One `key = value` of a table.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) span: Span,
+    pub(crate) value: Node,
+}
+
+/// What is wrong with the syntax, and where.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) span: Span,
+    pub(crate) problem: String,
+    /// A repeated key: the rest of the file is still understood.
+    pub(crate) repeated: bool,
+}
+
+/// A file that was read: its bytes as text, its tree, and the faults of its syntax.
+#[derive(Debug)]
+pub(crate) struct Document {
+    shown: String,
+    text: Zeroizing<String>,
+    pub(crate) root: Vec<Entry>,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl Document {
+    /// Parses `bytes`; `shown` is the path as the operator wrote it, and its extension picks the syntax.
+    pub(crate) fn parse(shown: &str, bytes: &[u8]) -> Result<Self, Box<Diagnostic>> {
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => Zeroizing::new(text.to_owned()),
+            Err(error) => {
+                let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+                let (line, column) = position(&good, good.len());
+                let diagnostic = Diagnostic::new("", format!("{shown}:{line}:{column}"))
+                    .problem("is not UTF-8 text")
+                    .expected("a configuration file in UTF-8");
+                return Err(Box::new(diagnostic));
+            }
+        };
+        let is_json = Path::new(shown)
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("json"));
+        let (root, faults) = if is_json {
+            json::parse(&text)
+        } else {
+            toml::parse(&text)
+        };
+        Ok(Self {
+            shown: shown.to_owned(),
+            text,
+            root,
+            faults,
+        })
+    }
+
+    /// `path:line:column` of a byte offset; both count from 1, columns in characters.
+    pub(crate) fn place(&self, offset: usize) -> String {
+        let (line, column) = position(&self.text, offset);
+        format!("{}:{line}:{column}", self.shown)
+    }
+
+    /// The path as the operator wrote it.
+    pub(crate) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    pub(crate) fn line(&self, offset: usize) -> usize {
+        position(&self.text, offset).0
+    }
+
+    pub(crate) fn slice(&self, span: Span) -> &str {
+        self.text.get(span.start..span.end).unwrap_or("")
+    }
+
+    /// The text between the start of the line and `offset`.
+    pub(crate) fn line_head(&self, offset: usize) -> &str {
+        let head = self.text.get(..offset).unwrap_or("");
+        let start = head.rfind('\n').map_or(0, |n| n + 1);
+        head.get(start..).unwrap_or("")
+    }
+
+    /// The inner text of the last line before `offset` that looks like a TOML table header.
+    pub(crate) fn header_before(&self, offset: usize) -> Option<&str> {
+        let head = self.text.get(..offset)?;
+        head.lines()
+            .rev()
+            .skip(usize::from(!head.ends_with('\n')))
+            .map(str::trim_start)
+            .find(|line| line.starts_with('['))
+            .map(|line| line.trim_start_matches('['))
+            .and_then(|line| line.split(']').next())
+            .map(str::trim)
+    }
+}
+
+/// Line and column of a byte offset, both from 1.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let mut offset = offset.min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    let head = &text[..offset];
+    let line = head.bytes().filter(|b| *b == b'\n').count() + 1;
+    let start = head.rfind('\n').map_or(0, |n| n + 1);
+    (line, head[start..].chars().count() + 1)
+}
+
+/// Reads a file that is not being written at this moment, as far as that can be seen.
+///
+/// A file whose fingerprint is older than [`SETTLED`] and does not change while it is read is taken at once. A younger
+/// one is read again until it is that old, for at most [`PATIENCE`]; then what stands there is taken.
+pub(crate) fn read_settled(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let began = Instant::now();
+    loop {
+        let before = Fingerprint::of(path)?;
+        let bytes = read(path)?;
+        let settled = before.is_settled() && Fingerprint::of(path).ok() == Some(before);
+        if settled || began.elapsed() >= PATIENCE {
+            return Ok(bytes);
+        }
+        std::thread::sleep(SETTLED / 4);
+    }
+}
+
+/// How long a file must have been left alone to count as written: writers of configuration files write them in one go,
+/// so a pause of this length means they are done.
+const SETTLED: Duration = Duration::from_millis(40);
+/// How long a reload waits for a writer.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What changes when a file is replaced or written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fingerprint {
+    identity: (u64, u64),
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Fingerprint {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.dev(), metadata.ino())
+        };
+        #[cfg(not(unix))]
+        let identity = (0, 0);
+        Ok(Self {
+            identity,
+            len: metadata.len(),
+            modified: metadata.modified().ok(),
+        })
+    }
+
+    /// Whether the last change lies at least [`SETTLED`] back. File times are the only record of it, so this one
+    /// decision is by the wall clock; a time in the future counts as settled.
+    fn is_settled(&self) -> bool {
+        self.modified
+            .and_then(|time| time.elapsed().ok())
+            .map_or(true, |age| age >= SETTLED)
+    }
+}
+
+/// Reads a whole file, refusing one above [`MAX_FILE_BYTES`].
+pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is a directory",
+        ));
+    }
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it is larger than {} KiB", MAX_FILE_BYTES / 1024),
+        ));
+    }
+    Ok(bytes)
+}
