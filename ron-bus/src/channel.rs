@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::account::{Account, TopicState, TopicStats};
 use crate::config::{Identity, CONTROL_SLOTS};
-use crate::readers::{Extents, Readers, Tally};
+use crate::readers::{Extents, ReaderSpec, Readers, Tally};
 use crate::ring::{Node, Parcel, Ring};
 use crate::subscriber::{Lane, Overflow, RecvError, Start, SubscribeError};
 use crate::topic::{Published, Refusal};
@@ -283,15 +283,6 @@ fn refuse_unless_open(phase: TopicState) -> Result<(), Refusal> {
     }
 }
 
-/// Who a reader is and where it begins.
-pub(crate) struct ReaderSpec {
-    pub(crate) name: Arc<str>,
-    pub(crate) overflow: Overflow,
-    pub(crate) start: Start,
-    /// A tail: not counted against the limit on readers.
-    pub(crate) unlimited: bool,
-}
-
 /// One reader's end of a channel.
 pub(crate) struct Receiver<E> {
     pub(crate) channel: Arc<Channel<E>>,
@@ -317,7 +308,7 @@ impl<E> Receiver<E> {
             return Err(SubscribeError::Closed { topic: topic() });
         }
         let limit = channel.fixed.max_readers;
-        if state.readers.len() >= limit && !spec.unlimited {
+        if !spec.unlimited && state.readers.limited >= limit {
             return Err(SubscribeError::TooMany {
                 topic: topic(),
                 limit,
@@ -338,9 +329,7 @@ impl<E> Receiver<E> {
             state.data.guarded = state.data.guarded.min(data);
             state.control.guarded = state.control.guarded.min(control);
         }
-        let key = state
-            .readers
-            .insert(spec.name, spec.overflow, data, control);
+        let key = state.readers.insert(spec, data, control);
         drop(state);
         Ok(Self {
             channel: Arc::clone(channel),

@@ -1,4 +1,122 @@
 //! Bounded in-process broadcast with typed topics that counts every loss.
+//!
+//! A [`Bus`] holds named [`Topic`]s. Every event published on a topic is offered to every [`Subscriber`] connected at
+//! that moment. Publishing never waits, memory is bounded at all times, and what a reader is too slow for is lost to
+//! that reader alone, told to it and counted.
+//!
+//! ```
+//! use ron_bus::{Bus, BusConfig, RecvError};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let bus = Bus::new(BusConfig::default())?;
+//! let temperatures = bus.topic_spec("sensor.temperature").capacity(1024).open::<f32>()?;
+//! let mut display = temperatures.subscriber().name("display").build()?;
+//!
+//! temperatures.publish(21.5)?;
+//! temperatures.close();
+//!
+//! loop {
+//!     match display.recv().await {
+//!         Ok(delivery) => assert_eq!((delivery.seq, delivery.event), (1, 21.5)),
+//!         Err(RecvError::Lagged(gap)) => eprintln!("skipped {} readings", gap.missed()),
+//!         Err(_closed) => break,
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It is not a broker: events live in this process and die with it. What must not be lost belongs into an outbox in a
+//! database before it is announced here. It is not a work queue either: every reader gets every event.
+//!
+//! # Events
+//!
+//! An event is any `Clone + Send + Sync + 'static` value. The ring keeps one copy, every reader receives a clone, so
+//! large payloads go as `Arc<T>`. Clones are made by the reader, filters and encoders run in the reader, and
+//! overwritten events are dropped by the publisher, all of it outside the topic's lock: an event whose `Clone` or
+//! `Drop` is slow, panics or calls the bus slows or hits its own caller and nobody else.
+//!
+//! # Lanes
+//!
+//! A topic has two lanes. [`publish`](Topic::publish) uses the *data lane*, a ring of exactly the topic's capacity.
+//! [`publish_control`](Topic::publish_control) uses the *control lane*, a ring of 16 slots that data cannot take and
+//! that every receive looks at first, so that a "stop" does not queue behind a full ring.
+//! [`publish_last`](Topic::publish_last) is the end of both: its event has a place of its own, reaches every connected
+//! reader however slow, cannot be filtered out, waits for late subscribers too, and nothing can be published after it.
+//!
+//! # Ordering
+//!
+//! Each lane numbers its events from 1; the numbers never repeat or go back. All readers see a lane in the order of its
+//! numbers, and the events of one publisher on one lane keep their order. Across lanes and across topics no order is
+//! promised. (instance, epoch, topic, lane, sequence number) names an event for good; see [`Bus::epoch`].
+//!
+//! # Lagging
+//!
+//! A lane keeps its newest events. A reader that has not come to an event when its slot is needed has lost it. Its next
+//! receive on that lane returns [`RecvError::Lagged`] with the first and last sequence number missed, once, in place of
+//! those events, and the one after that goes on with the oldest event still there. This also holds for batches, which
+//! end before a gap, and for the stream, whose items are results.
+//!
+//! How a reader lags is its own choice:
+//!
+//! | policy | when it is too slow | for |
+//! |---|---|---|
+//! | [`Overflow::DropOldest`] | loses the oldest events, is told, goes on | displays, metrics, caches that refetch after a gap |
+//! | [`Overflow::Disconnect`] | is cut off and gets [`RecvError::Disconnected`] for good | state machines, replication: whoever must start over after a hole |
+//!
+//! A reader that lags now and then wants more [`capacity`](TopicSpec::capacity) or
+//! [`recv_many`](Subscriber::recv_many); one that always lags wants a faster consumer, no capacity helps it.
+//!
+//! # Accounts
+//!
+//! For every reader and at any instant, both lanes together:
+//!
+//! ```text
+//! offered = delivered + filtered + lost (lagged + disconnected + panicked + abandoned) + pending
+//! ```
+//!
+//! A loss is in the account the moment it happens, not when the reader notices. [`Topic::stats`] and [`Bus::topics`]
+//! show the accounts of readers and, by name, of those that have left, so counters built on them never fall.
+//!
+//! ```
+//! # use ron_bus::{Bus, BusConfig};
+//! # let bus = Bus::new(BusConfig::default())?;
+//! let topic = bus.topic_spec("t").capacity(2).open::<u8>()?;
+//! let reader = topic.subscriber().name("slow").build()?;
+//! topic.publish_many(0..10)?;
+//! drop(reader);
+//! let stats = topic.stats();
+//! assert_eq!((stats.published(), stats.total.offered), (10, 10));
+//! assert_eq!((stats.total.lost.lagged, stats.total.lost.abandoned), (8, 2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Closing
+//!
+//! [`Topic::close`], [`Bus::close`], and the drop of the last handle that could publish close a topic. Publishing then
+//! returns the event in [`PublishError`]. Readers read what is left, in both lanes, and then get
+//! [`RecvError::Closed`] from every receive. A sealed topic ends the same way for each reader that has read it all.
+//!
+//! # Cancel safety
+//!
+//! [`recv`](Subscriber::recv), [`recv_many`](Subscriber::recv_many), [`recv_timeout`](Subscriber::recv_timeout),
+//! [`Tail::next`] and the streams may be dropped at any await and lose nothing: an event is taken in the very poll that
+//! returns it. They register a waker and need no particular executor, except for `recv_timeout`, which uses tokio's
+//! timer. They do not take part in tokio's cooperative budget: a loop over a reader that never runs dry should yield.
+//!
+//! # Cost
+//!
+//! A topic is one mutex, held for a few instructions per event, by the publisher once and by a receive twice; batches
+//! ([`publish_many`](Topic::publish_many), [`recv_many`](Subscriber::recv_many)) share it among their events. Publishing
+//! costs nothing per reader, except for one wake-up per reader that is waiting, and for a look at every reader when the
+//! slowest [`Disconnect`](Overflow::Disconnect) reader is about to be overrun. A slot is allocated when the lane first
+//! reaches it and reused from then on; in steady state neither publishing nor receiving allocates, unless the event's
+//! own `Clone` does, or a slot is needed while some reader is cloning from it that very moment, which then gets a new
+//! slot. A filter is paid by the reader, wake-up included.
+//!
+//! Topics, readers per topic, tails and names with counters of their own are bounded; see [`BusConfig`],
+//! [`Bus::tail`] and [`TopicStats::by_name`].
 #![forbid(unsafe_code)]
 
 mod account;

@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use crate::account::{Account, Lost, NameStats, ReaderStats};
 use crate::ring::Extent;
-use crate::subscriber::{Gap, Lane, Overflow};
+use crate::subscriber::{Gap, Lane, Overflow, Start};
 
 /// Names with an account of their own per topic: more than a screen of readers, and a bound on metric series.
 const NAMES_MAX: usize = 64;
@@ -87,9 +87,19 @@ pub(crate) struct Tally {
     pub(crate) panicked: u64,
 }
 
+/// Who a reader is and where it begins.
+pub(crate) struct ReaderSpec {
+    pub(crate) name: Arc<str>,
+    pub(crate) overflow: Overflow,
+    pub(crate) start: Start,
+    /// A tail: not counted against the limit on readers.
+    pub(crate) unlimited: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Reader {
     name: Arc<str>,
+    unlimited: bool,
     group: usize,
     overflow: Overflow,
     pub(crate) data: Cursor,
@@ -205,26 +215,25 @@ pub(crate) struct Readers {
     groups: Vec<Group>,
     /// Readers that are not cut off.
     pub(crate) connected: usize,
+    /// Readers that count against the limit.
+    pub(crate) limited: usize,
 }
 
 impl Readers {
-    /// Readers that have not been dropped.
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
-    pub(crate) fn insert(
-        &mut self,
-        name: Arc<str>,
-        overflow: Overflow,
-        data: u64,
-        control: u64,
-    ) -> usize {
+    pub(crate) fn insert(&mut self, spec: ReaderSpec, data: u64, control: u64) -> usize {
+        let ReaderSpec {
+            name,
+            overflow,
+            unlimited,
+            start: _,
+        } = spec;
         let group = self.group_of(&name);
+        self.limited += usize::from(!unlimited);
         self.groups[group].readers += 1;
         self.connected += 1;
         let reader = Reader {
             name,
+            unlimited,
             group,
             overflow,
             data: Cursor::new(data),
@@ -259,6 +268,7 @@ impl Readers {
         let reader = self.slots.get_mut(key)?.take()?;
         self.free.push(key);
         self.connected -= usize::from(reader.cut.is_none());
+        self.limited -= usize::from(!reader.unlimited);
         if reader.waker.is_some() {
             self.parked.retain(|parked| *parked != key);
         }
@@ -350,7 +360,7 @@ impl Readers {
                 account: g.departed,
             })
             .collect();
-        let mut readers = Vec::with_capacity(self.len());
+        let mut readers = Vec::with_capacity(self.slots.len());
         for reader in self.slots.iter().flatten() {
             let account = reader.account(extents);
             by_name[reader.group].account += account;

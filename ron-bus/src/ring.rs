@@ -15,7 +15,8 @@ pub(crate) enum Parcel<E> {
     Empty,
     Event(E),
     /// A slot whose event some reader was cloning when it was overwritten.
-    Node(#[allow(dead_code, reason = "held only to be dropped outside the lock")] Arc<Node<E>>),
+    #[allow(dead_code)] // held only to be dropped outside the lock
+    Node(Arc<Node<E>>),
 }
 
 /// The events `tail..head` of a lane.

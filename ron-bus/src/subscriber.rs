@@ -11,8 +11,9 @@ use futures_core::Stream;
 use thiserror::Error;
 
 use crate::account::Account;
-use crate::channel::{Channel, ReaderSpec, Receiver, Verdict};
+use crate::channel::{Channel, Receiver, Verdict};
 use crate::config::{checked_name, NameError};
+use crate::readers::ReaderSpec;
 
 /// Which of a topic's two sequences an event belongs to. Complete: a topic has two lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

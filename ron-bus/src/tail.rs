@@ -9,8 +9,9 @@ use std::task::{Context, Poll, Waker};
 use futures_core::Stream;
 use thiserror::Error;
 
-use crate::channel::{Channel, Encode, Fixed, ReaderSpec, Receiver};
+use crate::channel::{Channel, Encode, Fixed, Receiver};
 use crate::config::{checked_name, NameError};
+use crate::readers::ReaderSpec;
 use crate::ring::Node;
 use crate::subscriber::{Gap, Lane, Overflow, RecvError, Start};
 use crate::timestamp::push_rfc3339_millis;
