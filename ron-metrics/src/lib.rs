@@ -29,6 +29,8 @@ mod identity;
 mod labels;
 mod metrics;
 mod registry;
+#[cfg(feature = "serve")]
+mod serve;
 mod shard;
 
 pub use admin::{AdminRequest, AdminResponse};
@@ -53,3 +55,9 @@ pub use histogram::{Histogram, LATENCY_BUCKETS};
 pub use identity::{Identity, Pq};
 pub use labels::{LabelSink, Labels};
 pub use metrics::Metrics;
+#[cfg(all(feature = "serve", unix))]
+pub use serve::UnixServerHandle;
+#[cfg(feature = "serve")]
+pub use serve::{BindError, ServeOptions, ServerHandle};
+#[cfg(feature = "tls")]
+pub use serve::{Tls, TlsError, TlsFiles};
