@@ -1,2 +1,109 @@
-//! One supervision tree for async tasks and threads, with restarts, readiness and orderly shutdown.
+//! One supervision tree for everything a service is made of: async tasks and threads, started in order,
+//! watched, restarted with backoff, quarantined when hopeless, and stopped in reverse order with accounts
+//! that balance.
+//!
+//! Five words teach it: **Kernel**, **Child**, **Group**, **ready**, **stopping**.
+//!
+//! ```no_run
+//! use ron_kernel::supervisor::{Child, ChildContext};
+//! use ron_kernel::Kernel;
+//! use std::process::ExitCode;
+//! use std::time::Duration;
+//! use tokio::net::TcpStream;
+//! # async fn pump(_: &mut TcpStream) -> std::io::Result<()> { Ok(()) }
+//!
+//! async fn feed(cx: ChildContext, addr: String) -> std::io::Result<()> {
+//!     let mut conn = TcpStream::connect(addr).await?;   // Err: restarted with backoff
+//!     cx.ready();                                       // only now does "thumbs" start
+//!     tokio::select! {
+//!         _ = cx.stopping() => Ok(()),                  // Ok: done, not restarted
+//!         r = pump(&mut conn) => r,
+//!     }
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     Kernel::builder()
+//!         .child(Child::task_with("feed", "127.0.0.1:7000".to_string(), feed).gated(Duration::from_secs(10)))
+//!         .child(Child::thread("thumbs", |cx| while !cx.wait_stopping(Duration::from_secs(1)) {}).after("feed"))
+//!         .run()                                        // owns the runtime, signals, exit code
+//! }
+//! ```
+//!
+//! # Which form
+//!
+//! * [`KernelBuilder::run`] owns the runtime, the signals, the panic hook and the exit code. Supervision
+//!   runs on the main thread, apart from the workers, so it decides and stops even while every worker is
+//!   blocked. The only form that promises an exit deadline.
+//! * [`Kernel::run_until`] and [`Kernel::start`] embed a tree in any tokio program and install nothing.
+//!
+//! # Ready
+//!
+//! A child is ready when its first poll has returned; a [gated](supervisor::Child::gated) one when it
+//! calls [`ready`](supervisor::ChildContext::ready). What comes [`after`](supervisor::Child::after) it
+//! starts then and stops before it. `after` is order only: shared fate is a [`Group`](supervisor::Group).
+//!
+//! # Failure
+//!
+//! `Err`, a panic, a missed heartbeat or a missed start deadline are failures. The delay before restart
+//! `n` is uniform in `[min, min(max, min * 2^(n+1))]`, 100 ms to 30 s. After 5 restarts inside 60 s the
+//! next failure quarantines the child; a trial follows after 30 s, doubling to 5 min, or at once by
+//! [`release`](KernelHandle::release). There is never more than one incarnation: a task is aborted at its
+//! next await, and what does not end is reported stuck, then leaked, never replaced.
+//!
+//! # Events
+//!
+//! Topic `kernel` carries [`KernelEvent`], topic `kernel.lifecycle` carries [`ChildEvent`]; both can be
+//! tailed as JSON. Nothing follows `Shutdown` on topic `kernel`. The event informs; only a child's own
+//! stop token is a command.
+//!
+//! # Accounts
+//!
+//! `ron_kernel_crashes_total{service}` equals the number of `ServiceCrashed` events of that service.
+//! `service_restarts_total{service}` counts the restarts that followed, trials included: it equals the
+//! crashes, less the one whose restart is pending while the child is in backoff, in quarantine or not to
+//! be restarted. [`ShutdownReport`]: `started = stopped + aborted + leaked + quarantined`.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `serve` | the admin listener: /metrics, /healthz, /livez, /readyz, /version |
+//! | `tls` | TLS on it, rotated on reload (implies `serve`) |
+//! | `pq` | accepts `pq.mode` other than off and shows it; enforcement is the host's |
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "serve")]
+mod admin;
+mod config;
+mod event;
+mod handle;
+mod kernel;
+mod reload;
+mod report;
+mod run;
+mod snapshot;
+pub mod supervisor;
+mod telemetry;
+
+// The frozen root.
+pub use config::Config;
+pub use event::KernelEvent;
+pub use ron_bus::Bus;
+pub use ron_metrics::{HealthState, Metrics};
+pub use run::wait_for_ctrl_c;
+
+pub use config::{
+    AmnesiaConfig, BusSettings, ChaosConfig, DrainConfig, Fault, LogConfig, LogFormat, ObservabilityConfig, PqConfig,
+    StallConfig, SupervisorConfig,
+};
+pub use event::{Change, ChildEvent, KERNEL_TOPIC, LIFECYCLE_TOPIC};
+pub use handle::{ControlError, KernelHandle};
+pub use kernel::{Kernel, KernelBuilder, KernelError, Running};
+pub use reload::ReloadError;
+pub use report::ShutdownReport;
+pub use snapshot::{Explanation, Reason, TreeNode};
+
+pub use ron_bus as bus;
+pub use ron_config as configuration;
+pub use ron_metrics as metrics;

@@ -1,0 +1,488 @@
+//! Building a kernel, starting it, and driving it to its end.
+
+use crate::config::Config;
+use crate::handle::KernelHandle;
+use crate::reload::{Reloadable, Reloader};
+use crate::report::ShutdownReport;
+use crate::supervisor::engine::{Engine, Parts};
+use crate::supervisor::machine::{Input, Machine};
+use crate::supervisor::stall::Watchdog;
+use crate::supervisor::{Child, Group, PolicyError, Spec, TreeError};
+use crate::telemetry::{Telemetry, TokioClock};
+use ron_bus::{Bus, BusConfig};
+use ron_config::{Loaded, Settings};
+use ron_metrics::{HealthState, Identity, Metrics};
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// A supervision tree that is ready to start.
+///
+/// ```
+/// use ron_kernel::supervisor::Child;
+/// use ron_kernel::Kernel;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let kernel = Kernel::builder()
+///     .child(Child::task("clock", |cx| async move { cx.stopping().await }))
+///     .build()?;
+/// let running = kernel.start().await?;
+/// running.handle().ready().await;
+/// let report = running.shutdown().await;
+/// assert_eq!((report.started, report.stopped), (1, 1));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Kernel {
+    machine: Machine,
+    parts: Parts,
+    config: Arc<Config>,
+    telemetry: Telemetry,
+    reloader: Option<Arc<dyn Reloadable>>,
+    rejected_reload_unready: bool,
+}
+
+/// What goes into a [`Kernel`]; see [`Kernel::builder`].
+pub struct KernelBuilder {
+    service: String,
+    identity: Option<Identity>,
+    specs: Vec<Spec>,
+    config: Config,
+    reloader: Option<Arc<dyn Reloadable>>,
+    rejected_reload_unready: bool,
+    bus: Option<Bus>,
+    metrics: Option<Metrics>,
+    seed: Option<u64>,
+}
+
+/// Why a kernel cannot be built or started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// The children do not form a tree.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The restart policy contradicts itself.
+    #[error("configuration: {0}")]
+    Policy(#[from] PolicyError),
+    /// The program is built with `panic = "abort"`: one panicking child would end all of them.
+    #[error("built with panic = \"abort\", so a panicking child would end the process; build with panic = \"unwind\"")]
+    PanicAbort,
+    /// The configuration asks for something this build leaves out.
+    #[error("`{key}` is set, but this build has no feature `{feature}`; build with it or unset the key")]
+    NeedsFeature {
+        /// The configuration key.
+        key: &'static str,
+        /// The cargo feature of ron-kernel.
+        feature: &'static str,
+    },
+    /// The bus does not accept its settings.
+    #[error("bus: {0}")]
+    Bus(#[from] ron_bus::BusError),
+    /// The bus that was passed in has a topic of the kernel's with other settings.
+    #[error("bus: {0}")]
+    Topic(#[from] ron_bus::TopicError),
+    /// The service name is no metric label value, or a golden metric exists already.
+    #[error("metrics: {0}")]
+    Metrics(#[from] ron_metrics::MetricsError),
+    /// The admin listener cannot have its address.
+    #[cfg(feature = "serve")]
+    #[error(transparent)]
+    Bind(#[from] ron_metrics::BindError),
+    /// Certificate or key of the admin listener cannot be used.
+    #[cfg(feature = "tls")]
+    #[error("tls: {0}")]
+    Tls(#[from] ron_metrics::TlsError),
+    /// Called outside a tokio runtime.
+    #[error("no tokio runtime here; call it inside one, or use KernelBuilder::run")]
+    NoRuntime,
+    /// A thread or runtime could not be started.
+    #[error("starting {what}: {source}")]
+    Start {
+        /// What could not be started.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl KernelError {
+    /// The exit code hosts end with: 2 for configuration and usage, 98 for an address in use, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            KernelError::Tree(_)
+            | KernelError::Policy(_)
+            | KernelError::PanicAbort
+            | KernelError::NeedsFeature { .. }
+            | KernelError::Bus(_)
+            | KernelError::Topic(_)
+            | KernelError::Metrics(_) => 2,
+            #[cfg(feature = "serve")]
+            KernelError::Bind(error) if error.is_addr_in_use() => 98,
+            #[cfg(feature = "serve")]
+            KernelError::Bind(_) => 1,
+            #[cfg(feature = "tls")]
+            KernelError::Tls(_) => 2,
+            KernelError::NoRuntime | KernelError::Start { .. } => 1,
+        }
+    }
+}
+
+impl Kernel {
+    /// An empty kernel named `ron-kernel` with the default configuration.
+    pub fn builder() -> KernelBuilder {
+        KernelBuilder {
+            service: "ron-kernel".to_owned(),
+            identity: None,
+            specs: Vec::new(),
+            config: Config::default(),
+            reloader: None,
+            rejected_reload_unready: false,
+            bus: None,
+            metrics: None,
+            seed: None,
+        }
+    }
+
+    /// Starts the tree on the current runtime and returns once every child that may start has been
+    /// started; [`KernelHandle::ready`] waits for readiness. Installs no signal handler and no hook.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NoRuntime`], a taken admin address, or no thread for the watchdog.
+    pub async fn start(self) -> Result<Running, KernelError> {
+        let runtime = Handle::try_current().map_err(|_| KernelError::NoRuntime)?;
+        let driver = self.launch(&runtime)?;
+        let handle = KernelHandle::new(driver.engine.clone());
+        let driver = runtime.spawn(driver.run());
+        Ok(Running { handle, driver: Some(driver) })
+    }
+
+    /// Starts the tree, waits for `future` or for the kernel to end by itself, and shuts down in order.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the returned future begins the shutdown without waiting for it.
+    pub async fn run_until<F: Future>(self, future: F) -> Result<ShutdownReport, KernelError> {
+        let running = self.start().await?;
+        {
+            let mut future = pin!(future);
+            let handle = running.handle().clone();
+            let mut ended = pin!(handle.ended());
+            std::future::poll_fn(|cx| {
+                let done = future.as_mut().poll(cx).is_ready() || ended.as_mut().poll(cx).is_ready();
+                if done {
+                    std::task::Poll::Ready(())
+                } else {
+                    std::task::Poll::Pending
+                }
+            })
+            .await;
+        }
+        Ok(running.shutdown().await)
+    }
+
+    /// Everything up to and including the start of the children.
+    pub(crate) fn launch(self, runtime: &Handle) -> Result<Driver, KernelError> {
+        let start = |what| move |source| KernelError::Start { what, source };
+        #[cfg(feature = "serve")]
+        let admin = crate::admin::serve(&self.config, &self.telemetry.metrics)?;
+        let engine = Engine::new(self.machine, self.parts, self.config, runtime.clone(), self.telemetry);
+        let watchdog = Watchdog::start(Arc::downgrade(&engine), engine.id()).map_err(start("the watchdog thread"))?;
+        let weak = Arc::downgrade(&engine);
+        engine.telemetry.feed_children(move || weak.upgrade().map(|engine| engine.read(|machine| *machine.counts())));
+        // From the workers, so that /livez knows whether they still poll.
+        let health = engine.telemetry.health.clone();
+        let beat = runtime.spawn(async move {
+            loop {
+                health.beat();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let reloader = self.reloader.map(|source| {
+            Reloader::start(
+                &engine,
+                source,
+                self.rejected_reload_unready,
+                runtime,
+                #[cfg(feature = "serve")]
+                admin.as_ref().and_then(crate::admin::Admin::tls),
+            )
+        });
+        engine.launch();
+        engine.telemetry.started();
+        Ok(Driver {
+            engine,
+            watchdog,
+            beat,
+            reloader,
+            #[cfg(feature = "serve")]
+            admin,
+        })
+    }
+}
+
+impl KernelBuilder {
+    /// The name of the service in metrics, events and the control plane; default `ron-kernel`.
+    pub fn name(mut self, service: impl Into<String>) -> Self {
+        self.service = service.into();
+        self
+    }
+
+    /// What `/version` and `ron_kernel_info` say beside the service's name. Instance, amnesia and pq are
+    /// filled in from the bus and the configuration.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// A fixed configuration. [`loaded`](Self::loaded) gives one that can be reloaded.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self.reloader = None;
+        self
+    }
+
+    /// A loaded configuration: its reloads are carried out, reported and announced by the kernel.
+    pub fn loaded(self, loaded: &Loaded<Config>) -> Self {
+        self.loaded_with(loaded, Clone::clone)
+    }
+
+    /// As [`loaded`](Self::loaded) for a host's own configuration that contains the kernel's.
+    pub fn loaded_with<T: Settings>(mut self, loaded: &Loaded<T>, part: fn(&T) -> Config) -> Self {
+        let reloader = crate::reload::Part::new(loaded.clone(), part);
+        self.config = reloader.config();
+        self.reloader = Some(Arc::new(reloader));
+        self
+    }
+
+    /// Whether a rejected reload makes the service not ready (503) instead of degraded (200); default no.
+    pub fn rejected_reload_unready(mut self, unready: bool) -> Self {
+        self.rejected_reload_unready = unready;
+        self
+    }
+
+    /// Adds a child of the root.
+    pub fn child(mut self, child: Child) -> Self {
+        self.specs.push(Spec::Child(child));
+        self
+    }
+
+    /// Adds a group of children.
+    pub fn group(mut self, group: Group) -> Self {
+        self.specs.push(Spec::Group(group));
+        self
+    }
+
+    /// A bus to share with the rest of the program; default one of the kernel's own with `bus.capacity`.
+    /// The kernel closes it at the end of the shutdown.
+    pub fn bus(mut self, bus: Bus) -> Self {
+        self.bus = Some(bus);
+        self
+    }
+
+    /// Metrics to share with the rest of the program; default new ones. Their service name wins over
+    /// [`name`](Self::name).
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// Fixes the jitter of restarts, for tests; default drawn at each start.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Checks everything that can be checked before anything runs.
+    ///
+    /// # Errors
+    ///
+    /// A duplicate or illegal name, an unknown `after`, a cycle; a configuration that contradicts itself
+    /// or needs a feature this build leaves out; `panic = "abort"` with tasks or threads to supervise.
+    pub fn build(self) -> Result<Kernel, KernelError> {
+        if cfg!(panic = "abort") && !self.specs.is_empty() {
+            return Err(KernelError::PanicAbort);
+        }
+        needed_features(&self.config)?;
+        let seed = self.seed.unwrap_or_else(random_seed);
+        let mut machine = Machine::new(self.config.defaults()?, seed);
+        let mut bodies = Vec::new();
+        let blueprints = self.specs.into_iter().map(|spec| spec.split(&mut bodies)).collect();
+        let keys = machine.insert(blueprints, true)?;
+        let bus = match self.bus {
+            Some(bus) => bus,
+            None => Bus::new(BusConfig::default().capacity(self.config.bus.capacity))?,
+        };
+        let metrics = match self.metrics {
+            Some(metrics) => metrics,
+            None => Metrics::with_health(&self.service, HealthState::with_clock(TokioClock(Instant::now())))?,
+        };
+        let mut identity = self.identity.unwrap_or_else(|| Identity::new("", env!("CARGO_PKG_VERSION")));
+        identity.instance = bus.instance().to_owned();
+        identity.amnesia = self.config.amnesia.enabled;
+        identity.pq = self.config.pq.mode;
+        identity.config_sha = self.reloader.as_ref().map(|reloader| reloader.sha256());
+        for (feature, on) in [("serve", cfg!(feature = "serve")), ("tls", cfg!(feature = "tls"))] {
+            identity.features.insert(feature.to_owned(), on);
+        }
+        metrics.set_identity(identity);
+        let telemetry = Telemetry::new(bus, metrics, &self.config)?;
+        Ok(Kernel {
+            machine,
+            parts: Parts { keys, bodies },
+            config: Arc::new(self.config),
+            telemetry,
+            reloader: self.reloader,
+            rejected_reload_unready: self.rejected_reload_unready,
+        })
+    }
+}
+
+fn needed_features(config: &Config) -> Result<(), KernelError> {
+    if config.observability.expose_http && !cfg!(feature = "serve") {
+        return Err(KernelError::NeedsFeature { key: "observability.expose_http", feature: "serve" });
+    }
+    if config.observability.tls_cert.is_some() && !cfg!(feature = "tls") {
+        return Err(KernelError::NeedsFeature { key: "observability.tls_cert", feature: "tls" });
+    }
+    if config.pq.mode != ron_metrics::Pq::Off && !cfg!(feature = "pq") {
+        return Err(KernelError::NeedsFeature { key: "pq.mode", feature: "pq" });
+    }
+    Ok(())
+}
+
+/// Jitter needs to differ between processes, no more; the hasher's keys do.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// A started kernel on the caller's runtime. Dropping it begins the orderly shutdown without waiting.
+#[derive(Debug)]
+pub struct Running {
+    handle: KernelHandle,
+    driver: Option<JoinHandle<ShutdownReport>>,
+}
+
+impl Running {
+    /// A handle that can be cloned and passed around.
+    pub fn handle(&self) -> &KernelHandle {
+        &self.handle
+    }
+
+    /// Shuts down in order and waits for the end.
+    pub async fn shutdown(mut self) -> ShutdownReport {
+        self.handle.shutdown();
+        let report = self.handle.ended().await;
+        if let Some(driver) = self.driver.take() {
+            let _ = driver.await;
+        }
+        report
+    }
+
+    /// Waits until the kernel has ended by itself: a child's policy or [`KernelHandle::shutdown`].
+    pub async fn ended(mut self) -> ShutdownReport {
+        let report = self.handle.ended().await;
+        if let Some(driver) = self.driver.take() {
+            let _ = driver.await;
+        }
+        report
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.driver.is_some() {
+            self.handle.shutdown();
+        }
+    }
+}
+
+/// Fires the timers of a started kernel and takes it through its shutdown.
+pub(crate) struct Driver {
+    pub(crate) engine: Arc<Engine>,
+    watchdog: Watchdog,
+    beat: JoinHandle<()>,
+    pub(crate) reloader: Option<Arc<Reloader>>,
+    #[cfg(feature = "serve")]
+    admin: Option<crate::admin::Admin>,
+}
+
+impl Driver {
+    pub(crate) async fn run(self) -> ShutdownReport {
+        let engine = self.engine;
+        engine.drive_until(None, Engine::shutdown_requested).await;
+        let begun = Instant::now();
+        let config = engine.config();
+        engine.telemetry.announce_shutdown(&engine.shutdown_reason());
+        if !config.drain.linger.is_zero() {
+            engine.drive_until(Some(begun + config.drain.linger), |_| false).await;
+        }
+        engine.step(Input::Drain { within: config.drain.deadline });
+        engine.drive_until(None, |engine| engine.read(Machine::ended)).await;
+        let (accounts, failure) =
+            engine.read(|machine| (machine.accounts(), machine.failure().map(|failure| failure.to_string())));
+        let report = ShutdownReport::new(accounts, begun.elapsed(), failure);
+        log_report(&report);
+        engine.join_ended_threads();
+        engine.telemetry.close();
+        self.beat.abort();
+        let _ = self.beat.await;
+        if let Some(reloader) = self.reloader {
+            reloader.close().await;
+        }
+        self.watchdog.join();
+        #[cfg(feature = "serve")]
+        if let Some(admin) = self.admin {
+            admin.close().await;
+        }
+        engine.finish(report.clone());
+        report
+    }
+}
+
+fn log_report(report: &ShutdownReport) {
+    let ShutdownReport { started, stopped, aborted, leaked, quarantined, .. } = *report;
+    let took_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX);
+    let stragglers = report.stragglers.join(", ");
+    if let Some(reason) = &report.failure {
+        tracing::error!(event = "gave_up", reason, "the kernel ends because a child's policy says so");
+    }
+    if report.stragglers.is_empty() {
+        tracing::info!(
+            event = "shutdown_report",
+            started, stopped, aborted, leaked, quarantined, took_ms, "shutdown complete"
+        );
+    } else {
+        tracing::warn!(
+            event = "shutdown_report",
+            started, stopped, aborted, leaked, quarantined, took_ms, stragglers, "shutdown complete with stragglers"
+        );
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for KernelBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelBuilder")
+            .field("service", &self.service)
+            .field("children", &self.specs.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,203 @@
+//! Carrying out configuration reloads: the transaction is ron-config's, its consequences are ours.
+
+use crate::config::Config;
+use crate::event::KernelEvent;
+use crate::supervisor::engine::Engine;
+use ron_config::{ConfigErrors, Loaded, ReloadReport, Settings};
+use ron_metrics::Condition;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+/// Readiness key of a rejected reload.
+const RELOAD_KEY: &str = "config_reload";
+
+/// Why nothing was reloaded; the last good configuration stays in force.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// The kernel was built with a fixed [`Config`].
+    #[error("the configuration is fixed; build the kernel with `loaded` to reload it")]
+    Fixed,
+    /// The new configuration was rejected.
+    #[error(transparent)]
+    Rejected(ConfigErrors),
+    /// The kernel is gone.
+    #[error("the kernel has ended")]
+    Ended,
+}
+
+/// A loaded configuration of any type that contains the kernel's.
+pub(crate) trait Reloadable: Send + Sync {
+    fn reload(&self) -> Result<ReloadReport, ConfigErrors>;
+    fn config(&self) -> Config;
+    fn sha256(&self) -> String;
+    fn watcher(&self) -> std::io::Result<Option<ron_config::FileWatcher>>;
+}
+
+pub(crate) struct Part<T: Settings> {
+    loaded: Loaded<T>,
+    part: fn(&T) -> Config,
+}
+
+impl<T: Settings> Part<T> {
+    pub(crate) fn new(loaded: Loaded<T>, part: fn(&T) -> Config) -> Self {
+        Part { loaded, part }
+    }
+}
+
+impl<T: Settings> Reloadable for Part<T> {
+    fn reload(&self) -> Result<ReloadReport, ConfigErrors> {
+        self.loaded.reload()
+    }
+
+    fn config(&self) -> Config {
+        (self.part)(&self.loaded.snapshot())
+    }
+
+    fn sha256(&self) -> String {
+        self.loaded.sha256()
+    }
+
+    fn watcher(&self) -> std::io::Result<Option<ron_config::FileWatcher>> {
+        self.loaded.file_watcher()
+    }
+}
+
+/// Reloads on request and when the file changes.
+pub(crate) struct Reloader {
+    engine: Weak<Engine>,
+    source: Arc<dyn Reloadable>,
+    rejected_unready: bool,
+    watching: Mutex<Option<JoinHandle<()>>>,
+    #[cfg(feature = "serve")]
+    tls: Option<crate::admin::TlsRotation>,
+}
+
+impl Reloader {
+    pub(crate) fn start(
+        engine: &Arc<Engine>,
+        source: Arc<dyn Reloadable>,
+        rejected_unready: bool,
+        runtime: &Handle,
+        #[cfg(feature = "serve")] tls: Option<crate::admin::TlsRotation>,
+    ) -> Arc<Reloader> {
+        let watcher = source.watcher().unwrap_or_else(|error| {
+            tracing::error!(event = "config_watch", error = %error, "configuration file is not watched; SIGHUP still reloads it");
+            None
+        });
+        let reloader = Arc::new(Reloader {
+            engine: Arc::downgrade(engine),
+            source,
+            rejected_unready,
+            watching: Mutex::new(None),
+            #[cfg(feature = "serve")]
+            tls,
+        });
+        engine.telemetry.metrics.golden().config_last_reload_successful.set(1);
+        if let Some(mut watcher) = watcher {
+            let watched = Arc::downgrade(&reloader);
+            let task = runtime.spawn(async move {
+                loop {
+                    watcher.changed().await;
+                    let Some(reloader) = watched.upgrade() else { return };
+                    // The outcome is told by `reload` itself.
+                    let _ = reloader.reload("file change").await;
+                }
+            });
+            *reloader.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        }
+        engine.set_reloader(Arc::downgrade(&reloader));
+        reloader
+    }
+
+    /// Runs one reload off the async threads and carries out its consequences.
+    pub(crate) async fn reload(&self, trigger: &'static str) -> Result<ReloadReport, ReloadError> {
+        let engine = self.engine.upgrade().ok_or(ReloadError::Ended)?;
+        let source = self.source.clone();
+        let result = engine.runtime().spawn_blocking(move || source.reload()).await.map_err(|_| ReloadError::Ended)?;
+        engine.telemetry.metrics.golden().config_reload_total.inc();
+        match result {
+            Ok(report) => {
+                self.accepted(&engine, &report, trigger);
+                Ok(report)
+            }
+            Err(errors) => {
+                self.rejected(&engine, &errors, trigger);
+                Err(ReloadError::Rejected(errors))
+            }
+        }
+    }
+
+    fn accepted(&self, engine: &Arc<Engine>, report: &ReloadReport, trigger: &'static str) {
+        let telemetry = &engine.telemetry;
+        telemetry.metrics.golden().config_last_reload_successful.set(1);
+        telemetry.health.clear(RELOAD_KEY);
+        let applied = report.applied().join(", ");
+        let needs_restart = report.needs_restart().join(", ");
+        let pinned = report.pinned().join(", ");
+        let version = report.version();
+        let diff = report.diff().iter().map(|change| format!("{} = {} (was {})", change.key(), change.new_value(), change.old())).collect::<Vec<_>>().join("; ");
+        if !report.applied().is_empty() {
+            // The schema has checked what `apply_config` can refuse.
+            if let Err(error) = engine.apply_config(Arc::new(self.source.config())) {
+                tracing::error!(event = "config_updated", error = %error, "ConfigUpdated{{error}}");
+            }
+            tracing::info!(event = "config_updated", version, trigger, applied, needs_restart, pinned, diff, "ConfigUpdated");
+            telemetry.kernel_event(KernelEvent::ConfigUpdated { version });
+        } else {
+            tracing::info!(
+                event = "config_unchanged",
+                version, trigger, needs_restart, pinned, "configuration unchanged"
+            );
+        }
+        telemetry.set_config_sha(self.source.sha256());
+        for child in report.restarts() {
+            let found = engine.read(|machine| machine.find(child));
+            let restarted = found.map(|key| engine.control(|machine, now| machine.restart(now, key)));
+            if !matches!(restarted, Some(Ok(()))) {
+                tracing::error!(event = "config_updated", child, "a changed key needs this child restarted, which failed");
+            }
+        }
+        #[cfg(feature = "serve")]
+        if let Some(tls) = &self.tls {
+            tls.rotate();
+        }
+    }
+
+    fn rejected(&self, engine: &Engine, errors: &ConfigErrors, trigger: &'static str) {
+        let telemetry = &engine.telemetry;
+        let golden = telemetry.metrics.golden();
+        golden.config_reload_errors_total.inc();
+        golden.config_last_reload_successful.set(0);
+        let mut first = String::new();
+        for diagnostic in errors.iter() {
+            let (key, place, problem) = (diagnostic.key(), diagnostic.place(), diagnostic.what());
+            let expected = diagnostic.what_is_expected().unwrap_or_default();
+            let suggestion = diagnostic.did_you_mean().unwrap_or_default();
+            tracing::error!(
+                event = "config_rejected",
+                trigger, key, r#where = place, problem, expected, suggestion, "ConfigUpdated{{error}}"
+            );
+            if first.is_empty() {
+                first = format!("{key} at {place}: {problem}");
+            }
+        }
+        let more = match errors.len() {
+            0 | 1 => String::new(),
+            n => format!(" (and {} more)", n - 1),
+        };
+        let reason = format!("{first}{more}; the last good configuration stays in force");
+        let condition =
+            if self.rejected_unready { Condition::not_ready(reason) } else { Condition::degraded(reason) };
+        telemetry.health.set(RELOAD_KEY, condition);
+    }
+
+    pub(crate) async fn close(&self) {
+        let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(watching) = watching {
+            watching.abort();
+            let _ = watching.await;
+        }
+    }
+}

@@ -1,0 +1,675 @@
+//! Runs the transition function: one lock around it, effects performed in order, news told outside.
+//!
+//! Whoever brings an input (a child's task, a thread, the driver, an operator) steps the machine itself.
+//! What must be atomic with the step (tokens, spawns) happens under the lock and runs no foreign code;
+//! what may call foreign code (events, logs, destructors) goes through an ordered outbox.
+
+use super::context::{nanos, Incarnation, ABORT};
+use super::exit::Exit;
+use super::machine::{Effect, Input, Key, Machine, Note, Refused, Severity, Time};
+use super::runner;
+use super::spec::{Body, Kind, Spec};
+use super::stall::{Current, Marks};
+use super::backoff::PolicyError;
+use super::machine::GraphError;
+use crate::config::Config;
+use crate::handle::fault_flag;
+use crate::event::{Change, ChildEvent, KernelEvent};
+use crate::reload::Reloader;
+use crate::report::ShutdownReport;
+use crate::telemetry::Telemetry;
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+use tokio::runtime::Handle;
+use tokio::sync::{watch, Notify};
+use tokio::time::Instant;
+
+/// Identity of engines in thread-local marks; a count, not state.
+static ENGINES: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) struct Engine {
+    id: u64,
+    inner: Mutex<Inner>,
+    outbox: Mutex<VecDeque<Effect>>,
+    /// Held by whoever is telling; the others leave their news in the outbox.
+    telling: Mutex<()>,
+    epoch: Instant,
+    wall_epoch: SystemTime,
+    runtime: Handle,
+    marks: Marks,
+    stall_threshold: AtomicU64,
+    config: Mutex<Arc<Config>>,
+    /// The child that suffers a fault in every incarnation, and which.
+    fault: Mutex<Option<StandingFault>>,
+    reloader: Mutex<Weak<Reloader>>,
+    /// Wakes the driver: an earlier deadline, a shutdown request.
+    alarm: Arc<Notify>,
+    /// Wakes those who wait for a state.
+    changed: Notify,
+    pub(crate) telemetry: Telemetry,
+    /// Required children of the initial tree that have not been ready yet.
+    missing: Mutex<HashSet<Arc<str>>>,
+    missing_count: AtomicUsize,
+    shutdown: AtomicBool,
+    shutdown_reason: Mutex<Option<String>>,
+    report: watch::Sender<Option<ShutdownReport>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Inner {
+    machine: Machine,
+    cells: Vec<Cell>,
+    effects: Vec<Effect>,
+    /// Thread children to be started once the lock is released.
+    threads: Vec<(Arc<Incarnation>, runner::ThreadBody)>,
+    /// Bodies of removed children, dropped once the lock is released.
+    graveyard: Vec<Body>,
+    /// The deadline the driver sleeps until.
+    armed: Option<Time>,
+}
+
+/// `chaos.fault` in force.
+#[derive(Clone, Debug, PartialEq)]
+struct StandingFault {
+    child: String,
+    flag: u8,
+    name: &'static str,
+}
+
+/// The children of a machine that has not started: keys and bodies, in the same order.
+pub(crate) struct Parts {
+    pub(crate) keys: Vec<Key>,
+    pub(crate) bodies: Vec<Body>,
+}
+
+fn place(cells: &mut Vec<Cell>, keys: &[Key], bodies: Vec<Body>) {
+    for (key, body) in keys.iter().zip(bodies) {
+        let index = *key as usize;
+        if cells.len() <= index {
+            cells.resize_with(index + 1, || Cell { body: Body::Group, live: None });
+        }
+        cells[index].body = body;
+    }
+}
+
+struct Cell {
+    body: Body,
+    live: Option<Arc<Incarnation>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(
+        machine: Machine,
+        parts: Parts,
+        config: Arc<Config>,
+        runtime: Handle,
+        telemetry: Telemetry,
+    ) -> Arc<Engine> {
+        let mut cells = vec![Cell { body: Body::Group, live: None }];
+        place(&mut cells, &parts.keys, parts.bodies);
+        let mut missing = HashSet::new();
+        for node in parts.keys.iter().map(|key| machine.node(*key)) {
+            if node.kind != Kind::Group && !node.policy.optional {
+                telemetry.require(&node.id);
+                missing.insert(node.id.clone());
+            }
+        }
+        Arc::new(Engine {
+            id: ENGINES.fetch_add(1, Ordering::Relaxed) + 1,
+            inner: Mutex::new(Inner {
+                machine,
+                cells,
+                effects: Vec::new(),
+                threads: Vec::new(),
+                graveyard: Vec::new(),
+                armed: None,
+            }),
+            outbox: Mutex::new(VecDeque::new()),
+            telling: Mutex::new(()),
+            epoch: Instant::now(),
+            wall_epoch: SystemTime::now(),
+            runtime,
+            marks: Marks::default(),
+            stall_threshold: AtomicU64::new(nanos(config.stall.threshold)),
+            config: Mutex::new(config),
+            fault: Mutex::new(None),
+            reloader: Mutex::new(Weak::new()),
+            alarm: telemetry.alarm.clone(),
+            changed: Notify::new(),
+            telemetry,
+            missing_count: AtomicUsize::new(missing.len()),
+            missing: Mutex::new(missing),
+            shutdown: AtomicBool::new(false),
+            shutdown_reason: Mutex::new(None),
+            report: watch::Sender::new(None),
+            threads: Mutex::new(Vec::new()),
+        })
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        Instant::now().saturating_duration_since(self.epoch)
+    }
+
+    pub(crate) fn instant(&self, at: Time) -> Instant {
+        self.epoch + at
+    }
+
+    /// Wall time of a moment of the machine, for people; policy never reads it.
+    pub(crate) fn wall(&self, at: Time) -> SystemTime {
+        self.wall_epoch + at
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    pub(crate) fn stall_threshold(&self) -> Duration {
+        Duration::from_nanos(self.stall_threshold.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_reloader(&self, reloader: Weak<Reloader>) {
+        *self.reloader.lock().unwrap_or_else(PoisonError::into_inner) = reloader;
+    }
+
+    pub(crate) fn reloader(&self) -> Option<Arc<Reloader>> {
+        self.reloader.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    /// Puts the live part of a configuration in force.
+    pub(crate) fn apply_config(self: &Arc<Self>, config: Arc<Config>) -> Result<(), PolicyError> {
+        let defaults = config.defaults()?;
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
+        self.stall_threshold.store(nanos(config.stall.threshold), Ordering::Relaxed);
+        self.step(Input::Defaults(defaults));
+        let flag = fault_flag(config.chaos.fault).filter(|_| config.chaos.armed);
+        let fault = flag.zip(config.chaos.default_child.clone()).map(|(flag, child)| StandingFault {
+            child,
+            flag,
+            name: config.chaos.fault.name(),
+        });
+        let before =
+            std::mem::replace(&mut *self.fault.lock().unwrap_or_else(PoisonError::into_inner), fault.clone());
+        if let Some(fault) = fault.filter(|fault| before.as_ref() != Some(fault)) {
+            match self.read(|machine| machine.find(&fault.child)) {
+                Some(key) => {
+                    self.inject(key, fault.flag, fault.name);
+                }
+                None => {
+                    let child = fault.child;
+                    tracing::warn!(event = "fault", child, "chaos.default_child names no child; nothing is injected");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn current(&self, incarnation: &Incarnation) -> Current {
+        Current { engine: self.id, key: incarnation.key, run: incarnation.run }
+    }
+
+    // ----- stepping --------------------------------------------------------------------------
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the tree.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
+        look(&self.lock().machine)
+    }
+
+    /// Steps the machine and tells the news.
+    pub(crate) fn step(self: &Arc<Self>, input: Input) {
+        self.act(None, |machine, now| machine.step(now, input));
+        self.publish();
+    }
+
+    /// Runs `change` on the machine and performs what it decided. A replacement for `in_place` is handed
+    /// back instead of spawned. The news waits in the outbox for [`publish`](Self::publish).
+    fn act<R>(
+        self: &Arc<Self>,
+        in_place: Option<Key>,
+        change: impl FnOnce(&mut Machine, Time) -> R,
+    ) -> (R, Option<Arc<Incarnation>>) {
+        let now = self.now();
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let result = change(&mut inner.machine, now);
+        let replacement = self.perform(inner, now, in_place);
+        let deadline = inner.machine.next_deadline();
+        let sooner = match (deadline, inner.armed) {
+            (Some(new), Some(armed)) => new < armed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if sooner {
+            inner.armed = deadline;
+        }
+        let threads = std::mem::take(&mut inner.threads);
+        let graveyard = std::mem::take(&mut inner.graveyard);
+        drop(guard);
+        drop(graveyard);
+        if sooner {
+            self.alarm.notify_one();
+        }
+        self.changed.notify_waiters();
+        for (incarnation, body) in threads {
+            self.start_thread(incarnation, body);
+        }
+        (result, replacement)
+    }
+
+    fn perform(self: &Arc<Self>, inner: &mut Inner, now: Time, in_place: Option<Key>) -> Option<Arc<Incarnation>> {
+        let mut replacement = None;
+        let mut effects = std::mem::take(&mut inner.effects);
+        loop {
+            inner.machine.take_effects(&mut effects);
+            if effects.is_empty() {
+                break;
+            }
+            let mut beats = Vec::new();
+            let mut news = None;
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Spawn { key, run, generation } => {
+                        let started = self.spawn(inner, key, run, generation, in_place);
+                        replacement = replacement.or(started);
+                    }
+                    Effect::Stop { key, run, abort_at } => {
+                        if let Some(live) = inner.live(key, run) {
+                            live.stop.stop(self.instant(abort_at));
+                        }
+                    }
+                    Effect::Abort { key, run } => {
+                        if let Some(live) = inner.live(key, run) {
+                            live.raise(ABORT);
+                        }
+                        self.telemetry.aborted(inner.machine.node(key).kind);
+                    }
+                    Effect::AskBeat { key, run } => {
+                        if let Some(live) = inner.live(key, run) {
+                            beats.push(Input::Beat { key, run, last: live.last_beat() });
+                        }
+                    }
+                    Effect::Removed { key } => {
+                        if let Some(cell) = inner.cells.get_mut(key as usize) {
+                            cell.live = None;
+                            inner.graveyard.push(std::mem::replace(&mut cell.body, Body::Group));
+                        }
+                    }
+                    told => {
+                        let outbox = news
+                            .get_or_insert_with(|| self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
+                        outbox.push_back(told);
+                    }
+                }
+            }
+            drop(news);
+            for beat in beats {
+                inner.machine.step(now, beat);
+            }
+        }
+        inner.effects = effects;
+        replacement
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        key: Key,
+        run: u64,
+        generation: u64,
+        in_place: Option<Key>,
+    ) -> Option<Arc<Incarnation>> {
+        let node = inner.machine.node(key);
+        let gated = node.policy.start_timeout.is_some();
+        let incarnation = Incarnation::new(node.id.clone(), key, run, generation, gated, inner.machine.now());
+        let incarnation = Arc::new(incarnation);
+        if let Some(fault) = &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
+            if fault.child == *incarnation.id {
+                incarnation.flags.fetch_or(fault.flag, Ordering::AcqRel);
+            }
+        }
+        let cell = inner.cells.get_mut(key as usize)?;
+        cell.live = Some(incarnation.clone());
+        let body = match &cell.body {
+            Body::Task(body) => {
+                self.telemetry.spawned(Kind::Task);
+                if in_place != Some(key) {
+                    self.runtime.spawn(runner::run_task(self.clone(), incarnation, body.clone()));
+                    return None;
+                }
+                return Some(incarnation);
+            }
+            Body::Thread(body) => body.clone(),
+            Body::Group => return None,
+        };
+        self.telemetry.spawned(Kind::Thread);
+        if in_place == Some(key) {
+            return Some(incarnation);
+        }
+        inner.threads.push((incarnation, body));
+        None
+    }
+
+    fn start_thread(self: &Arc<Self>, incarnation: Arc<Incarnation>, body: runner::ThreadBody) {
+        let engine = self.clone();
+        let running = incarnation.clone();
+        let spawned = std::thread::Builder::new()
+            .name(incarnation.id.to_string())
+            .spawn(move || runner::run_thread(&engine, running, &body));
+        match spawned {
+            Ok(thread) => {
+                let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
+            }
+            Err(error) => {
+                let exit = Exit::Failed(format!("thread not started: {error}"));
+                let (key, run) = (incarnation.key, incarnation.run);
+                self.step(Input::Exited { key, run, exit });
+            }
+        }
+    }
+
+    /// Joins thread children that have ended; never waits for one that has not.
+    pub(crate) fn join_ended_threads(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+    }
+
+    // ----- what runners and the watchdog report ------------------------------------------------
+
+    pub(crate) fn ready(self: &Arc<Self>, incarnation: &Incarnation) {
+        self.step(Input::Ready { key: incarnation.key, run: incarnation.run });
+    }
+
+    /// The incarnation has ended, with everything it owned. Hands back a replacement that is to run in
+    /// its place right now; then the news has not been told yet.
+    pub(crate) fn exited(self: &Arc<Self>, incarnation: &Incarnation, exit: Exit) -> Option<Arc<Incarnation>> {
+        let (key, run) = (incarnation.key, incarnation.run);
+        let ((), replacement) = self.act(Some(key), |machine, now| {
+            machine.step(now, Input::Exited { key, run, exit });
+        });
+        if replacement.is_none() {
+            self.publish();
+        }
+        replacement
+    }
+
+    pub(crate) fn runtime_gone(self: &Arc<Self>, incarnation: &Incarnation) {
+        let (key, run) = (incarnation.key, incarnation.run);
+        self.step(Input::Exited { key, run, exit: Exit::Cancelled });
+    }
+
+    pub(crate) fn stall_began(self: &Arc<Self>, current: Current, held: Duration) {
+        self.step(Input::Stalled { key: current.key, run: current.run, held });
+    }
+
+    pub(crate) fn stall_ended(self: &Arc<Self>, current: Current, held: Duration) {
+        self.step(Input::Unstalled { key: current.key, run: current.run, held });
+    }
+
+    pub(crate) fn count_owned(&self) {
+        self.telemetry.spawned_owned();
+    }
+
+    // ----- operators ---------------------------------------------------------------------------
+
+    /// Starts the initial tree.
+    pub(crate) fn launch(self: &Arc<Self>) {
+        // A standing fault of the first configuration is there from the first incarnation on.
+        let _ = self.apply_config(self.config());
+        self.act(None, Machine::launch);
+        self.publish();
+    }
+
+    pub(crate) fn add(self: &Arc<Self>, specs: Vec<Spec>) -> Result<(), GraphError> {
+        let mut bodies = Vec::new();
+        let blueprints: Vec<_> = specs.into_iter().map(|spec| spec.split(&mut bodies)).collect();
+        let now = self.now();
+        {
+            let mut guard = self.lock();
+            let inner = &mut *guard;
+            let keys = inner.machine.add(now, blueprints)?;
+            place(&mut inner.cells, &keys, bodies);
+        }
+        // The bodies are in place: perform the spawns the machine decided.
+        self.act(None, |_, _| ());
+        self.publish();
+        Ok(())
+    }
+
+    pub(crate) fn control<R>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Machine, Time) -> Result<R, Refused>,
+    ) -> Result<R, Refused> {
+        let (result, _) = self.act(None, change);
+        self.publish();
+        result
+    }
+
+    /// Raises a fault flag on the live incarnation of a task; `false` when there is none.
+    pub(crate) fn inject(self: &Arc<Self>, key: Key, flag: u8, name: &str) -> bool {
+        let live = self.lock().cells.get(key as usize).and_then(|cell| cell.live.clone());
+        let Some(live) = live else { return false };
+        let event = ChildEvent {
+            child: live.id.clone(),
+            generation: live.generation,
+            change: Change::Fault { fault: name.to_owned() },
+        };
+        self.telemetry.tell_change(&event);
+        live.raise(flag);
+        true
+    }
+
+    /// Waits until `done` holds for the tree.
+    pub(crate) async fn until(&self, mut done: impl FnMut(&Machine) -> bool) {
+        loop {
+            let notified = self.changed.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.read(&mut done) {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    // ----- shutdown ----------------------------------------------------------------------------
+
+    pub(crate) fn request_shutdown(&self, reason: &str) {
+        self.shutdown_reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| reason.to_owned());
+        self.shutdown.store(true, Ordering::Release);
+        self.alarm.notify_one();
+    }
+
+    pub(crate) fn shutdown_requested(&self) -> bool {
+        self.shutdown.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn shutdown_reason(&self) -> String {
+        let reason = self.shutdown_reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        reason.unwrap_or_else(|| "asked".to_owned())
+    }
+
+    pub(crate) fn finish(&self, report: ShutdownReport) {
+        let bodies: Vec<Body> = {
+            let mut inner = self.lock();
+            inner.cells.iter_mut().map(|cell| std::mem::replace(&mut cell.body, Body::Group)).collect()
+        };
+        // Bodies may hold handles to this engine: without this it would keep itself alive.
+        drop(bodies);
+        self.report.send_replace(Some(report));
+    }
+
+    pub(crate) async fn ended(&self) -> ShutdownReport {
+        let mut report = self.report.subscribe();
+        loop {
+            if let Some(report) = report.borrow_and_update().clone() {
+                return report;
+            }
+            if report.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Fires timers and steps health until `done`, or until `limit`.
+    pub(crate) async fn drive_until(self: &Arc<Self>, limit: Option<Instant>, mut done: impl FnMut(&Self) -> bool) {
+        loop {
+            self.act(None, |machine, now| machine.step(now, Input::Tick));
+            self.publish();
+            let health_at = self.telemetry.step_health();
+            if done(self) {
+                return;
+            }
+            let now = Instant::now();
+            if limit.is_some_and(|limit| now >= limit) {
+                return;
+            }
+            let machine_at = {
+                let mut inner = self.lock();
+                inner.armed = inner.machine.next_deadline();
+                inner.armed.map(|at| self.instant(at))
+            };
+            let health_at = health_at.map(|wait| now + wait);
+            let wake = [machine_at, health_at, limit].into_iter().flatten().min();
+            match wake {
+                Some(at) => drop(tokio::time::timeout_at(at, self.alarm.notified()).await),
+                None => self.alarm.notified().await,
+            }
+        }
+    }
+
+    // ----- telling -----------------------------------------------------------------------------
+
+    /// Tells the news in the order it was decided. Only one thread tells at a time; the others return at
+    /// once, and the teller looks again before it leaves.
+    pub(crate) fn publish(self: &Arc<Self>) {
+        loop {
+            let telling = match self.telling.try_lock() {
+                Ok(guard) => guard,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            while let Some(effect) = self.next_news() {
+                self.tell(effect);
+            }
+            drop(telling);
+            if self.outbox.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn next_news(&self) -> Option<Effect> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn tell(&self, effect: Effect) {
+        match effect {
+            Effect::Note { id, generation, what, .. } => self.tell_note(id, generation, what),
+            Effect::Condition { id, condition } => {
+                let condition = condition.map(|(severity, reason)| (severity == Severity::NotReady, reason));
+                self.telemetry.condition(&id, condition);
+            }
+            Effect::WantsShutdown => {
+                let reason = self.read(|machine| machine.failure().cloned());
+                self.request_shutdown(reason.as_deref().unwrap_or("a child gave up"));
+            }
+            Effect::Ended => self.alarm.notify_one(),
+            // Performed under the lock, never told.
+            Effect::Spawn { .. }
+            | Effect::Stop { .. }
+            | Effect::Abort { .. }
+            | Effect::AskBeat { .. }
+            | Effect::Removed { .. } => {}
+        }
+    }
+
+    fn tell_note(&self, id: Arc<str>, generation: u64, note: Note) {
+        let wall = |delay: Duration| SystemTime::now() + delay;
+        let change = match note {
+            Note::Health { ok } => {
+                return self.telemetry.kernel_event(KernelEvent::Health { service: id.to_string(), ok });
+            }
+            Note::Crashed { exit } => {
+                self.telemetry.crashed(&id, generation, &exit);
+                Change::Failed { reason: exit.to_string() }
+            }
+            Note::Started { restart } => {
+                if restart {
+                    self.telemetry.restarted(&id);
+                }
+                Change::Started { restart }
+            }
+            Note::Ready => {
+                self.satisfied(&id);
+                Change::Ready
+            }
+            Note::Done => {
+                self.satisfied(&id);
+                Change::Done
+            }
+            Note::Backoff { attempt, delay } => Change::Backoff { attempt, delay, until: wall(delay) },
+            Note::Quarantined { delay, reason } => {
+                Change::Quarantined { reason: reason.to_string(), until: delay.map(wall) }
+            }
+            Note::Released { trial } => Change::Released { trial },
+            Note::Stopping => Change::Stopping,
+            Note::Aborted => Change::Aborted,
+            Note::Stuck => Change::Stuck,
+            Note::Leaked => Change::Leaked,
+            Note::Recovered => Change::Recovered,
+            Note::Stopped { exit } => Change::Stopped { exit: exit.to_string() },
+            Note::Stalled { held } => Change::Stalled { held },
+            Note::Unstalled { held } => Change::Unstalled { held },
+            Note::Escalated { reason } => Change::Escalated { reason: reason.to_string() },
+        };
+        self.telemetry.tell_change(&ChildEvent { child: id, generation, change });
+    }
+
+    fn satisfied(&self, id: &Arc<str>) {
+        if self.missing_count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.remove(id) {
+            self.missing_count.store(missing.len(), Ordering::Release);
+            drop(missing);
+            self.telemetry.satisfy(id);
+        }
+    }
+}
+
+impl Inner {
+    fn live(&self, key: Key, run: u64) -> Option<&Arc<Incarnation>> {
+        self.cells.get(key as usize)?.live.as_ref().filter(|live| live.run == run)
+    }
+}

@@ -1,0 +1,304 @@
+//! Where the kernel's news goes: topics, metrics, readiness, log.
+
+use crate::config::Config;
+use crate::event::{Change, ChildEvent, KernelEvent, KERNEL_TOPIC, LIFECYCLE_TOPIC};
+use crate::supervisor::machine::State;
+use crate::supervisor::{Exit, Kind};
+use ron_bus::{Bus, Topic};
+use ron_metrics::{Condition, Counter, Feed, HealthState, KindLabel, Metrics, ServiceLabel, Watch};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Readiness key of the kernel itself: bus active, configuration loaded, supervision running.
+const KERNEL_KEY: &str = "kernel";
+
+/// Health on tokio's clock, so that it stands still where tests pause it.
+pub(crate) struct TokioClock(pub(crate) Instant);
+
+impl ron_metrics::Clock for TokioClock {
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+pub(crate) struct Telemetry {
+    pub(crate) bus: Bus,
+    pub(crate) kernel: Topic<KernelEvent>,
+    lifecycle: Topic<ChildEvent>,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: HealthState,
+    service: String,
+    watch: Watch,
+    /// Wakes the driver; also when the readiness state or its next deadline may have changed.
+    pub(crate) alarm: Arc<Notify>,
+    tasks: Counter,
+    threads: Counter,
+    owned: Counter,
+    aborted_tasks: Counter,
+    aborted_threads: Counter,
+    /// What feeds the collectors; ends with the kernel.
+    feeds: Mutex<Vec<Feed>>,
+}
+
+impl Telemetry {
+    pub(crate) fn new(bus: Bus, metrics: Metrics, config: &Config) -> Result<Telemetry, ron_bus::TopicError> {
+        let kernel = bus.topic_spec(KERNEL_TOPIC).capacity(config.bus.capacity).json().open()?;
+        let lifecycle = bus.topic_spec(LIFECYCLE_TOPIC).capacity(config.bus.capacity).json().open()?;
+        let health = metrics.health().clone();
+        health.require(KERNEL_KEY);
+        let alarm = Arc::new(Notify::new());
+        let wake = alarm.clone();
+        let watch = health.watch(move || wake.notify_one());
+        let golden = metrics.golden();
+        let spawned = |kind: &str| golden.tasks_spawned_total.get(&KindLabel::new(kind.to_owned()));
+        let aborted = |kind: &str| golden.tasks_aborted_total.get(&KindLabel::new(kind.to_owned()));
+        let telemetry = Telemetry {
+            tasks: spawned("task"),
+            threads: spawned("thread"),
+            owned: spawned("owned"),
+            aborted_tasks: aborted("task"),
+            aborted_threads: aborted("thread"),
+            service: metrics.service().to_owned(),
+            feeds: Mutex::new(feed_bus(&bus, &metrics)),
+            bus,
+            kernel,
+            lifecycle,
+            health,
+            metrics,
+            watch,
+            alarm,
+        };
+        Ok(telemetry)
+    }
+
+    /// Feeds `ron_kernel_children{state}`.
+    pub(crate) fn feed_children(&self, read: impl Fn() -> Option<[usize; State::COUNT]> + Send + 'static) {
+        const STATES: [State; 10] = [
+            State::Waiting,
+            State::Starting,
+            State::Ready,
+            State::Backoff { until: Duration::ZERO },
+            State::Quarantined { until: None },
+            State::Stopping { why: crate::supervisor::machine::Why::Joint },
+            State::Stuck { why: crate::supervisor::machine::Why::Joint },
+            State::Leaked { why: crate::supervisor::machine::Why::Joint },
+            State::Stopped,
+            State::Done,
+        ];
+        let feed = self.metrics.golden().ron_kernel_children.feed(move |samples| {
+            let Some(counts) = read() else { return };
+            for state in STATES {
+                let held = if state == State::Waiting { counts[State::Held.index()] } else { 0 };
+                samples.push([state.name()], (counts[state.index()] + held) as f64);
+            }
+        });
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner).push(feed);
+    }
+
+    pub(crate) fn set_config_sha(&self, sha256: String) {
+        let mut identity = self.metrics.identity();
+        identity.config_sha = Some(sha256);
+        self.metrics.set_identity(identity);
+    }
+
+    pub(crate) fn started(&self) {
+        self.health.satisfy(KERNEL_KEY);
+    }
+
+    pub(crate) fn require(&self, id: &str) {
+        self.health.require(&child_key(id));
+    }
+
+    pub(crate) fn satisfy(&self, id: &str) {
+        self.health.satisfy(&child_key(id));
+    }
+
+    pub(crate) fn condition(&self, id: &str, condition: Option<(bool, Arc<str>)>) {
+        let key = child_key(id);
+        match condition {
+            Some((true, reason)) => self.health.set(&key, Condition::not_ready(&*reason)),
+            Some((false, reason)) => self.health.set(&key, Condition::degraded(&*reason)),
+            None => self.health.clear(&key),
+        }
+    }
+
+    pub(crate) fn spawned(&self, kind: Kind) {
+        match kind {
+            Kind::Thread => self.threads.inc(),
+            _ => self.tasks.inc(),
+        }
+    }
+
+    pub(crate) fn spawned_owned(&self) {
+        self.owned.inc();
+    }
+
+    pub(crate) fn aborted(&self, kind: Kind) {
+        match kind {
+            Kind::Thread => self.aborted_threads.inc(),
+            _ => self.aborted_tasks.inc(),
+        }
+    }
+
+    pub(crate) fn restarted(&self, id: &str) {
+        self.metrics.golden().service_restarts_total.get(&ServiceLabel::new(id.to_owned())).inc();
+    }
+
+    pub(crate) fn crashed(&self, id: &str, generation: u64, exit: &Exit) {
+        let reason = exit.to_string();
+        self.metrics.golden().ron_kernel_crashes_total.get(&ServiceLabel::new(id.to_owned())).inc();
+        tracing::warn!(event = "service_crashed", child = id, generation, reason, kind = exit.kind(), "ServiceCrashed");
+        self.publish(KernelEvent::ServiceCrashed { service: id.to_owned(), reason });
+    }
+
+    pub(crate) fn kernel_event(&self, event: KernelEvent) {
+        if let KernelEvent::Health { service, ok } = &event {
+            if *ok {
+                tracing::info!(event = "health", child = service, ok, "KernelEvent::Health{{ok=true}}");
+            } else {
+                tracing::warn!(event = "health", child = service, ok, "KernelEvent::Health{{ok=false}}");
+            }
+        }
+        self.publish(event);
+    }
+
+    /// After `Shutdown` the topic refuses; by contract nothing follows it.
+    fn publish(&self, event: KernelEvent) {
+        let _ = self.kernel.publish(event);
+    }
+
+    pub(crate) fn tell_change(&self, event: &ChildEvent) {
+        let (child, generation) = (&*event.child, event.generation);
+        match &event.change {
+            Change::Started { restart } => {
+                tracing::debug!(event = "child_started", child, generation, restart, "child started");
+            }
+            Change::Ready => tracing::info!(event = "child_ready", child, generation, "child ready"),
+            Change::Backoff { attempt, delay, .. } => {
+                let delay_ms = delay.as_millis() as u64;
+                tracing::warn!(event = "child_backoff", child, generation, attempt, delay_ms, "child restarts after a delay");
+            }
+            Change::Quarantined { reason, until } => {
+                let held = until.is_none();
+                tracing::error!(event = "child_quarantined", child, generation, reason, held, "child quarantined");
+            }
+            Change::Released { trial } => {
+                tracing::warn!(event = "child_released", child, generation, trial, "child released from quarantine");
+            }
+            Change::Stopping => tracing::debug!(event = "child_stopping", child, generation, "child told to stop"),
+            Change::Aborted => {
+                tracing::warn!(event = "child_aborted", child, generation, "child did not stop in time and was aborted");
+            }
+            Change::Stuck => tracing::error!(event = "child_stuck", child, generation, "aborted child still runs"),
+            Change::Leaked => tracing::error!(event = "child_leaked", child, generation, "child given up as leaked"),
+            Change::Recovered => {
+                tracing::warn!(event = "child_recovered", child, generation, "stuck or leaked child ended after all");
+            }
+            Change::Stopped { exit } => tracing::info!(event = "child_stopped", child, generation, exit, "child stopped"),
+            Change::Done => tracing::info!(event = "child_done", child, generation, "child done"),
+            Change::Stalled { held } => {
+                let held_ms = held.as_millis() as u64;
+                tracing::error!(event = "child_stalled", child, generation, held_ms, "child holds its worker thread");
+            }
+            Change::Unstalled { held } => {
+                let held_ms = held.as_millis() as u64;
+                tracing::warn!(event = "child_unstalled", child, generation, held_ms, "child let go of its worker thread");
+            }
+            Change::Escalated { reason } => {
+                tracing::error!(event = "child_escalated", child, generation, reason, "restart budget spent, escalated");
+            }
+            Change::Fault { fault } => tracing::warn!(event = "fault", child, generation, fault, "fault injected"),
+            // Logged with the crash.
+            Change::Failed { .. } => {}
+        }
+        let _ = self.lifecycle.publish(event.clone());
+    }
+
+    /// Steps readiness and tells its changes; returns how long until it may change by itself.
+    pub(crate) fn step_health(&self) -> Option<Duration> {
+        for transition in self.watch.transitions() {
+            let snapshot = self.health.snapshot();
+            let ok = snapshot.ready();
+            let (from, to) = (transition.from.to_string(), transition.to.to_string());
+            let causes: Vec<String> =
+                snapshot.causes().map(|cause| format!("{}: {}", cause.key, cause.reason)).collect();
+            let reason = causes.join("; ");
+            let is_ready =
+                |state| matches!(state, ron_metrics::State::Ready | ron_metrics::State::Degraded);
+            if is_ready(transition.to) {
+                tracing::info!(event = "readiness", from, to, reason, "ready=1");
+            } else {
+                tracing::warn!(event = "readiness", from, to, reason, "ready=0");
+            }
+            self.metrics.golden().ron_kernel_ready.set(i64::from(ok));
+            if is_ready(transition.from) != is_ready(transition.to) {
+                let ok = is_ready(transition.to);
+                self.kernel_event(KernelEvent::Health { service: self.service.clone(), ok });
+            }
+        }
+        let deadline = self.health.next_deadline()?;
+        Some(deadline.saturating_sub(self.health.elapsed()))
+    }
+
+    /// The shutdown's first two steps: not ready, then the last event on topic `kernel`.
+    pub(crate) fn announce_shutdown(&self, reason: &str) {
+        self.health.draining();
+        self.step_health();
+        tracing::info!(event = "shutdown", reason, "KernelEvent::Shutdown");
+        let _ = self.kernel.publish_last(KernelEvent::Shutdown);
+    }
+
+    pub(crate) fn close(&self) {
+        self.lifecycle.close();
+        self.bus.close();
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+fn child_key(id: &str) -> String {
+    format!("child:{id}")
+}
+
+/// The bus keeps its accounts; each scrape reads them.
+fn feed_bus(bus: &Bus, metrics: &Metrics) -> Vec<Feed> {
+    let golden = metrics.golden();
+    let published = bus.clone();
+    let lagged = bus.clone();
+    let dropped = bus.clone();
+    let depth = bus.clone();
+    let subscribers = bus.clone();
+    vec![
+        golden.bus_published_total.feed(move |samples| {
+            for topic in published.topics() {
+                samples.push([&topic.name], topic.published());
+            }
+        }),
+        golden.bus_lagged_total.feed(move |samples| {
+            for topic in lagged.topics() {
+                for reader in &topic.by_name {
+                    samples.push([&topic.name, &reader.name], reader.account.lost.overflowed());
+                }
+            }
+        }),
+        golden.bus_overflow_dropped_total.feed(move |samples| {
+            let lost = dropped.topics().iter().map(|topic| topic.total.lost.overflowed()).sum();
+            samples.push([], lost);
+        }),
+        golden.bus_queue_depth.feed(move |samples| {
+            for topic in depth.topics() {
+                samples.push([&topic.name], topic.queue_depth() as f64);
+            }
+        }),
+        golden.bus_subscribers.feed(move |samples| {
+            for topic in subscribers.topics() {
+                samples.push([&topic.name], topic.subscribers as f64);
+            }
+        }),
+    ]
+}
