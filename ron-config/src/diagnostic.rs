@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
-use serde_json::{json, Value as Json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value as Json;
 use thiserror::Error;
 
 /// The most defects one report lists; what lies beyond is counted. A person mends far fewer at a time, and a file that
@@ -103,13 +103,7 @@ impl Diagnostic {
 
     /// The JSON form, see the type.
     pub fn to_json(&self) -> Json {
-        json!({
-            "key": self.key,
-            "where": self.place,
-            "problem": self.problem,
-            "expected": self.expected,
-            "suggestion": self.suggestion,
-        })
+        json(self)
     }
 }
 
@@ -144,11 +138,23 @@ impl fmt::Display for Diagnostic {
 
 impl Serialize for Diagnostic {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.to_json().serialize(serializer)
+        let mut map = serializer.serialize_map(Some(5))?;
+        map.serialize_entry("key", &self.key)?;
+        map.serialize_entry("where", &self.place)?;
+        map.serialize_entry("problem", &self.problem)?;
+        map.serialize_entry("expected", &self.expected)?;
+        map.serialize_entry("suggestion", &self.suggestion)?;
+        map.end()
     }
 }
 
-/// Every defect of a configuration, in the order flags, environment, file by line.
+/// The JSON of a type whose serialization is maps of text, numbers and the like, and so cannot fail.
+pub(crate) fn json(value: &impl Serialize) -> Json {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+/// Every defect of a configuration, in the order file by line, environment, flags, then what concerns
+/// more than one value.
 ///
 /// The operator's to mend, except the diagnostics at place `schema`, which are the program's. Lists at most
 /// [`MAX_DIAGNOSTICS`]; [`omitted`](Self::omitted) counts the rest.
@@ -193,7 +199,7 @@ impl ConfigErrors {
 
     /// The defects as a JSON array.
     pub fn to_json(&self) -> Json {
-        self.iter().map(Diagnostic::to_json).collect()
+        json(self)
     }
 
     fn render(&self) -> String {

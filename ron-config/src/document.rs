@@ -79,6 +79,7 @@ pub(crate) struct Fault {
 pub(crate) struct Document {
     shown: String,
     text: Zeroizing<String>,
+    positions: Positions,
     pub(crate) root: Vec<Entry>,
     pub(crate) faults: Vec<Fault>,
 }
@@ -89,8 +90,7 @@ impl Document {
         let text = match std::str::from_utf8(bytes) {
             Ok(text) => Zeroizing::new(text.to_owned()),
             Err(error) => {
-                let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-                let (line, column) = position(&good, good.len());
+                let (line, column) = Positions::of(bytes).at(bytes, error.valid_up_to());
                 let diagnostic = Diagnostic::new("", format!("{shown}:{line}:{column}"))
                     .problem("is not UTF-8 text")
                     .expected("a configuration file in UTF-8");
@@ -107,6 +107,7 @@ impl Document {
         };
         Ok(Self {
             shown: shown.to_owned(),
+            positions: Positions::of(text.as_bytes()),
             text,
             root,
             faults,
@@ -115,7 +116,7 @@ impl Document {
 
     /// `path:line:column` of a byte offset; both count from 1, columns in characters.
     pub(crate) fn place(&self, offset: usize) -> String {
-        let (line, column) = position(&self.text, offset);
+        let (line, column) = self.positions.at(self.text.as_bytes(), offset);
         format!("{}:{line}:{column}", self.shown)
     }
 
@@ -125,7 +126,7 @@ impl Document {
     }
 
     pub(crate) fn line(&self, offset: usize) -> usize {
-        position(&self.text, offset).0
+        self.positions.at(self.text.as_bytes(), offset).0
     }
 
     pub(crate) fn slice(&self, span: Span) -> &str {
@@ -153,16 +154,51 @@ impl Document {
     }
 }
 
-/// Line and column of a byte offset, both from 1.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let mut offset = offset.min(text.len());
-    while !text.is_char_boundary(offset) {
-        offset -= 1;
+/// Lines and columns of byte offsets, found without counting from the start each time.
+#[derive(Debug)]
+struct Positions {
+    /// Offset of the first byte of each line.
+    lines: Vec<usize>,
+    /// Characters before each multiple of `STRIDE` bytes, because a file may be one long line.
+    characters: Vec<usize>,
+}
+
+const STRIDE: usize = 1024;
+
+impl Positions {
+    fn of(text: &[u8]) -> Self {
+        let breaks = text.iter().enumerate().filter(|(_, b)| **b == b'\n');
+        let lines = std::iter::once(0).chain(breaks.map(|(at, _)| at + 1));
+        let mut sum = 0;
+        let mut characters = vec![0];
+        for chunk in text.chunks(STRIDE) {
+            sum += starts(chunk);
+            characters.push(sum);
+        }
+        Self {
+            lines: lines.collect(),
+            characters,
+        }
     }
-    let head = &text[..offset];
-    let line = head.bytes().filter(|b| *b == b'\n').count() + 1;
-    let start = head.rfind('\n').map_or(0, |n| n + 1);
-    (line, head[start..].chars().count() + 1)
+
+    /// Line and column, both from 1, columns in characters.
+    fn at(&self, text: &[u8], offset: usize) -> (usize, usize) {
+        let offset = offset.min(text.len());
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let start = self.lines[line - 1];
+        let column = self.before(text, offset) - self.before(text, start) + 1;
+        (line, column)
+    }
+
+    fn before(&self, text: &[u8], offset: usize) -> usize {
+        let stride = offset / STRIDE;
+        self.characters[stride] + starts(&text[stride * STRIDE..offset])
+    }
+}
+
+/// How many characters begin in these bytes of UTF-8.
+fn starts(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 /// Reads a file that is not being written at this moment, as far as that can be seen.

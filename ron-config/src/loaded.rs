@@ -309,10 +309,11 @@ impl<T: Settings> Loaded<T> {
         }
         let turn = lock(&self.inner.turn);
         *lock(&self.inner.holder) = Some(me);
-        let result = run();
-        *lock(&self.inner.holder) = None;
-        drop(turn);
-        result
+        let _turn = Turn {
+            holder: &self.inner.holder,
+            _turn: turn,
+        };
+        run()
     }
 
     fn errors(&self, diagnostics: Vec<Diagnostic>) -> ConfigErrors {
@@ -387,13 +388,12 @@ impl<T: Settings> Loaded<T> {
                 report.pinned.push(path.clone());
             }
             for leaf in key.field.leaves(&mut value, path) {
-                let before = current
-                    .items
-                    .iter()
-                    .find(|(meta, _)| meta.path == leaf.path);
-                let origin = match before {
-                    Some((_, record)) if origins_of_old => Some(record.current.origin.clone()),
-                    _ => places.get(&leaf.path).cloned(),
+                let origin = if origins_of_old {
+                    let mut before = current.items.iter();
+                    let before = before.find(|(meta, _)| meta.path == leaf.path);
+                    before.map(|(_, record)| record.current.origin.clone())
+                } else {
+                    places.get(&leaf.path).cloned()
                 };
                 let origin = origin.unwrap_or_else(Origin::default_value);
                 items.push(item(
@@ -482,6 +482,18 @@ impl<T: Settings> Loaded<T> {
             self.inner.cell.publish(version, value);
         }
         report
+    }
+}
+
+/// The right to reload. `drop` runs before the fields are dropped, so the holder is cleared while the turn is held.
+struct Turn<'a> {
+    holder: &'a Mutex<Option<ThreadId>>,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *lock(self.holder) = None;
     }
 }
 

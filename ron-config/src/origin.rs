@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
-use serde_json::{json, Value as Json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value as Json;
 use thiserror::Error;
 
+use crate::diagnostic::json;
 use crate::schema::Reload;
 
 /// The four layers, weakest first. Complete: precedence is part of the contract, so a fifth would be another crate.
@@ -67,9 +68,14 @@ impl Origin {
     pub fn place(&self) -> &str {
         &self.place
     }
+}
 
-    fn to_json(&self) -> Json {
-        json!({"layer": self.layer.as_str(), "where": self.place})
+impl Serialize for Origin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("layer", self.layer.as_str())?;
+        map.serialize_entry("where", &self.place)?;
+        map.end()
     }
 }
 
@@ -101,9 +107,14 @@ impl Sourced {
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
+}
 
-    fn to_json(&self) -> Json {
-        json!({"value": self.value, "origin": self.origin.to_json()})
+impl Serialize for Sourced {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("value", &self.value)?;
+        map.serialize_entry("origin", &self.origin)?;
+        map.end()
     }
 }
 
@@ -171,17 +182,7 @@ impl Explanation {
 
     /// The JSON form, see the type.
     pub fn to_json(&self) -> Json {
-        let mut json = json!({
-            "key": self.key,
-            "value": self.current.value,
-            "origin": self.current.origin.to_json(),
-            "shadowed": self.shadowed.iter().map(Sourced::to_json).collect::<Vec<_>>(),
-            "reload": self.reload.class(),
-        });
-        if let Some(pending) = &self.pending {
-            json["pending"] = pending.to_json();
-        }
-        json
+        json(self)
     }
 }
 
@@ -214,7 +215,16 @@ impl fmt::Display for Explanation {
 
 impl Serialize for Explanation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.to_json().serialize(serializer)
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("key", &self.key)?;
+        map.serialize_entry("value", &self.current.value)?;
+        map.serialize_entry("origin", &self.current.origin)?;
+        map.serialize_entry("shadowed", &self.shadowed)?;
+        map.serialize_entry("reload", self.reload.class())?;
+        if let Some(pending) = &self.pending {
+            map.serialize_entry("pending", pending)?;
+        }
+        map.end()
     }
 }
 
@@ -248,8 +258,8 @@ fn did_you_mean(suggestion: &Option<String>) -> String {
 
 /// The configuration in force: every value with its origin, secrets redacted.
 ///
-/// `Display` writes TOML with the origin in a comment behind each value; where it holds no secret and no unset key it
-/// reads back as the same configuration. [`to_json`](Self::to_json) gives the values as a list of [`Explanation`]s.
+/// `Display` writes TOML with the origin in a comment behind each value; but for secrets it reads
+/// back as the same configuration. [`to_json`](Self::to_json) gives the values as a list of [`Explanation`]s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Printed {
     pub(crate) service: String,
@@ -266,18 +276,18 @@ impl Printed {
 
     /// `{"service","version","sha256","values":[explanation]}`.
     pub fn to_json(&self) -> Json {
-        json!({
-            "service": self.service,
-            "version": self.version,
-            "sha256": self.sha256,
-            "values": self.values.iter().map(Explanation::to_json).collect::<Vec<_>>(),
-        })
+        json(self)
     }
 }
 
 impl Serialize for Printed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.to_json().serialize(serializer)
+        let mut map = serializer.serialize_map(Some(4))?;
+        map.serialize_entry("service", &self.service)?;
+        map.serialize_entry("version", &self.version)?;
+        map.serialize_entry("sha256", &self.sha256)?;
+        map.serialize_entry("values", &self.values)?;
+        map.end()
     }
 }
 
@@ -313,9 +323,14 @@ impl fmt::Display for Printed {
             line(f, key, value)?;
         }
         for (section, keys) in sections {
-            match section.find('[') {
-                Some(index) => writeln!(f, "\n[[{}]]", &section[..index])?,
-                None => writeln!(f, "\n[{section}]")?,
+            if section.contains('[') {
+                // `a[0].b[1]` is an item of `[[a.b]]`, of the `[[a]]` printed last.
+                let parts = section
+                    .split('.')
+                    .map(|part| part.split('[').next().unwrap_or(part));
+                writeln!(f, "\n[[{}]]", parts.collect::<Vec<_>>().join("."))?;
+            } else {
+                writeln!(f, "\n[{section}]")?;
             }
             for (key, value) in keys {
                 if !has_items(values, &value.key) {

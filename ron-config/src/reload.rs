@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
-use serde_json::{json, Value as Json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value as Json;
 
-use crate::diagnostic::{ConfigErrors, Diagnostic};
+use crate::diagnostic::{json, ConfigErrors, Diagnostic};
 use crate::origin::toml_value;
 
 /// One key that differs between what was in force and what the file now says.
@@ -30,6 +30,16 @@ impl Change {
     /// The value of the file, redacted if secret.
     pub fn new_value(&self) -> &Json {
         &self.new
+    }
+}
+
+impl Serialize for Change {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("key", &self.key)?;
+        map.serialize_entry("old", &self.old)?;
+        map.serialize_entry("new", &self.new)?;
+        map.end()
     }
 }
 
@@ -109,23 +119,21 @@ impl ReloadReport {
 
     /// The JSON form, see the type.
     pub fn to_json(&self) -> Json {
-        let diff = self.diff.iter();
-        let diff = diff.map(|c| json!({"key": c.key, "old": c.old, "new": c.new}));
-        json!({
-            "version": self.version,
-            "applied": self.applied,
-            "needs_restart": self.needs_restart,
-            "pinned": self.pinned,
-            "rejected": self.rejected.iter().map(Diagnostic::to_json).collect::<Vec<_>>(),
-            "restarts": self.restarts,
-            "diff": diff.collect::<Vec<_>>(),
-        })
+        json(self)
     }
 }
 
 impl Serialize for ReloadReport {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.to_json().serialize(serializer)
+        let mut map = serializer.serialize_map(Some(7))?;
+        map.serialize_entry("version", &self.version)?;
+        map.serialize_entry("applied", &self.applied)?;
+        map.serialize_entry("needs_restart", &self.needs_restart)?;
+        map.serialize_entry("pinned", &self.pinned)?;
+        map.serialize_entry("rejected", &self.rejected)?;
+        map.serialize_entry("restarts", &self.restarts)?;
+        map.serialize_entry("diff", &self.diff)?;
+        map.end()
     }
 }
 

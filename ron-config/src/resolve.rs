@@ -5,7 +5,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use zeroize::Zeroizing;
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
 use crate::document::{Document, Entry, Kind, Node, Span};
 use crate::env::Assignment;
 use crate::origin::{Layer, Origin, Sourced};
@@ -191,7 +191,15 @@ pub(crate) fn resolve<T: Settings>(
         Some(document) => document.shown().to_owned(),
         None => meta.env_names().into_iter().next().unwrap_or_default(),
     };
-    conclude(built, &mut value, &mut outcomes, "", missing, &mut filling);
+    conclude(
+        built,
+        &mut value,
+        &mut outcomes,
+        "",
+        missing,
+        (REST, 0),
+        &mut filling,
+    );
 
     if !filling.errors.is_empty() {
         filling.errors.sort_by_key(|(order, _)| *order);
@@ -250,6 +258,7 @@ pub(crate) fn fill_item<I: Settings>(
         &mut outcomes,
         &base,
         |_| place.clone(),
+        (FILE, span.start),
         filling,
     );
     for (key, outcome) in built.keys.iter().zip(outcomes) {
@@ -354,7 +363,10 @@ fn walk<'a>(
                 }
             }
         } else {
-            let suggestion = index.suggest(&path).map(|known| format!("{base}{known}"));
+            // A file that is no configuration at all must not cost a search per line of it.
+            let wanted = filling.errors.len() < MAX_DIAGNOSTICS;
+            let suggestion = wanted.then(|| index.suggest(&path)).flatten();
+            let suggestion = suggestion.map(|known| format!("{base}{known}"));
             let diagnostic = Diagnostic::new(format!("{base}{path}"), filling.place(entry.span))
                 .problem("unknown key")
                 .suggestion(suggestion);
@@ -439,13 +451,15 @@ fn apply<T: Clone>(
     }
 }
 
-/// After the last layer: defaults judged, required keys missed, checks across keys run.
+/// After the last layer: defaults judged, required keys missed, checks across keys run. `order` is where in the report
+/// their defects go.
 fn conclude<T>(
     built: &Built<T>,
     value: &mut T,
     outcomes: &mut [Outcome],
     base: &str,
     missing: impl Fn(&Meta) -> String,
+    order: Order,
     filling: &mut Filling<'_>,
 ) {
     for (i, key) in built.keys.iter().enumerate() {
@@ -459,7 +473,7 @@ fn conclude<T>(
                 let diagnostic = Diagnostic::new(&path, missing(&key.meta))
                     .problem("missing")
                     .expected(&key.meta.expected);
-                filling.errors.push(((REST, i), diagnostic));
+                filling.errors.push((order, diagnostic));
             }
             continue;
         }
@@ -473,7 +487,7 @@ fn conclude<T>(
                 let diagnostic = Diagnostic::new(&path, "default")
                     .problem(problem)
                     .expected(&key.meta.expected);
-                filling.errors.push(((REST, i), diagnostic));
+                filling.errors.push((order, diagnostic));
                 outcomes[i].bad = true;
                 break;
             }
@@ -503,7 +517,7 @@ fn conclude<T>(
             });
             let message = filling.secrets.scrub(message);
             let diagnostic = Diagnostic::new(path, place).problem(message);
-            filling.errors.push(((REST, usize::MAX), diagnostic));
+            filling.errors.push((order, diagnostic));
         }
     }
 }
@@ -585,9 +599,8 @@ impl Filling<'_> {
         diagnostic = match (meta.secret, custom) {
             (true, true) => diagnostic.problem(self.secrets.scrub(problem)),
             (true, false) => diagnostic.problem("the value, a secret, does not fit"),
-            (false, _) => diagnostic
-                .problem(self.secrets.scrub(problem))
-                .suggestion(suggestion),
+            (false, true) => diagnostic.problem(self.secrets.scrub(problem)),
+            (false, false) => diagnostic.problem(problem).suggestion(suggestion),
         };
         if !custom {
             diagnostic = diagnostic.expected(&meta.expected);

@@ -235,6 +235,7 @@ impl<T: 'static> Schema<T> {
             choices: choices.to_vec(),
         };
         let expected = format!("one of {}", quoted.join(", "));
+        let values: Vec<V> = choices.iter().map(|(_, value)| value.clone()).collect();
         self.push(
             path,
             expected,
@@ -243,7 +244,13 @@ impl<T: 'static> Schema<T> {
             false,
             field,
         );
-        self.builder(get)
+        self.builder(get).rule(false, move |value| {
+            if values.contains(value) {
+                Ok(())
+            } else {
+                Err(Mismatch::new("is none of the choices"))
+            }
+        })
     }
 
     /// Declares a list of tables, `[[service]]`, each item with the keys of `I`.

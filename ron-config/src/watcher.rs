@@ -107,8 +107,8 @@ impl FileWatcher {
         let watch = Watching {
             path: path.to_owned(),
             timing,
+            had_content: known.is_some(),
             known,
-            had_content: false,
             shared: Arc::clone(&shared),
             watcher: None,
             watched: BTreeSet::new(),

@@ -1,5 +1,6 @@
 //! JSON into located nodes: the raw slice of each value gives its place, and repeated keys are seen.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -82,6 +83,7 @@ impl<'a> Reader<'a, '_> {
 
     fn members(&mut self, members: Members<'a>, depth: usize) -> Vec<Entry> {
         let mut entries: Vec<Entry> = Vec::with_capacity(members.0.len());
+        let mut seen = HashSet::new();
         for (raw_key, raw_value) in members.0 {
             let span = self.span(raw_key);
             let key: String = match serde_json::from_str(raw_key.get()) {
@@ -91,7 +93,7 @@ impl<'a> Reader<'a, '_> {
                     continue;
                 }
             };
-            if entries.iter().any(|entry| entry.key == key) {
+            if !seen.insert(key.clone()) {
                 self.faults.push(Fault {
                     span,
                     problem: "duplicate key".to_owned(),

@@ -268,7 +268,8 @@ impl Index {
         self.sections.contains(path)
     }
 
-    /// The known path or section nearest to `path`; failing that, the one key whose last segment is that of `path`.
+    /// The known path or section nearest to `path`; failing that, the one key whose last segment is near that
+    /// of `path`, because it may stand in the wrong section.
     pub(crate) fn suggest(&self, path: &str) -> Option<String> {
         let current =
             |(path, named): (&String, &Named)| (named.rank == Rank::Name).then(|| path.to_owned());
@@ -277,9 +278,10 @@ impl Index {
         if let Some(name) = nearest(path, names) {
             return Some(name.to_owned());
         }
-        let last = |path: &str| path.rsplit('.').next().unwrap_or("").to_owned();
         let wanted = last(path);
-        let mut same = known.iter().filter(|known| last(known) == wanted);
+        let segments = known.iter().map(|known| last(known));
+        let meant = nearest(wanted, segments)?;
+        let mut same = known.iter().filter(|known| last(known) == meant);
         match (same.next(), same.next()) {
             (Some(only), None) => Some(only.clone()),
             _ => None,
@@ -336,6 +338,10 @@ impl Index {
 pub(crate) fn is_inside(name: &str, section: &str) -> bool {
     name.strip_prefix(section)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
+fn last(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
 }
 
 /// A flag as it is compared: no dashes in front, `_` within.
