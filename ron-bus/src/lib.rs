@@ -138,6 +138,7 @@ pub use subscriber::{
     SubscriberStream,
 };
 pub use tail::{Tail, TailError, TailLine};
+pub use timestamp::rfc3339;
 pub use topic::{
     PublishError, PublishManyError, Published, PublishedMany, Refusal, Topic, TopicError,
 };

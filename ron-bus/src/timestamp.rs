@@ -1,10 +1,25 @@
 //! Wall time as RFC 3339 text.
 
 use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAY_MS: i64 = 86_400_000;
 /// 0000-01-01T00:00:00.000Z and 9999-12-31T23:59:59.999Z: what the format can say.
 const RANGE_MS: (i64, i64) = (-62_167_219_200_000, 253_402_300_799_999);
+
+/// `time` as RFC 3339 text in UTC with milliseconds, `2026-01-31T12:00:00.000Z`: the one form of wall time in events.
+///
+/// Times outside of the years 0 to 9999 become the nearest inside.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let unix_ms = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
+    };
+    let mut text = String::with_capacity(24);
+    push_rfc3339_millis(&mut text, unix_ms);
+    text
+}
 
 /// Appends `unix_ms` as `YYYY-MM-DDTHH:MM:SS.mmmZ`; times outside of the years 0 to 9999 become the nearest inside.
 pub(crate) fn push_rfc3339_millis(out: &mut String, unix_ms: i64) {
