@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::SystemTime;
 
 use crate::exposition::Format;
-use crate::health::{HealthState, Liveness, Snapshot};
+use crate::health::{Cause, HealthState, Liveness, Snapshot};
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 
@@ -125,21 +125,26 @@ fn livez(health: &HealthState) -> AdminResponse {
     }
 }
 
+/// Missing keys and causes listed in `/readyz`; of more, only the number is. A hundred fill a few screens, and a
+/// hundred thousand quarantined children must not turn every probe into megabytes.
+const LISTED_MAX: usize = 100;
+
 pub(crate) fn readyz(snapshot: &Snapshot) -> AdminResponse {
     let retry_after = snapshot.retry_after().as_secs();
-    let missing: Vec<String> = snapshot.missing().map(string).collect();
-    let causes: Vec<String> = snapshot
-        .causes()
-        .map(|cause| {
-            format!(
-                r#"{{"key":{},"status":"{}","reason":{},"since":{}}}"#,
-                string(&cause.key),
-                cause.status,
-                string(&cause.reason),
-                time(cause.since),
-            )
-        })
-        .collect();
+    let mut missing: Vec<String> = snapshot.missing().take(LISTED_MAX).map(string).collect();
+    let unlisted = snapshot.missing().count() - missing.len();
+    if unlisted > 0 {
+        missing.push(string(&format!("{unlisted} more")));
+    }
+    let mut causes: Vec<String> = snapshot.causes().take(LISTED_MAX).map(cause).collect();
+    let unlisted = snapshot.causes().count() - causes.len();
+    if let Some(worst) = snapshot.causes().nth(LISTED_MAX) {
+        causes.push(cause(&Cause {
+            key: "more".to_string(),
+            reason: format!("{unlisted} more causes"),
+            ..worst.clone()
+        }));
+    }
     let body = format!(
         r#"{{"ready":{},"state":"{}","degraded":{},"missing":[{}],"causes":[{}],"retry_after":{},"since":{}}}"#,
         snapshot.ready(),
@@ -157,6 +162,16 @@ pub(crate) fn readyz(snapshot: &Snapshot) -> AdminResponse {
         response.headers.push(("retry-after", value));
     }
     response
+}
+
+fn cause(cause: &Cause) -> String {
+    format!(
+        r#"{{"key":{},"status":"{}","reason":{},"since":{}}}"#,
+        string(&cause.key),
+        cause.status,
+        string(&cause.reason),
+        time(cause.since),
+    )
 }
 
 fn version(service: &str, identity: &Identity) -> String {

@@ -217,11 +217,12 @@ fn check_name(kind: Kind, name: &str) -> Result<(), Rejected> {
     if kind == Kind::Counter && !name.ends_with("_total") {
         return Err(Rejected::CounterSuffix);
     }
-    let base = match kind {
-        Kind::Counter => name.trim_end_matches("_total"),
-        Kind::Info => name.trim_end_matches("_info"),
-        Kind::Gauge | Kind::Histogram => name,
+    let own = match kind {
+        Kind::Counter => "_total",
+        Kind::Info => "_info",
+        Kind::Gauge | Kind::Histogram => "",
     };
+    let base = name.strip_suffix(own).unwrap_or(name);
     let taken = [
         ("_total", "counters"),
         ("_bucket", "histograms"),

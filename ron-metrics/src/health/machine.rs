@@ -131,7 +131,7 @@ impl Machine {
         self.input(at, |machine, _| {
             machine.registered = true;
             if let Some(active) = machine.active.remove(key) {
-                if machine.level(active.condition.status).on {
+                if machine.started && machine.level(active.condition.status).on {
                     machine.cleared.insert(key.to_string(), active);
                 }
             }
