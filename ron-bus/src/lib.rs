@@ -119,6 +119,11 @@
 //! [`Bus::tail`] and [`TopicStats::by_name`].
 #![forbid(unsafe_code)]
 
+// The README is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod account;
 mod bus;
 mod channel;

@@ -13,27 +13,34 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 #[allow(unsafe_code)] // a counting allocator has no safe interface; every call is passed on unchanged
                       // SAFETY: `System` upholds the contract, and counting neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        count(layout.size(), 0);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        BYTES.with(|bytes| bytes.set(bytes.get().wrapping_sub(layout.size())));
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        count(size, layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(pointer, layout, size) }
     }
+}
+
+fn count(more: usize, less: usize) {
+    ALLOCATIONS.with(|count| count.set(count.get() + 1));
+    BYTES.with(|bytes| bytes.set(bytes.get().wrapping_add(more).wrapping_sub(less)));
 }
 
 #[global_allocator]
@@ -139,4 +146,21 @@ fn parking_and_waking_allocate_nothing() {
         }
     });
     assert_eq!(allocated, 0);
+}
+
+#[test]
+fn readers_that_come_wait_and_go_leave_nothing_behind() {
+    let topic = topic(&bus(), "t");
+    let waker = Waker::from(Arc::new(Quiet));
+    let mut bytes = Vec::with_capacity(2);
+    for _ in 0..2 {
+        for _ in 0..1000 {
+            let mut reader = topic.subscribe().unwrap();
+            assert!(pin!(reader.recv())
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending());
+        }
+        bytes.push(BYTES.with(Cell::get));
+    }
+    assert_eq!(bytes[0], bytes[1]);
 }

@@ -200,43 +200,6 @@ fn a_dropped_receive_loses_nothing() {
     assert_eq!(drain(&mut reader), [(1, 1)]);
 }
 
-#[test]
-fn only_parked_readers_are_woken_and_only_once_each() {
-    let topic = topic(4);
-    let mut parked: Vec<_> = (0..100).map(|_| topic.subscribe().unwrap()).collect();
-    let _busy = topic.subscribe().unwrap();
-    let wakes = Arc::new(Wakes::default());
-    let waker = Waker::from(Arc::clone(&wakes));
-    let mut cx = Context::from_waker(&waker);
-    for reader in &mut parked {
-        assert!(pin!(reader.recv()).poll(&mut cx).is_pending());
-        assert!(
-            pin!(reader.recv()).poll(&mut cx).is_pending(),
-            "polled again while parked"
-        );
-    }
-    parked.truncate(70);
-    topic.publish(1).unwrap();
-    assert_eq!(wakes.count(), 70);
-    topic.publish(2).unwrap();
-    assert_eq!(wakes.count(), 70);
-}
-
-#[test]
-fn the_waker_of_the_last_poll_is_the_one_that_is_woken() {
-    let topic = topic(4);
-    let mut reader = topic.subscribe().unwrap();
-    let (first, second) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
-    for wakes in [&first, &second] {
-        let waker = Waker::from(Arc::clone(wakes));
-        assert!(pin!(reader.recv())
-            .poll(&mut Context::from_waker(&waker))
-            .is_pending());
-    }
-    topic.publish(1).unwrap();
-    assert_eq!((first.count(), second.count()), (0, 1));
-}
-
 #[tokio::test]
 async fn the_stream_yields_gaps_as_items_and_ends_when_the_topic_is_read() {
     let topic = topic(2);

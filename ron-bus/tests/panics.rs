@@ -60,6 +60,16 @@ impl Bomb {
     }
 }
 
+/// Counts how often it wakes; the second field makes it panic then.
+struct Loud(AtomicUsize, bool);
+
+impl Wake for Loud {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.1, "waker");
+    }
+}
+
 fn topic(capacity: usize) -> Topic<Bomb> {
     let bus = Bus::new(BusConfig::default()).unwrap();
     bus.topic_spec("t").capacity(capacity).open().unwrap()
@@ -146,7 +156,14 @@ fn a_panicking_drop_hits_the_publisher_that_displaces_it_after_its_own_event_is_
     let mut reader = topic.subscribe().unwrap();
     topic.publish(Bomb::on_drop(1, || panic!("drop"))).unwrap();
     topic.publish(Bomb::quiet(2)).unwrap();
+    let woken = Arc::new(Loud(AtomicUsize::new(0), false));
+    let mut parked = topic.subscribe().unwrap();
+    let waker = Waker::from(Arc::clone(&woken));
+    assert!(pin!(parked.recv())
+        .poll(&mut Context::from_waker(&waker))
+        .is_pending());
     assert!(panics(|| topic.publish(Bomb::quiet(3))));
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1);
     assert!(matches!(reader.try_recv(), Err(RecvError::Lagged(gap)) if gap.missed() == 1));
     assert_eq!(
         (next(&mut reader), next(&mut reader), next(&mut reader)),
@@ -158,13 +175,6 @@ fn a_panicking_drop_hits_the_publisher_that_displaces_it_after_its_own_event_is_
 
 #[test]
 fn a_panicking_waker_keeps_nobody_else_asleep() {
-    struct Loud(AtomicUsize, bool);
-    impl Wake for Loud {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-            assert!(!self.1, "waker");
-        }
-    }
     let topic = topic(2);
     let mut readers: Vec<_> = (0..40).map(|_| topic.subscribe().unwrap()).collect();
     let loud: Vec<_> = (0..40)
@@ -222,20 +232,22 @@ fn an_event_may_use_its_topic_while_it_is_cloned() {
     assert!(reader.account().is_balanced());
 }
 
-/// Publishes while the first event of a batch is cloned, then panics, so that the rest of the batch comes back to a
-/// ring that has moved on.
-fn overrun_batch(overflow: Overflow) -> (Topic<Bomb>, Subscriber<Bomb>) {
-    let topic = topic(2);
+/// Claims events 1 to 4 of a ring of four, publishes `meanwhile` more while the first is cloned, then panics, so that
+/// the other three come back to a ring that has moved on.
+fn overrun_batch(overflow: Overflow, meanwhile: u32) -> (Topic<Bomb>, Subscriber<Bomb>) {
+    let topic = topic(4);
     let mut reader = topic.subscriber().overflow(overflow).build().unwrap();
     let inner = topic.clone();
     let event = Bomb::on_clone(1, move || {
         inner
-            .publish_many([Bomb::quiet(3), Bomb::quiet(4)])
+            .publish_many((5..5 + meanwhile).map(Bomb::quiet))
             .unwrap();
         assert!(inner.stats().total.is_balanced());
         panic!("clone");
     });
-    topic.publish_many([event, Bomb::quiet(2)]).unwrap();
+    topic
+        .publish_many([event].into_iter().chain((2..5).map(Bomb::quiet)))
+        .unwrap();
     let mut out = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
@@ -247,12 +259,15 @@ fn overrun_batch(overflow: Overflow) -> (Topic<Bomb>, Subscriber<Bomb>) {
 
 #[test]
 fn events_given_back_by_a_panic_are_lagged_if_they_were_overwritten_meanwhile() {
-    let (_topic, mut reader) = overrun_batch(Overflow::DropOldest);
+    let (_topic, mut reader) = overrun_batch(Overflow::DropOldest, 2);
     let Err(RecvError::Lagged(gap)) = reader.try_recv() else {
         panic!("must have lagged")
     };
     assert_eq!((gap.first_missed, gap.last_missed), (2, 2));
-    assert_eq!((next(&mut reader), next(&mut reader)), (Some(3), Some(4)));
+    assert_eq!(
+        std::iter::from_fn(|| next(&mut reader)).collect::<Vec<_>>(),
+        [3, 4, 5, 6]
+    );
     let account = reader.account();
     assert_eq!(
         (
@@ -261,19 +276,19 @@ fn events_given_back_by_a_panic_are_lagged_if_they_were_overwritten_meanwhile() 
             account.lost.panicked,
             account.lost.lagged
         ),
-        (4, 2, 1, 1)
+        (6, 4, 1, 1)
     );
 }
 
 #[test]
 fn a_disconnect_reader_that_gives_back_overwritten_events_is_cut_off_but_sees_the_last_event() {
-    let (topic, mut reader) = overrun_batch(Overflow::Disconnect);
+    let (topic, mut reader) = overrun_batch(Overflow::Disconnect, 2);
     topic.publish_last(Bomb::quiet(9)).unwrap();
     assert_eq!(next(&mut reader), Some(9));
     let Err(RecvError::Disconnected(gap)) = reader.try_recv() else {
         panic!("must be cut off")
     };
-    assert_eq!((gap.first_missed, gap.last_missed), (2, 4));
+    assert_eq!((gap.first_missed, gap.last_missed), (2, 6));
     let account = reader.account();
     assert_eq!(
         (
@@ -281,7 +296,7 @@ fn a_disconnect_reader_that_gives_back_overwritten_events_is_cut_off_but_sees_th
             account.delivered,
             account.lost.disconnected
         ),
-        (5, 1, 3)
+        (7, 1, 5)
     );
     assert!(account.is_balanced());
     assert_eq!(topic.stats().subscribers, 0);
@@ -289,8 +304,31 @@ fn a_disconnect_reader_that_gives_back_overwritten_events_is_cut_off_but_sees_th
 
 #[test]
 fn a_disconnect_reader_that_gives_back_overwritten_events_is_cut_off_by_the_next_publish() {
-    let (topic, mut reader) = overrun_batch(Overflow::Disconnect);
-    assert_eq!(topic.publish(Bomb::quiet(5)).unwrap().readers, 0);
-    assert!(matches!(reader.try_recv(), Err(RecvError::Disconnected(gap)) if gap.missed() == 4));
+    let (topic, mut reader) = overrun_batch(Overflow::Disconnect, 2);
+    assert_eq!(topic.publish(Bomb::quiet(7)).unwrap().readers, 0);
+    assert!(matches!(reader.try_recv(), Err(RecvError::Disconnected(gap)) if gap.missed() == 6));
     assert!(reader.account().is_balanced());
+}
+
+#[test]
+fn a_disconnect_reader_that_is_cut_off_with_events_in_hand_loses_those_it_gives_back() {
+    let (_topic, mut reader) = overrun_batch(Overflow::Disconnect, 5);
+    let Err(RecvError::Disconnected(gap)) = reader.try_recv() else {
+        panic!("must be cut off")
+    };
+    assert_eq!(
+        (gap.first_missed, gap.last_missed),
+        (5, 9),
+        "what was unread and not in hand"
+    );
+    let account = reader.account();
+    assert_eq!(
+        (
+            account.offered,
+            account.lost.panicked,
+            account.lost.disconnected
+        ),
+        (9, 1, 8)
+    );
+    assert!(account.is_balanced());
 }
