@@ -107,7 +107,7 @@ impl Rng {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::prelude::{prop_assert, proptest};
 
     proptest! {
         #[test]

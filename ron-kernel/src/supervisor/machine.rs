@@ -307,13 +307,15 @@ enum TimerKind {
     Heartbeat,
     Joint,
     GiveUp,
+    LastCall,
     DrainEnd,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Drain {
-    /// Whoever still runs then is aborted; the rest of the drain is left to end in.
+    /// Whoever is stopping then is aborted.
     abort_at: Time,
+    end_at: Time,
 }
 
 /// Final accounts; `started = stopped + aborted + leaked + quarantined`.
@@ -690,6 +692,8 @@ impl Machine {
         let node = self.node(key);
         let same_state = node.stamp == timer.stamp;
         match (timer.kind, node.state) {
+            // A drain has its own deadline and its own order; it ends what hangs in its turn.
+            (TimerKind::Start | TimerKind::Heartbeat, _) if self.drain.is_some() => {}
             (TimerKind::Start, State::Starting) if same_state => {
                 let limit = node.policy.start_timeout.unwrap_or_default();
                 self.begin_stop(key, Why::Timeout(Timeout::Start(limit)));
@@ -720,6 +724,7 @@ impl Machine {
                 }
             }
             (TimerKind::GiveUp, _) => self.maybe_give_up(key),
+            (TimerKind::LastCall, _) => self.last_call(),
             (TimerKind::DrainEnd, _) => self.drain_end(),
             _ => {}
         }
@@ -827,7 +832,7 @@ impl Machine {
         };
         let mut abort_at = self.now.saturating_add(own);
         if let Some(drain) = self.drain {
-            abort_at = abort_at.min(drain.abort_at);
+            abort_at = abort_at.min(drain.abort_at).max(self.now);
         }
         let run = self.node(key).run;
         self.set_state(key, State::Stopping { why });
@@ -1035,7 +1040,11 @@ impl Machine {
         match self.node(key).policy.exhausted.unwrap_or(default) {
             Exhausted::HalfOpen | Exhausted::Hold => self.quarantine(key),
             Exhausted::Escalate if parent != ROOT => self.group_failed(parent, key),
-            Exhausted::Escalate | Exhausted::Shutdown => self.want_shutdown(key),
+            Exhausted::Escalate | Exhausted::Shutdown => {
+                self.settle(key);
+                self.set_state(key, State::Quarantined { until: None });
+                self.want_shutdown(key);
+            }
         }
     }
 
@@ -1088,10 +1097,6 @@ impl Machine {
         let node = self.node(key);
         let cause = node.cause.as_deref().unwrap_or("gave up").to_owned();
         let reason: Arc<str> = Arc::from(format!("{}: {cause}", node.id));
-        if key != ROOT && node.state.why().is_none() {
-            self.settle(key);
-            self.set_state(key, State::Quarantined { until: None });
-        }
         if self.failure.is_none() {
             self.note(key, Note::Escalated { reason: reason.clone() });
             self.failure = Some(reason);
@@ -1130,7 +1135,7 @@ impl Machine {
     fn beat(&mut self, key: Key, run: u64, last: Time) {
         let node = self.node(key);
         let (Some(interval), State::Starting | State::Ready) = (node.policy.heartbeat, node.state) else { return };
-        if node.run != run {
+        if node.run != run || self.drain.is_some() {
             return;
         }
         let charged = node.stalled;

@@ -1,6 +1,6 @@
 //! What concerns several children at once: stopping in reverse start order, joint restarts, the drain.
 
-use super::{Effect, Key, Kind, Machine, Note, Owed, State, Time, TimerKind, Why, ROOT};
+use super::{Effect, Key, Kind, Machine, Note, Owed, State, Time, TimerKind, Why, Window, ROOT};
 use super::{Drain, Duration, Exit, Restart, Strategy, ABORT_GRACE};
 use std::sync::Arc;
 
@@ -69,6 +69,8 @@ impl Machine {
     pub(super) fn begin_group(&mut self, group: Key) {
         self.charge(group);
         let node = self.node_mut(group);
+        // A restarted supervisor starts with a fresh intensity, as in OTP; its own restart was charged above.
+        node.member_window = Window::default();
         node.generation += 1;
         node.ready_at = None;
         node.op = None;
@@ -153,10 +155,9 @@ impl Machine {
         self.note(group, Note::Escalated { reason: Arc::from(reason.as_str()) });
         let members = self.node(group).members.clone();
         self.set_state(group, State::Stopping { why: Why::Joint });
-        if !self.node(culprit).state.is_live() {
-            self.settle(culprit);
-            self.set_state(culprit, State::Held);
-        }
+        // Its incarnation has ended; only its state has not said so yet.
+        self.settle(culprit);
+        self.set_state(culprit, State::Held);
         self.begin_op(group, &members, Rest::Held, None, Then::Fail { exit: Exit::Failed(reason) });
     }
 
@@ -174,10 +175,28 @@ impl Machine {
         // The aborted get a moment to end before they count as leaked.
         let grace = ABORT_GRACE.min(within / 5);
         let end_at = self.now.saturating_add(within);
-        self.drain = Some(Drain { abort_at: end_at.saturating_sub(grace) });
+        let abort_at = end_at.saturating_sub(grace);
+        self.drain = Some(Drain { abort_at, end_at });
+        self.arm(ROOT, abort_at, TimerKind::LastCall);
         self.arm(ROOT, end_at, TimerKind::DrainEnd);
         let members = self.node(ROOT).members.clone();
         self.begin_op(ROOT, &members, Rest::Stopped, None, Then::Drained);
+    }
+
+    /// Time is nearly up: the deadline goes before the order. Who is stopping is aborted; who has not had
+    /// its turn is told now, with half of what is left.
+    pub(super) fn last_call(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let left = drain.end_at.saturating_sub(self.now);
+        drain.abort_at = self.now + left / 2;
+        let members = self.node(ROOT).members.clone();
+        for leaf in self.leaves(&members) {
+            match self.node(leaf).state {
+                State::Starting | State::Ready => self.begin_stop(leaf, Why::Joint),
+                State::Stopping { .. } if !self.node(leaf).aborted => self.abort(leaf),
+                _ => {}
+            }
+        }
     }
 
     pub(super) fn drain_end(&mut self) {
