@@ -232,7 +232,7 @@ impl HealthState {
         self.apply(|machine| machine.step(at));
     }
 
-    /// When the state will change by itself if nothing else happens, on this state's clock.
+    /// When the state may change by itself if nothing else happens, on this state's clock.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.apply(|machine| machine.step(self.now()));
         self.machine().next_deadline()
