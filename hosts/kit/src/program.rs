@@ -1,0 +1,411 @@
+//! A host from its command line to its exit code.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ron_config::{ConfigErrors, Diagnostic, Loaded, Loader, Schema, Settings, Watch};
+use ron_kernel::metrics::Identity;
+use ron_kernel::supervisor::{Child, ChildContext};
+use ron_kernel::{Kernel, KernelBuilder};
+
+use crate::cli::{self, Command, Invocation};
+use crate::filter::check_directives;
+use crate::log::Log;
+
+/// Exit code for configuration and usage.
+const USAGE: u8 = 2;
+
+/// `RON_` names of programs that may share a machine's environment with this one.
+const SIBLINGS: [&str; 8] = [
+    "RON_SVC_",
+    "RON_INDEX_SOCK",
+    "RON_OVERLAY_SOCK",
+    "RON_STORAGE_SOCK",
+    "RON_HTTP_ADDR",
+    "RON_METRICS_ADDR",
+    "RON_RUN_DIR",
+    "RON_OTEL_ENDPOINT",
+];
+
+/// A host's configuration: its own keys and the kernel's.
+pub trait HostSettings: Settings {
+    /// The kernel's part.
+    fn kernel(&self) -> &ron_kernel::Config;
+    /// The kernel's part, to be set.
+    fn kernel_mut(&mut self) -> &mut ron_kernel::Config;
+}
+
+/// Declares the kernel's keys in a host's schema, `log.level` with its check.
+pub fn kernel_keys<T: HostSettings>(schema: &mut Schema<T>) {
+    schema.include(T::kernel_mut);
+    schema.check(&["log.level"], |settings: &T| {
+        check_directives(&settings.kernel().log.level)
+    });
+}
+
+/// A host program.
+#[derive(Debug)]
+pub struct Program<T> {
+    name: &'static str,
+    version: &'static str,
+    service: &'static str,
+    about: &'static str,
+    defaults: T,
+}
+
+impl<T: HostSettings> Program<T> {
+    /// A program of this name and version, with the defaults of `T`. Its service has the same name.
+    pub fn new(name: &'static str, version: &'static str) -> Program<T> {
+        Program {
+            name,
+            version,
+            service: name,
+            about: "",
+            defaults: T::default(),
+        }
+    }
+
+    /// The name in logs, metrics and events, and of the default file `/etc/ron/SERVICE.toml`.
+    pub fn service(mut self, service: &'static str) -> Program<T> {
+        self.service = service;
+        self
+    }
+
+    /// One line for `--help`.
+    pub fn about(mut self, about: &'static str) -> Program<T> {
+        self.about = about;
+        self
+    }
+
+    /// Replaces the defaults of `T`.
+    pub fn defaults(mut self, defaults: T) -> Program<T> {
+        self.defaults = defaults;
+        self
+    }
+
+    /// Does what the command line says; without a command, runs the kernel that `children` completes.
+    ///
+    /// The builder comes with name, identity and configuration set. `children` is also called for `config
+    /// validate`, which builds the kernel and starts nothing; it must have no effect but the builder.
+    pub fn run(
+        self,
+        children: impl FnOnce(KernelBuilder, &Loaded<T>) -> KernelBuilder,
+    ) -> ExitCode {
+        let schema = match Schema::<T>::of() {
+            Ok(schema) => schema,
+            Err(errors) => return self.refuse(&errors.to_string(), 1),
+        };
+        let invocation = match cli::parse(std::env::args_os().skip(1), &schema.paths()) {
+            Ok(invocation) => invocation,
+            Err(error) => return self.refuse(&error.to_string(), USAGE),
+        };
+        let Invocation {
+            command,
+            config,
+            flags,
+        } = invocation;
+        let loader = Loader::new(self.service).defaults(self.defaults.clone());
+        match command {
+            Command::Help => self.help(),
+            Command::Version => {
+                let (build, rustc) = (env!("HOST_BUILD"), env!("HOST_RUSTC"));
+                print(&format!(
+                    "{} {} (build {build}, {rustc})\n",
+                    self.name, self.version
+                ))
+            }
+            Command::Schema => match loader.load() {
+                Ok(loaded) => print(&format!("{:#}\n", loaded.schema())),
+                Err(errors) => self.refuse_config(&errors),
+            },
+            Command::Validate { path } => match loader.file(&path).flags(flags).load() {
+                Ok(loaded) => self.validated(&path, &loaded, children),
+                Err(errors) => self.refuse(&errors.to_string(), USAGE),
+            },
+            Command::Print { json } => match self.with_environment(loader, config, flags).load() {
+                Ok(loaded) if json => print(&format!("{:#}\n", loaded.print().to_json())),
+                Ok(loaded) => print(&loaded.print().to_string()),
+                Err(errors) => self.refuse_config(&errors),
+            },
+            Command::Run => match self.with_environment(loader, config, flags).load() {
+                Ok(loaded) => self.start(loaded, children),
+                Err(errors) => self.refuse_config(&errors),
+            },
+        }
+    }
+
+    fn default_file(&self) -> PathBuf {
+        PathBuf::from(format!("/etc/ron/{}.toml", self.service))
+    }
+
+    fn with_environment(
+        &self,
+        loader: Loader<T>,
+        config: Option<PathBuf>,
+        flags: Vec<(String, String)>,
+    ) -> Loader<T> {
+        // A variable set to nothing is how a unit file or a shell unsets a filter.
+        let unset = |(name, value): &(OsString, OsString)| {
+            value.is_empty() && (name == "RUST_LOG" || name == "RON_LOG")
+        };
+        let loader = loader
+            .file_env("RON_CONFIG")
+            .default_file(self.default_file())
+            .siblings(SIBLINGS)
+            .alias("RON_AMNESIA", "amnesia.enabled")
+            .env(std::env::vars_os().filter(|pair| !unset(pair)))
+            .flags(flags);
+        match config {
+            Some(path) => loader.file(path),
+            None => loader,
+        }
+    }
+
+    fn kernel(&self, loaded: &Loaded<T>) -> KernelBuilder {
+        let mut identity = Identity::new("", self.version);
+        identity.build = env!("HOST_BUILD").to_owned();
+        identity.rustc = env!("HOST_RUSTC").to_owned();
+        Kernel::builder()
+            .name(self.service)
+            .identity(identity)
+            .loaded_with(loaded, |settings: &T| settings.kernel().clone())
+    }
+
+    fn start(
+        self,
+        loaded: Loaded<T>,
+        children: impl FnOnce(KernelBuilder, &Loaded<T>) -> KernelBuilder,
+    ) -> ExitCode {
+        let snapshot = loaded.snapshot();
+        let log = match Log::install(self.service, &snapshot.kernel().log) {
+            Ok(log) => log,
+            Err(error) => return self.refuse(&error.to_string(), USAGE),
+        };
+        self.announce(&loaded);
+        let watch = loaded.watch();
+        let level = Child::task("log-level", move |cx| {
+            follow_level(cx, watch.clone(), log.clone())
+        })
+        .optional();
+        children(self.kernel(&loaded).child(level), &loaded).run()
+    }
+
+    /// What the log of a start must say before anything happens.
+    fn announce(&self, loaded: &Loaded<T>) {
+        let (program, version, build, rustc) = (
+            self.name,
+            self.version,
+            env!("HOST_BUILD"),
+            env!("HOST_RUSTC"),
+        );
+        let file = loaded.files().into_iter().next();
+        let found = file.as_deref().is_some_and(Path::exists);
+        let config = file
+            .filter(|_| found)
+            .map(|path| path.display().to_string());
+        let (config_sha, pid) = (loaded.sha256(), std::process::id());
+        let settings = loaded.snapshot();
+        let amnesia = settings.kernel().amnesia.enabled;
+        tracing::info!(
+            event = "starting",
+            version,
+            build,
+            rustc,
+            pid,
+            config,
+            config_sha,
+            amnesia,
+            "{program} {version} starting"
+        );
+        if !found {
+            let path = self.default_file().display().to_string();
+            tracing::info!(
+                event = "config_default",
+                path,
+                "no configuration file; defaults in force"
+            );
+        }
+        for warning in loaded.warnings() {
+            let (key, r#where) = (warning.key(), warning.place());
+            tracing::warn!(
+                event = "config_warning",
+                key,
+                r#where,
+                "{}",
+                one_line(&warning)
+            );
+        }
+        let chaos = &settings.kernel().chaos;
+        if chaos.armed {
+            let (target, fault) = (chaos.default_child.as_deref(), chaos.fault.name());
+            tracing::warn!(
+                event = "chaos_armed",
+                default_child = target,
+                fault,
+                "chaos is armed: whoever may change the configuration can break children; never in production"
+            );
+        }
+    }
+
+    fn validated(
+        &self,
+        path: &Path,
+        loaded: &Loaded<T>,
+        children: impl FnOnce(KernelBuilder, &Loaded<T>) -> KernelBuilder,
+    ) -> ExitCode {
+        for warning in loaded.warnings() {
+            to_stderr(&format!("warning: {}\n", one_line(&warning)));
+        }
+        // What only the kernel can say: a feature this build leaves out, a policy that contradicts itself.
+        match children(self.kernel(loaded), loaded).build() {
+            Ok(_) => print(&format!(
+                "{}: valid, sha256 {}\n",
+                path.display(),
+                loaded.sha256()
+            )),
+            Err(error) => self.refuse(&format!("{}: {error}", path.display()), error.exit_code()),
+        }
+    }
+
+    fn refuse(&self, problem: &str, code: u8) -> ExitCode {
+        to_stderr(&format!("{}: {problem}\n", self.name));
+        ExitCode::from(code)
+    }
+
+    /// One line a defect: a start is read in a journal, where lines stand alone.
+    fn refuse_config(&self, errors: &ConfigErrors) -> ExitCode {
+        let mut text = String::new();
+        for diagnostic in errors {
+            let _ = writeln!(text, "{}: {}", self.name, one_line(diagnostic));
+        }
+        if errors.omitted() > 0 {
+            let _ = writeln!(
+                text,
+                "{}: {} more defects not shown",
+                self.name,
+                errors.omitted()
+            );
+        }
+        to_stderr(&text);
+        ExitCode::from(USAGE)
+    }
+
+    fn help(&self) -> ExitCode {
+        let Program {
+            name,
+            version,
+            about,
+            ..
+        } = self;
+        let mut text = format!(
+            "\
+{name} {version}: {about}
+
+Usage:
+  {name} [--config PATH] [--KEY VALUE]..   run until SIGTERM or SIGINT
+  {name} config validate PATH              check a file, all defects at once, without the environment
+  {name} config print [--json]             the configuration a start would use, each value with its origin
+  {name} config schema                     the JSON Schema of the file
+
+Options:
+  -c, --config PATH    the file; otherwise $RON_CONFIG, otherwise {default} if it exists
+      --KEY VALUE      sets a key below, over environment and file, as in --bus.capacity 1024
+      --set KEY=VALUE  the same
+  -V, --version
+  -h, --help
+
+Signals: SIGTERM and SIGINT stop in order, a second SIGINT after 0.5 s aborts, SIGHUP reloads the file.
+Exit codes: 0 stopped in order, 2 configuration or usage, 98 address in use, 130 aborted by a second
+SIGINT, 1 anything else.
+
+Keys with their defaults and variables (* takes effect on reload, others at the next start):
+",
+            default = self.default_file().display(),
+        );
+        match Loader::new(self.service)
+            .defaults(self.defaults.clone())
+            .load()
+        {
+            Ok(loaded) => {
+                for value in loaded.print().values() {
+                    let live = if value.reload().class() == "process" {
+                        ' '
+                    } else {
+                        '*'
+                    };
+                    let default = match value.value() {
+                        serde_json::Value::Null => "unset".to_owned(),
+                        value => value
+                            .as_str()
+                            .map_or_else(|| value.to_string(), str::to_owned),
+                    };
+                    let assigned = format!("{} = {default}", value.key());
+                    let _ = writeln!(
+                        text,
+                        "{live} {assigned:44} {}\n      {}; {}",
+                        value.env().join(", "),
+                        value.doc(),
+                        value.expected()
+                    );
+                }
+            }
+            Err(errors) => return self.refuse_config(&errors),
+        }
+        print(&text)
+    }
+}
+
+/// Keeps the log filter in step with `log.level`.
+async fn follow_level<T: HostSettings>(
+    cx: ChildContext,
+    mut settings: Watch<T>,
+    log: Log,
+) -> Result<(), String> {
+    loop {
+        log.set_level(&settings.get().kernel().log.level)?;
+        tokio::select! {
+            () = cx.stopping() => return Ok(()),
+            changed = settings.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// A diagnostic without its piece of source.
+fn one_line(diagnostic: &Diagnostic) -> String {
+    let mut line = format!("{}: ", diagnostic.place());
+    if !diagnostic.key().is_empty() && diagnostic.key() != diagnostic.place() {
+        let _ = write!(line, "{}: ", diagnostic.key());
+    }
+    line.push_str(diagnostic.what());
+    if let Some(expected) = diagnostic.what_is_expected() {
+        let _ = write!(line, "; expected {expected}");
+    }
+    if let Some(meant) = diagnostic.did_you_mean() {
+        let _ = write!(line, "; did you mean `{meant}`?");
+    }
+    line.replace('\n', " ")
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        // `| head` has read enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn to_stderr(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
