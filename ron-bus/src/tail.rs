@@ -130,7 +130,8 @@ impl fmt::Debug for Tail {
 /// One line of a [`Tail`], without a line break.
 ///
 /// An event: `{"topic","seq","epoch","instance","ts","event"}`, with the time of publishing in RFC 3339, UTC,
-/// milliseconds. A gap: `{"topic","lagged","first_missed","last_missed"}`. An event whose `Serialize` fails has
+/// milliseconds. A gap: `{"topic","lagged","first_missed","last_missed"}`. Lines of the control lane, whose numbers are
+/// its own, have `"lane":"control"` behind the topic. An event whose `Serialize` fails has
 /// `{"type":"Unencodable","error":"..."}` in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -312,8 +313,11 @@ fn event_line<E>(fixed: &Fixed<E>, encode: Encode<E>, lane: Lane, node: &Node<E>
     }
     let instance = serde_json::Value::from(&*fixed.identity.instance);
     let mut text = format!(
-        r#"{{"topic":"{}","seq":{},"epoch":{},"instance":{instance},"ts":""#,
-        fixed.name, node.seq, fixed.identity.epoch
+        r#"{{"topic":"{}",{}"seq":{},"epoch":{},"instance":{instance},"ts":""#,
+        fixed.name,
+        lane_member(lane),
+        node.seq,
+        fixed.identity.epoch
     );
     push_rfc3339_millis(&mut text, node.stamp_ms);
     text.push_str(r#"","event":"#);
@@ -327,9 +331,18 @@ fn event_line<E>(fixed: &Fixed<E>, encode: Encode<E>, lane: Lane, node: &Node<E>
     }
 }
 
+/// Each lane counts for itself; what is not the data lane says so, or two events of a topic could look alike.
+fn lane_member(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Data => "",
+        Lane::Control => r#""lane":"control","#,
+    }
+}
+
 fn lag_line(topic: &Arc<str>, gap: Gap) -> TailLine {
     let text = format!(
-        r#"{{"topic":"{topic}","lagged":{},"first_missed":{},"last_missed":{}}}"#,
+        r#"{{"topic":"{topic}",{}"lagged":{},"first_missed":{},"last_missed":{}}}"#,
+        lane_member(gap.lane),
         gap.missed(),
         gap.first_missed,
         gap.last_missed
