@@ -1,16 +1,10 @@
 //! [`Family`]: one instrument per label set, bounded, with totals that survive removal.
 //!
-//! # Where counts go
-//!
-//! A family holds at most `cap` label sets (1,000 unless [`Family::with_cap`] says otherwise). A label set beyond the
-//! cap shares one *overflow* series, all of whose label values are `__overflow__`; every such resolution counts in
-//! `metrics_overflow_total{family}`. Series already there are never pushed out by new ones.
-//!
-//! A removed counter or histogram leaves the exposition, and what it had counted moves to the *retired* series, label
-//! values `__retired__`, in the same instant. A handle that outlives the removal goes on counting there. So the sum
-//! over all series of a family is exact at any time and never falls, however many threads count, remove and scrape at
-//! once. The retired series jumps when a series leaves: rates and alerts by label exclude it. A removed gauge is gone
-//! with its value, since the current state of a thing that ended is not a state of anything else.
+//! What is promised about the cap and about removal stands at [`Metrics`](crate::Metrics#guards). How it is kept: one lock
+//! per family guards which series there are, and a series that leaves moves to `retiring` under it, where its handles
+//! go on counting. Once no handle is left (`Arc::get_mut` says so, with the ordering that makes every add visible) its
+//! value is folded into `retired`. A scrape holds the lock and sums all three, so no count is ever seen twice or not at
+//! all.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,10 +40,7 @@ pub type HistogramFamily<L> = Family<Histogram, L>;
 /// One instrument per label set. Cloning gives another handle to the same family.
 ///
 /// [`get`](Family::get) renders the labels and looks the series up; do it once and keep the handle, which costs the
-/// same as an instrument without labels. See the [guards](Metrics#guards) for the cap and for what removal does.
-///
-/// [`Metrics`]: crate::Metrics
-/// [guards]: crate::Metrics#guards
+/// same as an instrument without labels. For the cap and for what removal does see [`Metrics`](crate::Metrics#guards).
 pub struct Family<M: Instrument, L: Labels> {
     inner: Arc<FamilyInner<M>>,
     labels: PhantomData<fn(&L)>,
