@@ -107,7 +107,7 @@ impl<T: HostSettings> Program<T> {
             config,
             flags,
         } = invocation;
-        let loader = Loader::new(self.service).defaults(self.defaults.clone());
+        let loader = self.loader();
         match command {
             Command::Help => self.help(),
             Command::Version => {
@@ -141,6 +141,12 @@ impl<T: HostSettings> Program<T> {
         PathBuf::from(format!("/etc/ron/{}.toml", self.service))
     }
 
+    fn loader(&self) -> Loader<T> {
+        Loader::new(self.service)
+            .defaults(self.defaults.clone())
+            .alias("RON_AMNESIA", "amnesia.enabled")
+    }
+
     fn with_environment(
         &self,
         loader: Loader<T>,
@@ -155,7 +161,6 @@ impl<T: HostSettings> Program<T> {
             .file_env("RON_CONFIG")
             .default_file(self.default_file())
             .siblings(SIBLINGS)
-            .alias("RON_AMNESIA", "amnesia.enabled")
             .env(std::env::vars_os().filter(|pair| !unset(pair)))
             .flags(flags);
         match config {
@@ -325,10 +330,7 @@ Keys with their defaults and variables (* takes effect on reload, others at the 
 ",
             default = self.default_file().display(),
         );
-        match Loader::new(self.service)
-            .defaults(self.defaults.clone())
-            .load()
-        {
+        match self.loader().load() {
             Ok(loaded) => {
                 for value in loaded.print().values() {
                     let live = if value.reload().class() == "process" {
