@@ -53,7 +53,8 @@ impl<V: Sample, const N: usize> Collector<V, N> {
     ///
     /// Samples with the same labels, from one closure or from several, are added up. Label sets beyond 1,000 are added
     /// to the overflow series and counted in `metrics_overflow_total{family}`, again at each scrape. A closure that
-    /// panics contributes nothing to that scrape. It must not render the metrics it feeds: that would wait for itself.
+    /// panics contributes nothing to that scrape. It runs on the thread that renders, which serves the probes too: it
+    /// must not block, and it must not render the metrics it feeds, which would wait for itself.
     pub fn feed(&self, read: impl FnMut(&mut Samples<V, N>) + Send + 'static) -> Feed {
         let read: SharedRead<V, N> = Arc::new(Mutex::new(read));
         self.inner.lock().push(read.clone());

@@ -206,7 +206,8 @@ impl HealthState {
         self.input(|machine, at| machine.satisfy(key, at));
     }
 
-    /// The key no longer matters: neither required nor in trouble. For what was removed on purpose.
+    /// The key no longer matters: neither required nor in trouble. For what was removed on purpose. A process that has
+    /// only forgotten still knows of nothing, and is not ready.
     pub fn forget(&self, key: &str) {
         self.input(|machine, at| machine.forget(key, at));
     }

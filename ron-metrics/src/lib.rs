@@ -8,6 +8,9 @@
 //! - Labels: a [`Family`] by [`Labels`], bounded, with exact totals; a [`Collector`] for values owned elsewhere.
 //! - Health: [`HealthState`] with a [`Condition`] per key.
 //! - Exposure: [`Metrics::render`] and [`Metrics::admin`], which any HTTP server can mount.
+//!
+//! Features, all off by default: `serve` adds `Metrics::serve`, `server` and `serve_unix`; `tls` adds TLS to the first
+//! two.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(

@@ -270,6 +270,29 @@ mod tests {
     }
 
     #[test]
+    fn threads_beyond_the_slots_lose_nothing_on_their_shared_lanes() {
+        let cells = Lanes::new(2);
+        let threads = slots() + 4 * SHARED;
+        let barrier = std::sync::Barrier::new(threads);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    lane();
+                    // Nobody ends, and so gives a slot back, before all have a lane.
+                    barrier.wait();
+                    for _ in 0..100_000 {
+                        cells.row().add(0, 1);
+                        cells.row().add_f64(1, 1.0);
+                    }
+                    barrier.wait();
+                });
+            }
+        });
+        assert_eq!(cells.sum(0), threads as u64 * 100_000);
+        assert_eq!(cells.sum_f64(1), threads as f64 * 100_000.0);
+    }
+
+    #[test]
     fn adds_of_many_short_threads_are_all_counted() {
         let cells = Lanes::new(3);
         for _ in 0..50 {

@@ -59,6 +59,7 @@ fn busy() -> Metrics {
         .unwrap();
     odd.get(&Odd::new("new\nline", "quote\" back\\slash")).inc();
     odd.get(&Odd::new("plain", "ünïcode")).inc();
+    odd.get(&Odd::new("last", "new\nline \\n")).inc();
     for (name, value) in [
         ("whole_celsius", 21.0),
         ("part_celsius", -0.25),

@@ -44,6 +44,10 @@ fn nothing_registered_is_not_ready_however_long_it_lasts() {
     let health = HealthState::with_clock(hand.clone());
     hand.pass(1_000_000);
     assert_eq!(health.snapshot().state(), State::NotReady);
+    health.forget("what was never there");
+    health.require("boot");
+    health.forget("boot");
+    hand.pass(1_000_000);
     assert!(!health.ready());
 }
 

@@ -30,6 +30,7 @@ enum Step {
     Clear(usize),
     Require(usize),
     Satisfy(usize),
+    Forget(usize),
     Wait(u32),
     Look,
     Drain,
@@ -46,6 +47,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => (0..KEYS.len()).prop_map(Step::Clear),
         1 => (0..KEYS.len()).prop_map(Step::Require),
         2 => (0..KEYS.len()).prop_map(Step::Satisfy),
+        1 => (0..KEYS.len()).prop_map(Step::Forget),
         12 => prop_oneof![1..15u32, 45..60u32].prop_map(Step::Wait),
         4 => Just(Step::Look),
     ];
@@ -192,7 +194,6 @@ proptest! {
                 }
                 Step::Require(key) => {
                     health.require(KEYS[key]);
-                    model.registered = true;
                     model.missing.insert(key, ());
                     model.changed();
                 }
@@ -200,6 +201,12 @@ proptest! {
                     health.satisfy(KEYS[key]);
                     model.registered = true;
                     model.missing.remove(&key);
+                    model.changed();
+                }
+                Step::Forget(key) => {
+                    health.forget(KEYS[key]);
+                    model.missing.remove(&key);
+                    model.conditions.remove(&key);
                     model.changed();
                 }
                 Step::Wait(ticks) => {
@@ -251,6 +258,7 @@ proptest! {
                 Step::Clear(key) => health.clear(KEYS[key]),
                 Step::Require(key) => health.require(KEYS[key]),
                 Step::Satisfy(key) => health.satisfy(KEYS[key]),
+                Step::Forget(key) => health.forget(KEYS[key]),
                 Step::Wait(ticks) => *hand.0.lock().unwrap() += Duration::from_millis(TICK_MS) * ticks,
                 Step::Look | Step::Drain => {}
             }

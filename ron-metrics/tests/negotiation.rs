@@ -26,6 +26,7 @@ fn quality_then_the_clients_own_words_decide() {
         ("text/plain, application/*", Prometheus),
         // The most specific range counts, not the best one.
         ("application/openmetrics-text;q=0.1, */*;q=0.9", Prometheus),
+        ("text/plain;q=0.1, */*;q=0.5", OpenMetrics),
         ("application/openmetrics-text;q=0, */*", Prometheus),
         ("application/openmetrics-text;version=1.0.0;q=0, application/openmetrics-text;version=0.0.1", OpenMetrics),
         // Versions nobody has yet.

@@ -44,7 +44,9 @@ impl Moment {
 pub(super) struct Machine {
     /// Never goes back.
     now: Duration,
+    /// Something is known of: a key was set, cleared or satisfied. Being required, or forgotten, is not knowledge.
     registered: bool,
+    /// The start is over: from now on levels take their time.
     started: bool,
     draining: bool,
     missing: BTreeSet<String>,
@@ -106,7 +108,10 @@ impl Machine {
             active: BTreeMap::new(),
             cleared: BTreeMap::new(),
             degraded: Hysteresis::default(),
-            not_ready: Hysteresis::default(),
+            not_ready: Hysteresis {
+                on: true,
+                due: None,
+            },
             fail_secure: Hysteresis::default(),
             state: State::NotReady,
             since: at.wall,
@@ -130,17 +135,12 @@ impl Machine {
     pub(super) fn clear(&mut self, key: &str, at: Moment) -> Vec<Transition> {
         self.input(at, |machine, _| {
             machine.registered = true;
-            if let Some(active) = machine.active.remove(key) {
-                if machine.started && machine.level(active.condition.status).on {
-                    machine.cleared.insert(key.to_string(), active);
-                }
-            }
+            machine.take(key);
         })
     }
 
     pub(super) fn require(&mut self, key: &str, at: Moment) -> Vec<Transition> {
         self.input(at, |machine, _| {
-            machine.registered = true;
             machine.missing.insert(key.to_string());
         })
     }
@@ -153,9 +153,10 @@ impl Machine {
     }
 
     pub(super) fn forget(&mut self, key: &str, at: Moment) -> Vec<Transition> {
-        let mut changes = self.satisfy(key, at);
-        changes.extend(self.clear(key, at));
-        changes
+        self.input(at, |machine, _| {
+            machine.missing.remove(key);
+            machine.take(key);
+        })
     }
 
     pub(super) fn is_missing(&self, key: &str) -> bool {
@@ -229,6 +230,15 @@ impl Machine {
         changes
     }
 
+    /// Takes a condition back, and remembers it if it has had its effect.
+    fn take(&mut self, key: &str) {
+        if let Some(active) = self.active.remove(key) {
+            if self.started && self.level(active.condition.status).on {
+                self.cleared.insert(key.to_string(), active);
+            }
+        }
+    }
+
     fn active_at(&self, least: Status) -> bool {
         self.active
             .values()
@@ -257,7 +267,7 @@ impl Machine {
     fn settle(&mut self, at: Moment) -> Option<Transition> {
         let to = if self.draining {
             State::Draining
-        } else if !self.started || self.fail_secure.on || self.not_ready.on {
+        } else if self.fail_secure.on || self.not_ready.on {
             State::NotReady
         } else if self.degraded.on {
             State::Degraded
