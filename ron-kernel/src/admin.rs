@@ -33,23 +33,37 @@ pub(crate) fn serve(config: &Config, metrics: &Metrics) -> Result<Option<Admin>,
     let server = metrics.serve_with(settings.addr, options)?;
     let addr = server.addr().to_string();
     let scheme = if tls.is_some() { "https" } else { "http" };
-    tracing::info!(event = "admin_listening", addr, scheme, "admin listener on {scheme}://{addr}");
+    tracing::info!(
+        event = "admin_listening",
+        addr,
+        scheme,
+        "admin listener on {scheme}://{addr}"
+    );
     Ok(Some(Admin { server, tls }))
 }
 
 #[cfg(feature = "tls")]
-fn with_tls(config: &Config, options: ServeOptions) -> Result<(ServeOptions, Option<TlsRotation>), KernelError> {
+fn with_tls(
+    config: &Config,
+    options: ServeOptions,
+) -> Result<(ServeOptions, Option<TlsRotation>), KernelError> {
     let settings = &config.observability;
     let (Some(cert), Some(key)) = (&settings.tls_cert, &settings.tls_key) else {
         return Ok((options, None));
     };
-    let files = ron_metrics::TlsFiles { cert: cert.clone(), key: key.clone() };
+    let files = ron_metrics::TlsFiles {
+        cert: cert.clone(),
+        key: key.clone(),
+    };
     let tls = ron_metrics::Tls::load(files)?;
     Ok((options.tls(tls.clone()), Some(TlsRotation { tls })))
 }
 
 #[cfg(not(feature = "tls"))]
-fn with_tls(_: &Config, options: ServeOptions) -> Result<(ServeOptions, Option<TlsRotation>), KernelError> {
+fn with_tls(
+    _: &Config,
+    options: ServeOptions,
+) -> Result<(ServeOptions, Option<TlsRotation>), KernelError> {
     Ok((options, None))
 }
 

@@ -1,7 +1,7 @@
 //! The kernel's configuration: names, units, ranges, defaults and reload classes of its keys.
 
-use crate::supervisor::{Backoff, Intensity};
 use crate::supervisor::machine::Defaults;
+use crate::supervisor::{Backoff, Intensity};
 use ron_config::{Reload, Schema, Settings};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -77,7 +77,10 @@ pub struct DrainConfig {
 
 impl Default for DrainConfig {
     fn default() -> Self {
-        DrainConfig { deadline: Duration::from_secs(5), linger: Duration::ZERO }
+        DrainConfig {
+            deadline: Duration::from_secs(5),
+            linger: Duration::ZERO,
+        }
     }
 }
 
@@ -91,7 +94,9 @@ pub struct StallConfig {
 
 impl Default for StallConfig {
     fn default() -> Self {
-        StallConfig { threshold: Duration::from_millis(250) }
+        StallConfig {
+            threshold: Duration::from_millis(250),
+        }
     }
 }
 
@@ -165,7 +170,10 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        LogConfig { format: LogFormat::Json, level: "info".to_owned() }
+        LogConfig {
+            format: LogFormat::Json,
+            level: "info".to_owned(),
+        }
     }
 }
 
@@ -226,32 +234,44 @@ impl Settings for Config {
         let ms = Duration::from_millis;
         let hour = Duration::from_secs(3600);
         schema
-            .key("supervisor.min_backoff", |c: &mut Config| &mut c.supervisor.min_backoff)
+            .key("supervisor.min_backoff", |c: &mut Config| {
+                &mut c.supervisor.min_backoff
+            })
             .doc("shortest delay before a restart")
             .range(Duration::ZERO..=hour)
             .reload(Reload::Live);
         schema
-            .key("supervisor.max_backoff", |c: &mut Config| &mut c.supervisor.max_backoff)
+            .key("supervisor.max_backoff", |c: &mut Config| {
+                &mut c.supervisor.max_backoff
+            })
             .doc("longest delay before a restart")
             .range(Duration::ZERO..=hour)
             .reload(Reload::Live);
         schema
-            .key("supervisor.restart_cap", |c: &mut Config| &mut c.supervisor.restart_cap)
+            .key("supervisor.restart_cap", |c: &mut Config| {
+                &mut c.supervisor.restart_cap
+            })
             .doc("restarts allowed in one window; the next failure quarantines")
             .range(1..=1000)
             .reload(Reload::Live);
         schema
-            .key("supervisor.restart_window", |c: &mut Config| &mut c.supervisor.restart_window)
+            .key("supervisor.restart_window", |c: &mut Config| {
+                &mut c.supervisor.restart_window
+            })
             .doc("length of the sliding restart window")
             .range(ms(100)..=24 * hour)
             .reload(Reload::Live);
         schema
-            .key("supervisor.healthy_after", |c: &mut Config| &mut c.supervisor.healthy_after)
+            .key("supervisor.healthy_after", |c: &mut Config| {
+                &mut c.supervisor.healthy_after
+            })
             .doc("time ready after which the backoff starts over")
             .range(ms(10)..=24 * hour)
             .reload(Reload::Live);
         schema
-            .key("supervisor.give_up_after", |c: &mut Config| &mut c.supervisor.give_up_after)
+            .key("supervisor.give_up_after", |c: &mut Config| {
+                &mut c.supervisor.give_up_after
+            })
             .doc("a required child quarantined this long ends the process non-zero")
             .range(ms(100)..=24 * 7 * hour)
             .reload(Reload::Live);
@@ -289,10 +309,14 @@ impl Settings for Config {
             )
             .doc("posture of the X25519MLKEM768 key exchange");
         schema
-            .key("observability.expose_http", |c: &mut Config| &mut c.observability.expose_http)
+            .key("observability.expose_http", |c: &mut Config| {
+                &mut c.observability.expose_http
+            })
             .doc("serve /metrics, /healthz, /livez, /readyz and /version");
         schema
-            .key("observability.addr", |c: &mut Config| &mut c.observability.addr)
+            .key("observability.addr", |c: &mut Config| {
+                &mut c.observability.addr
+            })
             .doc("address of the admin listener")
             .env("RON_KERNEL_METRICS_ADDR")
             .implies("observability.expose_http", "true");
@@ -301,10 +325,16 @@ impl Settings for Config {
             .doc("connections of the admin listener at a time")
             .range(1..=65_536);
         schema
-            .key("observability.tls_cert", |c: &mut Config| &mut c.observability.tls_cert)
-            .doc("PEM certificate chain of the admin listener; its content is read again on reload");
+            .key("observability.tls_cert", |c: &mut Config| {
+                &mut c.observability.tls_cert
+            })
+            .doc(
+                "PEM certificate chain of the admin listener; its content is read again on reload",
+            );
         schema
-            .key("observability.tls_key", |c: &mut Config| &mut c.observability.tls_key)
+            .key("observability.tls_key", |c: &mut Config| {
+                &mut c.observability.tls_key
+            })
             .doc("PEM private key, mode 0600; its content is read again on reload");
         schema
             .choice(
@@ -324,7 +354,9 @@ impl Settings for Config {
             .doc("whether faults may be injected")
             .reload(Reload::Live);
         schema
-            .key("chaos.default_child", |c: &mut Config| &mut c.chaos.default_child)
+            .key("chaos.default_child", |c: &mut Config| {
+                &mut c.chaos.default_child
+            })
             .doc("the child that gets injected faults")
             .reload(Reload::Live);
         schema
@@ -350,23 +382,30 @@ impl Settings for Config {
         schema.check(&["observability.tls_cert", "observability.tls_key"], |c| {
             let pair = (&c.observability.tls_cert, &c.observability.tls_key);
             match pair {
-                (Some(_), None) => Err("observability.tls_cert is set without observability.tls_key".to_owned()),
-                (None, Some(_)) => Err("observability.tls_key is set without observability.tls_cert".to_owned()),
+                (Some(_), None) => {
+                    Err("observability.tls_cert is set without observability.tls_key".to_owned())
+                }
+                (None, Some(_)) => {
+                    Err("observability.tls_key is set without observability.tls_cert".to_owned())
+                }
                 _ => Ok(()),
             }
         });
-        schema.check(&["chaos.armed", "chaos.fault", "chaos.default_child"], |c| {
-            if c.chaos.fault == Fault::None {
-                return Ok(());
-            }
-            if !c.chaos.armed {
-                return Err("chaos.fault is set while chaos.armed is false".to_owned());
-            }
-            if c.chaos.default_child.is_none() {
-                return Err("chaos.fault is set without chaos.default_child".to_owned());
-            }
-            Ok(())
-        });
+        schema.check(
+            &["chaos.armed", "chaos.fault", "chaos.default_child"],
+            |c| {
+                if c.chaos.fault == Fault::None {
+                    return Ok(());
+                }
+                if !c.chaos.armed {
+                    return Err("chaos.fault is set while chaos.armed is false".to_owned());
+                }
+                if c.chaos.default_child.is_none() {
+                    return Err("chaos.fault is set without chaos.default_child".to_owned());
+                }
+                Ok(())
+            },
+        );
     }
 }
 

@@ -180,8 +180,14 @@ impl Serialize for ChildEvent {
         map.serialize_entry("generation", &self.generation)?;
         match &self.change {
             Change::Started { restart } => map.serialize_entry("restart", restart)?,
-            Change::Failed { reason } | Change::Escalated { reason } => map.serialize_entry("reason", reason)?,
-            Change::Backoff { attempt, delay, until } => {
+            Change::Failed { reason } | Change::Escalated { reason } => {
+                map.serialize_entry("reason", reason)?
+            }
+            Change::Backoff {
+                attempt,
+                delay,
+                until,
+            } => {
                 map.serialize_entry("attempt", attempt)?;
                 map.serialize_entry("delay_ms", &millis(*delay))?;
                 map.serialize_entry("until", &ron_bus::rfc3339(*until))?;
@@ -192,7 +198,9 @@ impl Serialize for ChildEvent {
             }
             Change::Released { trial } => map.serialize_entry("trial", trial)?,
             Change::Stopped { exit } => map.serialize_entry("exit", exit)?,
-            Change::Stalled { held } | Change::Unstalled { held } => map.serialize_entry("held_ms", &millis(*held))?,
+            Change::Stalled { held } | Change::Unstalled { held } => {
+                map.serialize_entry("held_ms", &millis(*held))?
+            }
             Change::Fault { fault } => map.serialize_entry("fault", fault)?,
             Change::Ready
             | Change::Stopping
@@ -217,11 +225,26 @@ mod tests {
     #[test]
     fn kernel_events_serialise_flat_with_their_type() {
         let json = |event: &KernelEvent| serde_json::to_string(event).unwrap();
-        let health = KernelEvent::Health { service: "feed".into(), ok: true };
-        assert_eq!(json(&health), r#"{"type":"Health","service":"feed","ok":true}"#);
-        assert_eq!(json(&KernelEvent::ConfigUpdated { version: 7 }), r#"{"type":"ConfigUpdated","version":7}"#);
-        let crash = KernelEvent::ServiceCrashed { service: "feed".into(), reason: "boom".into() };
-        assert_eq!(json(&crash), r#"{"type":"ServiceCrashed","service":"feed","reason":"boom"}"#);
+        let health = KernelEvent::Health {
+            service: "feed".into(),
+            ok: true,
+        };
+        assert_eq!(
+            json(&health),
+            r#"{"type":"Health","service":"feed","ok":true}"#
+        );
+        assert_eq!(
+            json(&KernelEvent::ConfigUpdated { version: 7 }),
+            r#"{"type":"ConfigUpdated","version":7}"#
+        );
+        let crash = KernelEvent::ServiceCrashed {
+            service: "feed".into(),
+            reason: "boom".into(),
+        };
+        assert_eq!(
+            json(&crash),
+            r#"{"type":"ServiceCrashed","service":"feed","reason":"boom"}"#
+        );
         assert_eq!(json(&KernelEvent::Shutdown), r#"{"type":"Shutdown"}"#);
     }
 

@@ -123,7 +123,9 @@ impl KernelHandle {
         let key = self.find(id)?;
         if let Some(current) = stall::current() {
             let inside = current.engine == self.engine.id()
-                && self.engine.read(|machine| machine.is_within(current.key, key));
+                && self
+                    .engine
+                    .read(|machine| machine.is_within(current.key, key));
             if inside {
                 return Err(ControlError::WouldDeadlock { id: id.to_owned() });
             }
@@ -132,10 +134,16 @@ impl KernelHandle {
         self.engine
             .until(|machine| {
                 machine.find(id) != Some(key)
-                    || matches!(machine.node(key).state, State::Stopped | State::Done | State::Leaked { .. })
+                    || matches!(
+                        machine.node(key).state,
+                        State::Stopped | State::Done | State::Leaked { .. }
+                    )
             })
             .await;
-        if self.engine.read(|machine| machine.find(id).is_some_and(|key| is_leaked(machine, key))) {
+        if self
+            .engine
+            .read(|machine| machine.find(id).is_some_and(|key| is_leaked(machine, key)))
+        {
             return Err(ControlError::Leaked { id: id.to_owned() });
         }
         Ok(())
@@ -202,9 +210,17 @@ impl KernelHandle {
             return Err(ControlError::NotArmed);
         }
         let key = self.find(id)?;
-        let no_target = |why| ControlError::NoTarget { id: id.to_owned(), why };
-        let Some(flag) = fault_flag(fault) else { return Ok(()) };
-        if self.engine.read(|machine| machine.node(key).kind != Kind::Task) {
+        let no_target = |why| ControlError::NoTarget {
+            id: id.to_owned(),
+            why,
+        };
+        let Some(flag) = fault_flag(fault) else {
+            return Ok(());
+        };
+        if self
+            .engine
+            .read(|machine| machine.node(key).kind != Kind::Task)
+        {
             return Err(no_target("only async tasks can be made to misbehave"));
         }
         if !self.engine.inject(key, flag, fault.name()) {
@@ -262,13 +278,22 @@ impl KernelHandle {
     ) -> Result<(), ControlError> {
         let key = self.find(id)?;
         let id = id.to_owned();
-        self.engine.control(|machine, now| act(machine, now, key)).map_err(|refused| match refused {
-            Refused::NotQuarantined(state) => ControlError::NotQuarantined { id, state },
-            Refused::GroupDown { group, state } => ControlError::GroupDown { id, group: group.to_string(), state },
-            Refused::HasDependants(dependant) => ControlError::HasDependants { id, dependant: dependant.to_string() },
-            Refused::ShuttingDown => ControlError::ShuttingDown,
-            Refused::Leaked => ControlError::Leaked { id },
-        })
+        self.engine
+            .control(|machine, now| act(machine, now, key))
+            .map_err(|refused| match refused {
+                Refused::NotQuarantined(state) => ControlError::NotQuarantined { id, state },
+                Refused::GroupDown { group, state } => ControlError::GroupDown {
+                    id,
+                    group: group.to_string(),
+                    state,
+                },
+                Refused::HasDependants(dependant) => ControlError::HasDependants {
+                    id,
+                    dependant: dependant.to_string(),
+                },
+                Refused::ShuttingDown => ControlError::ShuttingDown,
+                Refused::Leaked => ControlError::Leaked { id },
+            })
     }
 }
 
@@ -288,6 +313,8 @@ fn is_leaked(machine: &Machine, key: Key) -> bool {
 
 impl fmt::Debug for KernelHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KernelHandle").field("engine", &self.engine).finish()
+        f.debug_struct("KernelHandle")
+            .field("engine", &self.engine)
+            .finish()
     }
 }

@@ -75,7 +75,9 @@ pub enum KernelError {
     #[error("built with panic = \"abort\", so a panicking child would end the process; build with panic = \"unwind\"")]
     PanicAbort,
     /// The configuration asks for something this build leaves out.
-    #[error("`{key}` is set, but this build has no feature `{feature}`; build with it or unset the key")]
+    #[error(
+        "`{key}` is set, but this build has no feature `{feature}`; build with it or unset the key"
+    )]
     NeedsFeature {
         /// The configuration key.
         key: &'static str,
@@ -161,7 +163,10 @@ impl Kernel {
         let driver = self.launch(&runtime)?;
         let handle = KernelHandle::new(driver.engine.clone());
         let driver = runtime.spawn(driver.run());
-        Ok(Running { handle, driver: Some(driver) })
+        Ok(Running {
+            handle,
+            driver: Some(driver),
+        })
     }
 
     /// Starts the tree, waits for `future` or for the kernel to end by itself, and shuts down in order.
@@ -180,7 +185,8 @@ impl Kernel {
             let handle = running.handle().clone();
             let mut ended = pin!(handle.ended());
             std::future::poll_fn(|cx| {
-                let done = future.as_mut().poll(cx).is_ready() || ended.as_mut().poll(cx).is_ready();
+                let done =
+                    future.as_mut().poll(cx).is_ready() || ended.as_mut().poll(cx).is_ready();
                 if done {
                     std::task::Poll::Ready(())
                 } else {
@@ -197,10 +203,20 @@ impl Kernel {
         let start = |what| move |source| KernelError::Start { what, source };
         #[cfg(feature = "serve")]
         let admin = crate::admin::serve(&self.config, &self.telemetry.metrics)?;
-        let engine = Engine::new(self.machine, self.parts, self.config, runtime.clone(), self.telemetry);
-        let watchdog = Watchdog::start(Arc::downgrade(&engine), engine.id()).map_err(start("the watchdog thread"))?;
+        let engine = Engine::new(
+            self.machine,
+            self.parts,
+            self.config,
+            runtime.clone(),
+            self.telemetry,
+        );
+        let watchdog = Watchdog::start(Arc::downgrade(&engine), engine.id())
+            .map_err(start("the watchdog thread"))?;
         let weak = Arc::downgrade(&engine);
-        engine.telemetry.feed_children(move || weak.upgrade().map(|engine| engine.read(|machine| *machine.counts())));
+        engine.telemetry.feed_children(move || {
+            weak.upgrade()
+                .map(|engine| engine.read(|machine| *machine.counts()))
+        });
         // From the workers, so that /livez knows whether they still poll.
         let health = engine.telemetry.health.clone();
         let beat = runtime.spawn(async move {
@@ -318,7 +334,11 @@ impl KernelBuilder {
         let seed = self.seed.unwrap_or_else(random_seed);
         let mut machine = Machine::new(self.config.defaults()?, seed);
         let mut bodies = Vec::new();
-        let blueprints = self.specs.into_iter().map(|spec| spec.split(&mut bodies)).collect();
+        let blueprints = self
+            .specs
+            .into_iter()
+            .map(|spec| spec.split(&mut bodies))
+            .collect();
         let keys = machine.insert(blueprints, true)?;
         let bus = match self.bus {
             Some(bus) => bus,
@@ -326,14 +346,22 @@ impl KernelBuilder {
         };
         let metrics = match self.metrics {
             Some(metrics) => metrics,
-            None => Metrics::with_health(&self.service, HealthState::with_clock(TokioClock(Instant::now())))?,
+            None => Metrics::with_health(
+                &self.service,
+                HealthState::with_clock(TokioClock(Instant::now())),
+            )?,
         };
-        let mut identity = self.identity.unwrap_or_else(|| Identity::new("", env!("CARGO_PKG_VERSION")));
+        let mut identity = self
+            .identity
+            .unwrap_or_else(|| Identity::new("", env!("CARGO_PKG_VERSION")));
         identity.instance = bus.instance().to_owned();
         identity.amnesia = self.config.amnesia.enabled;
         identity.pq = self.config.pq.mode;
         identity.config_sha = self.reloader.as_ref().map(|reloader| reloader.sha256());
-        for (feature, on) in [("serve", cfg!(feature = "serve")), ("tls", cfg!(feature = "tls"))] {
+        for (feature, on) in [
+            ("serve", cfg!(feature = "serve")),
+            ("tls", cfg!(feature = "tls")),
+        ] {
             identity.features.insert(feature.to_owned(), on);
         }
         metrics.set_identity(identity);
@@ -351,13 +379,22 @@ impl KernelBuilder {
 
 fn needed_features(config: &Config) -> Result<(), KernelError> {
     if config.observability.expose_http && !cfg!(feature = "serve") {
-        return Err(KernelError::NeedsFeature { key: "observability.expose_http", feature: "serve" });
+        return Err(KernelError::NeedsFeature {
+            key: "observability.expose_http",
+            feature: "serve",
+        });
     }
     if config.observability.tls_cert.is_some() && !cfg!(feature = "tls") {
-        return Err(KernelError::NeedsFeature { key: "observability.tls_cert", feature: "tls" });
+        return Err(KernelError::NeedsFeature {
+            key: "observability.tls_cert",
+            feature: "tls",
+        });
     }
     if config.pq.mode != ron_metrics::Pq::Off && !cfg!(feature = "pq") {
-        return Err(KernelError::NeedsFeature { key: "pq.mode", feature: "pq" });
+        return Err(KernelError::NeedsFeature {
+            key: "pq.mode",
+            feature: "pq",
+        });
     }
     Ok(())
 }
@@ -365,7 +402,9 @@ fn needed_features(config: &Config) -> Result<(), KernelError> {
 /// Jitter needs to differ between processes, no more; the hasher's keys do.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
 }
 
 /// A started kernel on the caller's runtime. Dropping it begins the orderly shutdown without waiting.
@@ -425,14 +464,26 @@ impl Driver {
         engine.drive_until(None, Engine::shutdown_requested).await;
         let begun = Instant::now();
         let config = engine.config();
-        engine.telemetry.announce_shutdown(&engine.shutdown_reason());
+        engine
+            .telemetry
+            .announce_shutdown(&engine.shutdown_reason());
         if !config.drain.linger.is_zero() {
-            engine.drive_until(Some(begun + config.drain.linger), |_| false).await;
+            engine
+                .drive_until(Some(begun + config.drain.linger), |_| false)
+                .await;
         }
-        engine.step(Input::Drain { within: config.drain.deadline });
-        engine.drive_until(None, |engine| engine.read(Machine::ended)).await;
-        let (accounts, failure) =
-            engine.read(|machine| (machine.accounts(), machine.failure().map(|failure| failure.to_string())));
+        engine.step(Input::Drain {
+            within: config.drain.deadline,
+        });
+        engine
+            .drive_until(None, |engine| engine.read(Machine::ended))
+            .await;
+        let (accounts, failure) = engine.read(|machine| {
+            (
+                machine.accounts(),
+                machine.failure().map(|failure| failure.to_string()),
+            )
+        });
         let report = ShutdownReport::new(accounts, begun.elapsed(), failure);
         log_report(&report);
         engine.join_ended_threads();
@@ -453,28 +504,54 @@ impl Driver {
 }
 
 fn log_report(report: &ShutdownReport) {
-    let ShutdownReport { started, stopped, aborted, leaked, quarantined, .. } = *report;
+    let ShutdownReport {
+        started,
+        stopped,
+        aborted,
+        leaked,
+        quarantined,
+        ..
+    } = *report;
     let took_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX);
     let stragglers = report.stragglers.join(", ");
     if let Some(reason) = &report.failure {
-        tracing::error!(event = "gave_up", reason, "the kernel ends because a child's policy says so");
+        tracing::error!(
+            event = "gave_up",
+            reason,
+            "the kernel ends because a child's policy says so"
+        );
     }
     if report.stragglers.is_empty() {
         tracing::info!(
             event = "shutdown_report",
-            started, stopped, aborted, leaked, quarantined, took_ms, "shutdown complete"
+            started,
+            stopped,
+            aborted,
+            leaked,
+            quarantined,
+            took_ms,
+            "shutdown complete"
         );
     } else {
         tracing::warn!(
             event = "shutdown_report",
-            started, stopped, aborted, leaked, quarantined, took_ms, stragglers, "shutdown complete with stragglers"
+            started,
+            stopped,
+            aborted,
+            leaked,
+            quarantined,
+            took_ms,
+            stragglers,
+            "shutdown complete with stragglers"
         );
     }
 }
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 

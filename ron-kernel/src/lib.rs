@@ -94,8 +94,8 @@ pub use ron_metrics::{HealthState, Metrics};
 pub use run::wait_for_ctrl_c;
 
 pub use config::{
-    AmnesiaConfig, BusSettings, ChaosConfig, DrainConfig, Fault, LogConfig, LogFormat, ObservabilityConfig, PqConfig,
-    StallConfig, SupervisorConfig,
+    AmnesiaConfig, BusSettings, ChaosConfig, DrainConfig, Fault, LogConfig, LogFormat,
+    ObservabilityConfig, PqConfig, StallConfig, SupervisorConfig,
 };
 pub use event::{Change, ChildEvent, KERNEL_TOPIC, LIFECYCLE_TOPIC};
 pub use handle::{ControlError, KernelHandle};

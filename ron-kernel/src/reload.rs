@@ -94,18 +94,28 @@ impl Reloader {
             #[cfg(feature = "serve")]
             tls,
         });
-        engine.telemetry.metrics.golden().config_last_reload_successful.set(1);
+        engine
+            .telemetry
+            .metrics
+            .golden()
+            .config_last_reload_successful
+            .set(1);
         if let Some(mut watcher) = watcher {
             let watched = Arc::downgrade(&reloader);
             let task = runtime.spawn(async move {
                 loop {
                     watcher.changed().await;
-                    let Some(reloader) = watched.upgrade() else { return };
+                    let Some(reloader) = watched.upgrade() else {
+                        return;
+                    };
                     // The outcome is told by `reload` itself.
                     let _ = reloader.reload("file change").await;
                 }
             });
-            *reloader.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+            *reloader
+                .watching
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(task);
         }
         engine.set_reloader(Arc::downgrade(&reloader));
         reloader
@@ -115,7 +125,11 @@ impl Reloader {
     pub(crate) async fn reload(&self, trigger: &'static str) -> Result<ReloadReport, ReloadError> {
         let engine = self.engine.upgrade().ok_or(ReloadError::Ended)?;
         let source = self.source.clone();
-        let result = engine.runtime().spawn_blocking(move || source.reload()).await.map_err(|_| ReloadError::Ended)?;
+        let result = engine
+            .runtime()
+            .spawn_blocking(move || source.reload())
+            .await
+            .map_err(|_| ReloadError::Ended)?;
         engine.telemetry.metrics.golden().config_reload_total.inc();
         match result {
             Ok(report) => {
@@ -131,32 +145,66 @@ impl Reloader {
 
     fn accepted(&self, engine: &Arc<Engine>, report: &ReloadReport, trigger: &'static str) {
         let telemetry = &engine.telemetry;
-        telemetry.metrics.golden().config_last_reload_successful.set(1);
+        telemetry
+            .metrics
+            .golden()
+            .config_last_reload_successful
+            .set(1);
         telemetry.health.clear(RELOAD_KEY);
         let applied = report.applied().join(", ");
         let needs_restart = report.needs_restart().join(", ");
         let pinned = report.pinned().join(", ");
         let version = report.version();
-        let diff = report.diff().iter().map(|change| format!("{} = {} (was {})", change.key(), change.new_value(), change.old())).collect::<Vec<_>>().join("; ");
+        let diff = report
+            .diff()
+            .iter()
+            .map(|change| {
+                format!(
+                    "{} = {} (was {})",
+                    change.key(),
+                    change.new_value(),
+                    change.old()
+                )
+            })
+            .collect::<Vec<_>>()
+            .join("; ");
         if !report.applied().is_empty() {
             // The schema has checked what `apply_config` can refuse.
             if let Err(error) = engine.apply_config(Arc::new(self.source.config())) {
                 tracing::error!(event = "config_updated", error = %error, "ConfigUpdated{{error}}");
             }
-            tracing::info!(event = "config_updated", version, trigger, applied, needs_restart, pinned, diff, "ConfigUpdated");
+            tracing::info!(
+                event = "config_updated",
+                version,
+                trigger,
+                applied,
+                needs_restart,
+                pinned,
+                diff,
+                "ConfigUpdated"
+            );
             telemetry.kernel_event(KernelEvent::ConfigUpdated { version });
         } else {
             tracing::info!(
                 event = "config_unchanged",
-                version, trigger, needs_restart, pinned, "configuration unchanged"
+                version,
+                trigger,
+                needs_restart,
+                pinned,
+                "configuration unchanged"
             );
         }
         telemetry.set_config_sha(self.source.sha256());
         for child in report.restarts() {
             let found = engine.read(|machine| machine.find(child));
-            let restarted = found.map(|key| engine.control(|machine, now| machine.restart(now, key)));
+            let restarted =
+                found.map(|key| engine.control(|machine, now| machine.restart(now, key)));
             if !matches!(restarted, Some(Ok(()))) {
-                tracing::error!(event = "config_updated", child, "a changed key needs this child restarted, which failed");
+                tracing::error!(
+                    event = "config_updated",
+                    child,
+                    "a changed key needs this child restarted, which failed"
+                );
             }
         }
         #[cfg(feature = "serve")]
@@ -177,7 +225,13 @@ impl Reloader {
             let suggestion = diagnostic.did_you_mean().unwrap_or_default();
             tracing::error!(
                 event = "config_rejected",
-                trigger, key, r#where = place, problem, expected, suggestion, "ConfigUpdated{{error}}"
+                trigger,
+                key,
+                r#where = place,
+                problem,
+                expected,
+                suggestion,
+                "ConfigUpdated{{error}}"
             );
             if first.is_empty() {
                 first = format!("{key} at {place}: {problem}");
@@ -188,13 +242,20 @@ impl Reloader {
             n => format!(" (and {} more)", n - 1),
         };
         let reason = format!("{first}{more}; the last good configuration stays in force");
-        let condition =
-            if self.rejected_unready { Condition::not_ready(reason) } else { Condition::degraded(reason) };
+        let condition = if self.rejected_unready {
+            Condition::not_ready(reason)
+        } else {
+            Condition::degraded(reason)
+        };
         telemetry.health.set(RELOAD_KEY, condition);
     }
 
     pub(crate) async fn close(&self) {
-        let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let watching = self
+            .watching
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(watching) = watching {
             watching.abort();
             let _ = watching.await;

@@ -29,7 +29,11 @@ pub struct ShutdownReport {
 }
 
 impl ShutdownReport {
-    pub(crate) fn new(accounts: Accounts, took: Duration, failure: Option<String>) -> ShutdownReport {
+    pub(crate) fn new(
+        accounts: Accounts,
+        took: Duration,
+        failure: Option<String>,
+    ) -> ShutdownReport {
         ShutdownReport {
             started: accounts.started,
             stopped: accounts.stopped,
@@ -37,7 +41,11 @@ impl ShutdownReport {
             leaked: accounts.leaked,
             quarantined: accounts.quarantined,
             took,
-            stragglers: accounts.stragglers.iter().map(|id| id.to_string()).collect(),
+            stragglers: accounts
+                .stragglers
+                .iter()
+                .map(|id| id.to_string())
+                .collect(),
             failure,
         }
     }
@@ -56,7 +64,10 @@ impl Serialize for ShutdownReport {
         map.serialize_entry("aborted", &self.aborted)?;
         map.serialize_entry("leaked", &self.leaked)?;
         map.serialize_entry("quarantined", &self.quarantined)?;
-        map.serialize_entry("took_ms", &u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX))?;
+        map.serialize_entry(
+            "took_ms",
+            &u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+        )?;
         map.serialize_entry("stragglers", &self.stragglers)?;
         map.end()
     }

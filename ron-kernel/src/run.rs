@@ -77,7 +77,11 @@ impl KernelBuilder {
 /// One clear line: to the log where there is one, else to stderr.
 fn report_error(error: &KernelError) {
     if tracing::dispatcher::has_been_set() {
-        tracing::error!(event = "start_failed", exit_code = error.exit_code(), "{error}");
+        tracing::error!(
+            event = "start_failed",
+            exit_code = error.exit_code(),
+            "{error}"
+        );
     } else {
         eprintln!("error: {error}");
     }
@@ -141,7 +145,10 @@ async fn supervise(driver: Driver, mut signals: Signals) -> ShutdownReport {
             let now = Instant::now();
             match interrupted {
                 Some(first) if now.duration_since(first) >= SECOND_SIGINT_AFTER => {
-                    tracing::error!(event = "aborted", "second SIGINT: aborted without waiting for children");
+                    tracing::error!(
+                        event = "aborted",
+                        "second SIGINT: aborted without waiting for children"
+                    );
                     std::process::exit(ABORTED);
                 }
                 Some(_) => {}
@@ -159,9 +166,14 @@ async fn supervise(driver: Driver, mut signals: Signals) -> ShutdownReport {
                 Some(reloader) => {
                     let reloader = reloader.clone();
                     // ron-config runs reloads one after the other; only the last is worth joining.
-                    reloading = Some(tokio::spawn(async move { drop(reloader.reload("SIGHUP").await) }));
+                    reloading = Some(tokio::spawn(async move {
+                        drop(reloader.reload("SIGHUP").await)
+                    }));
                 }
-                None => tracing::warn!(event = "reload", "SIGHUP ignored: the configuration is fixed"),
+                None => tracing::warn!(
+                    event = "reload",
+                    "SIGHUP ignored: the configuration is fixed"
+                ),
             }
         }
         if guard.is_none() && engine.shutdown_requested() {
@@ -190,18 +202,20 @@ impl ExitGuard {
         let limit = config.drain.linger + config.drain.deadline + EXIT_SLACK;
         let done = Arc::new((Mutex::new(false), Condvar::new()));
         let seen = done.clone();
-        let spawned = std::thread::Builder::new().name("ron-exit-guard".to_owned()).spawn(move || {
-            let guard = seen.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let (done, _) = seen
-                .1
-                .wait_timeout_while(guard, limit, |done| !*done)
-                .unwrap_or_else(PoisonError::into_inner);
-            if !*done {
-                // Not through the log: its writer may be what hangs.
-                eprintln!("error: shutdown did not end within {limit:?}; exiting by force");
-                std::process::exit(1);
-            }
-        });
+        let spawned = std::thread::Builder::new()
+            .name("ron-exit-guard".to_owned())
+            .spawn(move || {
+                let guard = seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let (done, _) = seen
+                    .1
+                    .wait_timeout_while(guard, limit, |done| !*done)
+                    .unwrap_or_else(PoisonError::into_inner);
+                if !*done {
+                    // Not through the log: its writer may be what hangs.
+                    eprintln!("error: shutdown did not end within {limit:?}; exiting by force");
+                    std::process::exit(1);
+                }
+            });
         if let Err(error) = spawned {
             tracing::warn!(event = "exit_guard", error = %error, "no exit guard: the exit deadline is not enforced");
         }
@@ -220,7 +234,10 @@ fn install_panic_hook() {
     INSTALLED.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let text = info.payload().downcast_ref::<&'static str>().map(|text| (*text).to_owned());
+            let text = info
+                .payload()
+                .downcast_ref::<&'static str>()
+                .map(|text| (*text).to_owned());
             let text = text.or_else(|| info.payload().downcast_ref::<String>().cloned());
             let location = info.location().map(ToString::to_string);
             if let Some(location) = location {

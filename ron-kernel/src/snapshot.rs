@@ -72,12 +72,21 @@ pub struct Reason {
 
 pub(crate) fn tree(engine: &Engine) -> Vec<TreeNode> {
     engine.read(|machine| {
-        machine.node(ROOT).members.iter().map(|key| node(engine, machine, *key)).collect()
+        machine
+            .node(ROOT)
+            .members
+            .iter()
+            .map(|key| node(engine, machine, *key))
+            .collect()
     })
 }
 
 pub(crate) fn explain(engine: &Engine, id: &str) -> Option<Explanation> {
-    engine.read(|machine| machine.find(id).map(|key| explanation(engine, machine, key)))
+    engine.read(|machine| {
+        machine
+            .find(id)
+            .map(|key| explanation(engine, machine, key))
+    })
 }
 
 fn node(engine: &Engine, machine: &Machine, key: Key) -> TreeNode {
@@ -94,9 +103,15 @@ fn node(engine: &Engine, machine: &Machine, key: Key) -> TreeNode {
         restarts_in_window: machine.restarts_in_window(key),
         retry_at: machine.retry_at(key).map(|at| engine.wall(at)),
         status: text(&node.status),
-        cause: stalled.or_else(|| text(&node.unhealthy)).or_else(|| text(&node.cause)),
+        cause: stalled
+            .or_else(|| text(&node.unhealthy))
+            .or_else(|| text(&node.cause)),
         pid: None,
-        children: node.members.iter().map(|member| self::node(engine, machine, *member)).collect(),
+        children: node
+            .members
+            .iter()
+            .map(|member| self::node(engine, machine, *member))
+            .collect(),
     }
 }
 
@@ -121,37 +136,59 @@ fn reasons(engine: &Engine, machine: &Machine, key: Key, because: &mut Vec<Reaso
     let node = machine.node(key);
     let state = node.state;
     let evidence = format!("tree: {} generation {}", node.id, node.generation);
-    let mut push = |what: String| because.push(Reason { what, since: engine.wall(node.since), evidence: evidence.clone() });
+    let mut push = |what: String| {
+        because.push(Reason {
+            what,
+            since: engine.wall(node.since),
+            evidence: evidence.clone(),
+        })
+    };
     let cause = node.cause.as_deref();
     match (state, machine.waits_for(key)) {
         (State::Waiting, Some(dependency)) => {
             let on = &machine.node(dependency).id;
-            push(format!("{} waits for {on}, which is {}", node.id, machine.node(dependency).state.name()));
+            push(format!(
+                "{} waits for {on}, which is {}",
+                node.id,
+                machine.node(dependency).state.name()
+            ));
             return reasons(engine, machine, dependency, because);
         }
         (State::Held, Some(group)) if group != ROOT => {
             let group_node = machine.node(group);
-            push(format!("{} is held by its group {}, which is {}", node.id, group_node.id, group_node.state.name()));
+            push(format!(
+                "{} is held by its group {}, which is {}",
+                node.id,
+                group_node.id,
+                group_node.state.name()
+            ));
             return reasons(engine, machine, group, because);
         }
         _ => {}
     }
     if node.stalled {
-        push(format!("{} holds its worker thread: its poll does not return", node.id));
+        push(format!(
+            "{} holds its worker thread: its poll does not return",
+            node.id
+        ));
     }
     if let Some(unhealthy) = &node.unhealthy {
         push(format!("{} reports itself unhealthy: {unhealthy}", node.id));
     }
     match (state, cause) {
         (State::Starting, None) if node.policy.start_timeout.is_some() => {
-            push(format!("{} has started and has not called ready() yet", node.id));
+            push(format!(
+                "{} has started and has not called ready() yet",
+                node.id
+            ));
         }
         (_, Some(cause)) => push(format!("{}: {cause}", node.id)),
         _ => {}
     }
     if node.kind == Kind::Group {
         let unwell = node.members.iter().find(|member| {
-            !matches!(machine.node(**member).state, State::Ready | State::Done) && node.state != State::Ready
+            !matches!(machine.node(**member).state, State::Ready | State::Done)
+                && node.state != State::Ready
         });
         if let Some(member) = unwell {
             // A held member would lead straight back here.
@@ -176,12 +213,18 @@ fn next(machine: &Machine, key: Key) -> String {
         },
         State::Ready => "nothing".to_owned(),
         State::Backoff { .. } => "restarts after its backoff".to_owned(),
-        State::Quarantined { until: Some(_) } => "one trial when the quarantine ends, or at once by release".to_owned(),
+        State::Quarantined { until: Some(_) } => {
+            "one trial when the quarantine ends, or at once by release".to_owned()
+        }
         State::Quarantined { until: None } => "waits for a human to release it".to_owned(),
         State::Stopping { .. } => "is aborted when its stop timeout passes".to_owned(),
         State::Stuck { .. } => "is given up as leaked if it does not end".to_owned(),
-        State::Leaked { .. } => "stays down until its old incarnation ends; restart the process".to_owned(),
-        State::Stopped | State::Done | State::Gone => "stays down until somebody restarts it".to_owned(),
+        State::Leaked { .. } => {
+            "stays down until its old incarnation ends; restart the process".to_owned()
+        }
+        State::Stopped | State::Done | State::Gone => {
+            "stays down until somebody restarts it".to_owned()
+        }
     }
 }
 

@@ -47,17 +47,37 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    pub(crate) fn new(bus: Bus, metrics: Metrics, config: &Config) -> Result<Telemetry, ron_bus::TopicError> {
-        let kernel = bus.topic_spec(KERNEL_TOPIC).capacity(config.bus.capacity).json().open()?;
-        let lifecycle = bus.topic_spec(LIFECYCLE_TOPIC).capacity(config.bus.capacity).json().open()?;
+    pub(crate) fn new(
+        bus: Bus,
+        metrics: Metrics,
+        config: &Config,
+    ) -> Result<Telemetry, ron_bus::TopicError> {
+        let kernel = bus
+            .topic_spec(KERNEL_TOPIC)
+            .capacity(config.bus.capacity)
+            .json()
+            .open()?;
+        let lifecycle = bus
+            .topic_spec(LIFECYCLE_TOPIC)
+            .capacity(config.bus.capacity)
+            .json()
+            .open()?;
         let health = metrics.health().clone();
         health.require(KERNEL_KEY);
         let alarm = Arc::new(Notify::new());
         let wake = alarm.clone();
         let watch = health.watch(move || wake.notify_one());
         let golden = metrics.golden();
-        let spawned = |kind: &str| golden.tasks_spawned_total.get(&KindLabel::new(kind.to_owned()));
-        let aborted = |kind: &str| golden.tasks_aborted_total.get(&KindLabel::new(kind.to_owned()));
+        let spawned = |kind: &str| {
+            golden
+                .tasks_spawned_total
+                .get(&KindLabel::new(kind.to_owned()))
+        };
+        let aborted = |kind: &str| {
+            golden
+                .tasks_aborted_total
+                .get(&KindLabel::new(kind.to_owned()))
+        };
         let telemetry = Telemetry {
             tasks: spawned("task"),
             threads: spawned("thread"),
@@ -78,27 +98,49 @@ impl Telemetry {
     }
 
     /// Feeds `ron_kernel_children{state}`.
-    pub(crate) fn feed_children(&self, read: impl Fn() -> Option<[usize; State::COUNT]> + Send + 'static) {
+    pub(crate) fn feed_children(
+        &self,
+        read: impl Fn() -> Option<[usize; State::COUNT]> + Send + 'static,
+    ) {
         const STATES: [State; 10] = [
             State::Waiting,
             State::Starting,
             State::Ready,
-            State::Backoff { until: Duration::ZERO },
+            State::Backoff {
+                until: Duration::ZERO,
+            },
             State::Quarantined { until: None },
-            State::Stopping { why: crate::supervisor::machine::Why::Joint },
-            State::Stuck { why: crate::supervisor::machine::Why::Joint },
-            State::Leaked { why: crate::supervisor::machine::Why::Joint },
+            State::Stopping {
+                why: crate::supervisor::machine::Why::Joint,
+            },
+            State::Stuck {
+                why: crate::supervisor::machine::Why::Joint,
+            },
+            State::Leaked {
+                why: crate::supervisor::machine::Why::Joint,
+            },
             State::Stopped,
             State::Done,
         ];
-        let feed = self.metrics.golden().ron_kernel_children.feed(move |samples| {
-            let Some(counts) = read() else { return };
-            for state in STATES {
-                let held = if state == State::Waiting { counts[State::Held.index()] } else { 0 };
-                samples.push([state.name()], (counts[state.index()] + held) as f64);
-            }
-        });
-        self.feeds.lock().unwrap_or_else(PoisonError::into_inner).push(feed);
+        let feed = self
+            .metrics
+            .golden()
+            .ron_kernel_children
+            .feed(move |samples| {
+                let Some(counts) = read() else { return };
+                for state in STATES {
+                    let held = if state == State::Waiting {
+                        counts[State::Held.index()]
+                    } else {
+                        0
+                    };
+                    samples.push([state.name()], (counts[state.index()] + held) as f64);
+                }
+            });
+        self.feeds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(feed);
     }
 
     pub(crate) fn set_config_sha(&self, sha256: String) {
@@ -147,22 +189,50 @@ impl Telemetry {
     }
 
     pub(crate) fn restarted(&self, id: &str) {
-        self.metrics.golden().service_restarts_total.get(&ServiceLabel::new(id.to_owned())).inc();
+        self.metrics
+            .golden()
+            .service_restarts_total
+            .get(&ServiceLabel::new(id.to_owned()))
+            .inc();
     }
 
     pub(crate) fn crashed(&self, id: &str, generation: u64, exit: &Exit) {
         let reason = exit.to_string();
-        self.metrics.golden().ron_kernel_crashes_total.get(&ServiceLabel::new(id.to_owned())).inc();
-        tracing::warn!(event = "service_crashed", child = id, generation, reason, kind = exit.kind(), "ServiceCrashed");
-        self.publish(KernelEvent::ServiceCrashed { service: id.to_owned(), reason });
+        self.metrics
+            .golden()
+            .ron_kernel_crashes_total
+            .get(&ServiceLabel::new(id.to_owned()))
+            .inc();
+        tracing::warn!(
+            event = "service_crashed",
+            child = id,
+            generation,
+            reason,
+            kind = exit.kind(),
+            "ServiceCrashed"
+        );
+        self.publish(KernelEvent::ServiceCrashed {
+            service: id.to_owned(),
+            reason,
+        });
     }
 
     pub(crate) fn kernel_event(&self, event: KernelEvent) {
         if let KernelEvent::Health { service, ok } = &event {
             if *ok {
-                tracing::info!(event = "health", child = service, ok, "KernelEvent::Health{{ok=true}}");
+                tracing::info!(
+                    event = "health",
+                    child = service,
+                    ok,
+                    "KernelEvent::Health{{ok=true}}"
+                );
             } else {
-                tracing::warn!(event = "health", child = service, ok, "KernelEvent::Health{{ok=false}}");
+                tracing::warn!(
+                    event = "health",
+                    child = service,
+                    ok,
+                    "KernelEvent::Health{{ok=false}}"
+                );
             }
         }
         self.publish(event);
@@ -177,43 +247,122 @@ impl Telemetry {
         let (child, generation) = (&*event.child, event.generation);
         match &event.change {
             Change::Started { restart } => {
-                tracing::debug!(event = "child_started", child, generation, restart, "child started");
+                tracing::debug!(
+                    event = "child_started",
+                    child,
+                    generation,
+                    restart,
+                    "child started"
+                );
             }
-            Change::Ready => tracing::info!(event = "child_ready", child, generation, "child ready"),
+            Change::Ready => {
+                tracing::info!(event = "child_ready", child, generation, "child ready")
+            }
             Change::Backoff { attempt, delay, .. } => {
                 let delay_ms = delay.as_millis() as u64;
-                tracing::warn!(event = "child_backoff", child, generation, attempt, delay_ms, "child restarts after a delay");
+                tracing::warn!(
+                    event = "child_backoff",
+                    child,
+                    generation,
+                    attempt,
+                    delay_ms,
+                    "child restarts after a delay"
+                );
             }
             Change::Quarantined { reason, until } => {
                 let held = until.is_none();
-                tracing::error!(event = "child_quarantined", child, generation, reason, held, "child quarantined");
+                tracing::error!(
+                    event = "child_quarantined",
+                    child,
+                    generation,
+                    reason,
+                    held,
+                    "child quarantined"
+                );
             }
             Change::Released { trial } => {
-                tracing::warn!(event = "child_released", child, generation, trial, "child released from quarantine");
+                tracing::warn!(
+                    event = "child_released",
+                    child,
+                    generation,
+                    trial,
+                    "child released from quarantine"
+                );
             }
-            Change::Stopping => tracing::debug!(event = "child_stopping", child, generation, "child told to stop"),
+            Change::Stopping => tracing::debug!(
+                event = "child_stopping",
+                child,
+                generation,
+                "child told to stop"
+            ),
             Change::Aborted => {
-                tracing::warn!(event = "child_aborted", child, generation, "child did not stop in time and was aborted");
+                tracing::warn!(
+                    event = "child_aborted",
+                    child,
+                    generation,
+                    "child did not stop in time and was aborted"
+                );
             }
-            Change::Stuck => tracing::error!(event = "child_stuck", child, generation, "aborted child still runs"),
-            Change::Leaked => tracing::error!(event = "child_leaked", child, generation, "child given up as leaked"),
+            Change::Stuck => tracing::error!(
+                event = "child_stuck",
+                child,
+                generation,
+                "aborted child still runs"
+            ),
+            Change::Leaked => tracing::error!(
+                event = "child_leaked",
+                child,
+                generation,
+                "child given up as leaked"
+            ),
             Change::Recovered => {
-                tracing::warn!(event = "child_recovered", child, generation, "stuck or leaked child ended after all");
+                tracing::warn!(
+                    event = "child_recovered",
+                    child,
+                    generation,
+                    "stuck or leaked child ended after all"
+                );
             }
-            Change::Stopped { exit } => tracing::info!(event = "child_stopped", child, generation, exit, "child stopped"),
+            Change::Stopped { exit } => tracing::info!(
+                event = "child_stopped",
+                child,
+                generation,
+                exit,
+                "child stopped"
+            ),
             Change::Done => tracing::info!(event = "child_done", child, generation, "child done"),
             Change::Stalled { held } => {
                 let held_ms = held.as_millis() as u64;
-                tracing::error!(event = "child_stalled", child, generation, held_ms, "child holds its worker thread");
+                tracing::error!(
+                    event = "child_stalled",
+                    child,
+                    generation,
+                    held_ms,
+                    "child holds its worker thread"
+                );
             }
             Change::Unstalled { held } => {
                 let held_ms = held.as_millis() as u64;
-                tracing::warn!(event = "child_unstalled", child, generation, held_ms, "child let go of its worker thread");
+                tracing::warn!(
+                    event = "child_unstalled",
+                    child,
+                    generation,
+                    held_ms,
+                    "child let go of its worker thread"
+                );
             }
             Change::Escalated { reason } => {
-                tracing::error!(event = "child_escalated", child, generation, reason, "restart budget spent, escalated");
+                tracing::error!(
+                    event = "child_escalated",
+                    child,
+                    generation,
+                    reason,
+                    "restart budget spent, escalated"
+                );
             }
-            Change::Fault { fault } => tracing::warn!(event = "fault", child, generation, fault, "fault injected"),
+            Change::Fault { fault } => {
+                tracing::warn!(event = "fault", child, generation, fault, "fault injected")
+            }
             // Logged with the crash.
             Change::Failed { .. } => {}
         }
@@ -226,11 +375,17 @@ impl Telemetry {
             let snapshot = self.health.snapshot();
             let ok = snapshot.ready();
             let (from, to) = (transition.from.to_string(), transition.to.to_string());
-            let causes: Vec<String> =
-                snapshot.causes().map(|cause| format!("{}: {}", cause.key, cause.reason)).collect();
+            let causes: Vec<String> = snapshot
+                .causes()
+                .map(|cause| format!("{}: {}", cause.key, cause.reason))
+                .collect();
             let reason = causes.join("; ");
-            let is_ready =
-                |state| matches!(state, ron_metrics::State::Ready | ron_metrics::State::Degraded);
+            let is_ready = |state| {
+                matches!(
+                    state,
+                    ron_metrics::State::Ready | ron_metrics::State::Degraded
+                )
+            };
             if is_ready(transition.to) {
                 tracing::info!(event = "readiness", from, to, reason, "ready=1");
             } else {
@@ -239,7 +394,10 @@ impl Telemetry {
             self.metrics.golden().ron_kernel_ready.set(i64::from(ok));
             if is_ready(transition.from) != is_ready(transition.to) {
                 let ok = is_ready(transition.to);
-                self.kernel_event(KernelEvent::Health { service: self.service.clone(), ok });
+                self.kernel_event(KernelEvent::Health {
+                    service: self.service.clone(),
+                    ok,
+                });
             }
         }
         let deadline = self.health.next_deadline()?;
@@ -257,7 +415,10 @@ impl Telemetry {
     pub(crate) fn close(&self) {
         self.lifecycle.close();
         self.bus.close();
-        self.feeds.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.feeds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }
 
@@ -282,12 +443,19 @@ fn feed_bus(bus: &Bus, metrics: &Metrics) -> Vec<Feed> {
         golden.bus_lagged_total.feed(move |samples| {
             for topic in lagged.topics() {
                 for reader in &topic.by_name {
-                    samples.push([&topic.name, &reader.name], reader.account.lost.overflowed());
+                    samples.push(
+                        [&topic.name, &reader.name],
+                        reader.account.lost.overflowed(),
+                    );
                 }
             }
         }),
         golden.bus_overflow_dropped_total.feed(move |samples| {
-            let lost = dropped.topics().iter().map(|topic| topic.total.lost.overflowed()).sum();
+            let lost = dropped
+                .topics()
+                .iter()
+                .map(|topic| topic.total.lost.overflowed())
+                .sum();
             samples.push([], lost);
         }),
         golden.bus_queue_depth.feed(move |samples| {

@@ -7,12 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 async fn start(children: Vec<Child>) -> Running {
-    let kernel = children.into_iter().fold(Kernel::builder().seed(1), |kernel, child| kernel.child(child));
+    let kernel = children
+        .into_iter()
+        .fold(Kernel::builder().seed(1), |kernel, child| {
+            kernel.child(child)
+        });
     kernel.build().unwrap().start().await.unwrap()
 }
 
 fn state(running: &Running, id: &str) -> &'static str {
-    running.handle().tree().iter().find(|node| node.id == id).map(|node| node.state).unwrap_or("absent")
+    running
+        .handle()
+        .tree()
+        .iter()
+        .find(|node| node.id == id)
+        .map(|node| node.state)
+        .unwrap_or("absent")
 }
 
 async fn until(running: &Running, id: &str, wanted: &str) {
@@ -26,7 +36,10 @@ async fn until(running: &Running, id: &str, wanted: &str) {
 }
 
 fn counter(running: &Running, line: &str) -> u64 {
-    let text = running.handle().metrics().render(ron_kernel::metrics::Format::Prometheus);
+    let text = running
+        .handle()
+        .metrics()
+        .render(ron_kernel::metrics::Format::Prometheus);
     text.lines()
         .find_map(|found| found.strip_prefix(line))
         .map_or(0, |value| value.trim().parse().unwrap())
@@ -53,18 +66,44 @@ async fn a_crash_loop_ends_in_quarantine_and_the_trial_or_a_release_brings_it_ba
         async move { cx.stopping().await }
     });
     let running = start(vec![sick, sibling]).await;
-    let mut events = running.handle().bus().topic::<KernelEvent>(KERNEL_TOPIC).unwrap().subscribe().unwrap();
-    let mut changes = running.handle().bus().topic::<ChildEvent>(LIFECYCLE_TOPIC).unwrap().subscribe().unwrap();
+    let mut events = running
+        .handle()
+        .bus()
+        .topic::<KernelEvent>(KERNEL_TOPIC)
+        .unwrap()
+        .subscribe()
+        .unwrap();
+    let mut changes = running
+        .handle()
+        .bus()
+        .topic::<ChildEvent>(LIFECYCLE_TOPIC)
+        .unwrap()
+        .subscribe()
+        .unwrap();
 
     until(&running, "sick", "quarantined").await;
-    let node = running.handle().tree().into_iter().find(|node| node.id == "sick").unwrap();
-    assert_eq!((node.generation, node.restarts, node.restarts_in_window), (6, 5, 5));
+    let node = running
+        .handle()
+        .tree()
+        .into_iter()
+        .find(|node| node.id == "sick")
+        .unwrap();
+    assert_eq!(
+        (node.generation, node.restarts, node.restarts_in_window),
+        (6, 5, 5)
+    );
     assert_eq!(node.cause.as_deref(), Some("panicked: no disk"));
     tokio::time::sleep(Duration::from_secs(2)).await;
     let snapshot = running.handle().health().snapshot();
     assert!(!snapshot.ready());
-    let cause = snapshot.causes().find(|cause| cause.key == "child:sick").unwrap();
-    assert!(cause.reason.contains("quarantined") && cause.reason.contains("no disk"), "{cause:?}");
+    let cause = snapshot
+        .causes()
+        .find(|cause| cause.key == "child:sick")
+        .unwrap();
+    assert!(
+        cause.reason.contains("quarantined") && cause.reason.contains("no disk"),
+        "{cause:?}"
+    );
 
     // Crashes and restarts agree with the events, exactly.
     let crashes = || counter(&running, "ron_kernel_crashes_total{service=\"sick\"}");
@@ -72,7 +111,10 @@ async fn a_crash_loop_ends_in_quarantine_and_the_trial_or_a_release_brings_it_ba
     let mut told = 0;
     while let Ok(Some(delivery)) = events.try_recv() {
         if let KernelEvent::ServiceCrashed { service, reason } = delivery.event {
-            assert_eq!((service.as_str(), reason.as_str()), ("sick", "panicked: no disk"));
+            assert_eq!(
+                (service.as_str(), reason.as_str()),
+                ("sick", "panicked: no disk")
+            );
             told += 1;
         }
     }
@@ -89,7 +131,10 @@ async fn a_crash_loop_ends_in_quarantine_and_the_trial_or_a_release_brings_it_ba
     assert_eq!(delays.len(), 5);
     for (n, (attempt, delay)) in delays.into_iter().enumerate() {
         assert_eq!(attempt as usize, n);
-        assert!(delay >= backoff.min() && delay <= backoff.ceiling(attempt), "{attempt}: {delay:?}");
+        assert!(
+            delay >= backoff.min() && delay <= backoff.ceiling(attempt),
+            "{attempt}: {delay:?}"
+        );
     }
 
     // Mended: the trial comes by itself.
@@ -98,7 +143,11 @@ async fn a_crash_loop_ends_in_quarantine_and_the_trial_or_a_release_brings_it_ba
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(running.handle().health().snapshot().ready());
     assert_eq!((crashes(), restarts()), (6, 6));
-    assert_eq!(runs.load(Ordering::Relaxed), 1, "one_for_one: the sibling never noticed");
+    assert_eq!(
+        runs.load(Ordering::Relaxed),
+        1,
+        "one_for_one: the sibling never noticed"
+    );
 
     let report = running.shutdown().await;
     assert!(report.is_balanced());
@@ -120,7 +169,12 @@ async fn a_human_releases_a_quarantined_child_at_once() {
         }
     })])
     .await;
-    assert!(running.handle().release("sick").unwrap_err().to_string().contains("nothing to release"));
+    assert!(running
+        .handle()
+        .release("sick")
+        .unwrap_err()
+        .to_string()
+        .contains("nothing to release"));
     until(&running, "sick", "quarantined").await;
     broken.store(false, Ordering::Relaxed);
     running.handle().release("sick").unwrap();
@@ -141,7 +195,13 @@ async fn a_restart_without_delay_happens_in_place_and_loses_no_news() {
     .backoff(Backoff::NONE)])
     .await;
     until(&running, "flaky", "ready").await;
-    assert_eq!(counter(&running, "service_restarts_total{service=\"flaky\"}"), 3);
-    assert_eq!(counter(&running, "ron_kernel_crashes_total{service=\"flaky\"}"), 3);
+    assert_eq!(
+        counter(&running, "service_restarts_total{service=\"flaky\"}"),
+        3
+    );
+    assert_eq!(
+        counter(&running, "ron_kernel_crashes_total{service=\"flaky\"}"),
+        3
+    );
     running.shutdown().await;
 }

@@ -42,7 +42,10 @@ pub enum PolicyError {
 
 impl Backoff {
     /// Restarts without any delay.
-    pub const NONE: Backoff = Backoff { min: Duration::ZERO, max: Duration::ZERO };
+    pub const NONE: Backoff = Backoff {
+        min: Duration::ZERO,
+        max: Duration::ZERO,
+    };
 
     /// A backoff between `min` and `max`.
     ///
@@ -68,7 +71,9 @@ impl Backoff {
 
     /// The upper end of the delay before restart `attempt`, counted from 0.
     pub fn ceiling(&self, attempt: u32) -> Duration {
-        let factor = 1u32.checked_shl(attempt.saturating_add(1)).unwrap_or(u32::MAX);
+        let factor = 1u32
+            .checked_shl(attempt.saturating_add(1))
+            .unwrap_or(u32::MAX);
         self.min.saturating_mul(factor).min(self.max)
     }
 
@@ -136,6 +141,9 @@ mod tests {
     #[test]
     fn a_floor_above_the_ceiling_is_refused() {
         let reversed = Backoff::new(Duration::from_secs(2), Duration::from_secs(1));
-        assert!(reversed.unwrap_err().to_string().contains("min must be at most max"));
+        assert!(reversed
+            .unwrap_err()
+            .to_string()
+            .contains("min must be at most max"));
     }
 }

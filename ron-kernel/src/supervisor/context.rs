@@ -50,7 +50,14 @@ pub(crate) const FAULT_HANG: u8 = 16;
 pub(crate) const FAULT_BLOCK: u8 = 32;
 
 impl Incarnation {
-    pub(crate) fn new(id: Arc<str>, key: Key, run: u64, generation: u64, gated: bool, beat: Duration) -> Self {
+    pub(crate) fn new(
+        id: Arc<str>,
+        key: Key,
+        run: u64,
+        generation: u64,
+        gated: bool,
+        beat: Duration,
+    ) -> Self {
         Incarnation {
             id,
             key,
@@ -68,7 +75,11 @@ impl Incarnation {
     /// Sets flags and has the runner look at them. AcqRel pairs with the runner's Acquire load.
     pub(crate) fn raise(&self, flags: u8) {
         self.flags.fetch_or(flags, Ordering::AcqRel);
-        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waker = self
+            .waker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -166,7 +177,9 @@ impl ChildContext {
     /// clock read and a store.
     pub fn heartbeat(&self) {
         if let Some(engine) = self.engine.upgrade() {
-            self.incarnation.beat.store(nanos(engine.now()), Ordering::Relaxed);
+            self.incarnation
+                .beat
+                .store(nanos(engine.now()), Ordering::Relaxed);
         }
     }
 
@@ -175,16 +188,28 @@ impl ChildContext {
     pub fn health(&self, ok: bool, cause: impl Into<String>) {
         let unhealthy = (!ok).then(|| {
             let cause = cause.into();
-            Arc::from(if cause.is_empty() { "unhealthy".to_owned() } else { cause })
+            Arc::from(if cause.is_empty() {
+                "unhealthy".to_owned()
+            } else {
+                cause
+            })
         });
         let (key, run) = self.identity();
-        self.send(Input::Health { key, run, unhealthy });
+        self.send(Input::Health {
+            key,
+            run,
+            unhealthy,
+        });
     }
 
     /// A short text shown beside the child in the tree, such as `replay 30 %`.
     pub fn status(&self, text: impl Into<String>) {
         let (key, run) = self.identity();
-        self.send(Input::Status { key, run, text: Arc::from(text.into()) });
+        self.send(Input::Status {
+            key,
+            run,
+            text: Arc::from(text.into()),
+        });
     }
 
     /// Spawns a task that belongs to this incarnation: it is aborted and joined when the incarnation
@@ -196,13 +221,18 @@ impl ChildContext {
         F: Future + Send + 'static,
         F::Output: Outcome,
     {
-        let Some(engine) = self.engine.upgrade() else { return };
+        let Some(engine) = self.engine.upgrade() else {
+            return;
+        };
         let mut owned = self.incarnation.owned();
         if owned.closed {
             return;
         }
         while owned.tasks.try_join_next().is_some() {}
-        owned.tasks.spawn_on(OwnedTask::new(&engine, self.incarnation.clone(), future), engine.runtime());
+        owned.tasks.spawn_on(
+            OwnedTask::new(&engine, self.incarnation.clone(), future),
+            engine.runtime(),
+        );
         drop(owned);
         engine.count_owned();
     }

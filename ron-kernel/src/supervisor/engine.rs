@@ -4,17 +4,17 @@
 //! What must be atomic with the step (tokens, spawns) happens under the lock and runs no foreign code;
 //! what may call foreign code (events, logs, destructors) goes through an ordered outbox.
 
+use super::backoff::PolicyError;
 use super::context::{nanos, Incarnation, ABORT};
 use super::exit::Exit;
+use super::machine::GraphError;
 use super::machine::{Effect, Input, Key, Machine, Note, Refused, Severity, Time};
 use super::runner;
 use super::spec::{Body, Kind, Spec};
 use super::stall::{Current, Marks};
-use super::backoff::PolicyError;
-use super::machine::GraphError;
 use crate::config::Config;
-use crate::handle::fault_flag;
 use crate::event::{Change, ChildEvent, KernelEvent};
+use crate::handle::fault_flag;
 use crate::reload::Reloader;
 use crate::report::ShutdownReport;
 use crate::telemetry::Telemetry;
@@ -89,7 +89,10 @@ fn place(cells: &mut Vec<Cell>, keys: &[Key], bodies: Vec<Body>) {
     for (key, body) in keys.iter().zip(bodies) {
         let index = *key as usize;
         if cells.len() <= index {
-            cells.resize_with(index + 1, || Cell { body: Body::Group, live: None });
+            cells.resize_with(index + 1, || Cell {
+                body: Body::Group,
+                live: None,
+            });
         }
         cells[index].body = body;
     }
@@ -102,7 +105,9 @@ struct Cell {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,7 +119,10 @@ impl Engine {
         runtime: Handle,
         telemetry: Telemetry,
     ) -> Arc<Engine> {
-        let mut cells = vec![Cell { body: Body::Group, live: None }];
+        let mut cells = vec![Cell {
+            body: Body::Group,
+            live: None,
+        }];
         place(&mut cells, &parts.keys, parts.bodies);
         let mut missing = HashSet::new();
         for node in parts.keys.iter().map(|key| machine.node(*key)) {
@@ -185,7 +193,10 @@ impl Engine {
     }
 
     pub(crate) fn config(&self) -> Arc<Config> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn set_reloader(&self, reloader: Weak<Reloader>) {
@@ -193,23 +204,31 @@ impl Engine {
     }
 
     pub(crate) fn reloader(&self) -> Option<Arc<Reloader>> {
-        self.reloader.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+        self.reloader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .upgrade()
     }
 
     /// Puts the live part of a configuration in force.
     pub(crate) fn apply_config(self: &Arc<Self>, config: Arc<Config>) -> Result<(), PolicyError> {
         let defaults = config.defaults()?;
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
-        self.stall_threshold.store(nanos(config.stall.threshold), Ordering::Relaxed);
+        self.stall_threshold
+            .store(nanos(config.stall.threshold), Ordering::Relaxed);
         self.step(Input::Defaults(defaults));
         let flag = fault_flag(config.chaos.fault).filter(|_| config.chaos.armed);
-        let fault = flag.zip(config.chaos.default_child.clone()).map(|(flag, child)| StandingFault {
-            child,
-            flag,
-            name: config.chaos.fault.name(),
-        });
-        let before =
-            std::mem::replace(&mut *self.fault.lock().unwrap_or_else(PoisonError::into_inner), fault.clone());
+        let fault = flag
+            .zip(config.chaos.default_child.clone())
+            .map(|(flag, child)| StandingFault {
+                child,
+                flag,
+                name: config.chaos.fault.name(),
+            });
+        let before = std::mem::replace(
+            &mut *self.fault.lock().unwrap_or_else(PoisonError::into_inner),
+            fault.clone(),
+        );
         if let Some(fault) = fault.filter(|fault| before.as_ref() != Some(fault)) {
             match self.read(|machine| machine.find(&fault.child)) {
                 Some(key) => {
@@ -217,7 +236,11 @@ impl Engine {
                 }
                 None => {
                     let child = fault.child;
-                    tracing::warn!(event = "fault", child, "chaos.default_child names no child; nothing is injected");
+                    tracing::warn!(
+                        event = "fault",
+                        child,
+                        "chaos.default_child names no child; nothing is injected"
+                    );
                 }
             }
         }
@@ -225,7 +248,11 @@ impl Engine {
     }
 
     pub(crate) fn current(&self, incarnation: &Incarnation) -> Current {
-        Current { engine: self.id, key: incarnation.key, run: incarnation.run }
+        Current {
+            engine: self.id,
+            key: incarnation.key,
+            run: incarnation.run,
+        }
     }
 
     // ----- stepping --------------------------------------------------------------------------
@@ -280,7 +307,12 @@ impl Engine {
         (result, replacement)
     }
 
-    fn perform(self: &Arc<Self>, inner: &mut Inner, now: Time, in_place: Option<Key>) -> Option<Arc<Incarnation>> {
+    fn perform(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        now: Time,
+        in_place: Option<Key>,
+    ) -> Option<Arc<Incarnation>> {
         let mut replacement = None;
         let mut effects = std::mem::take(&mut inner.effects);
         loop {
@@ -292,7 +324,11 @@ impl Engine {
             let mut news = None;
             for effect in effects.drain(..) {
                 match effect {
-                    Effect::Spawn { key, run, generation } => {
+                    Effect::Spawn {
+                        key,
+                        run,
+                        generation,
+                    } => {
                         let started = self.spawn(inner, key, run, generation, in_place);
                         replacement = replacement.or(started);
                     }
@@ -309,18 +345,25 @@ impl Engine {
                     }
                     Effect::AskBeat { key, run } => {
                         if let Some(live) = inner.live(key, run) {
-                            beats.push(Input::Beat { key, run, last: live.last_beat() });
+                            beats.push(Input::Beat {
+                                key,
+                                run,
+                                last: live.last_beat(),
+                            });
                         }
                     }
                     Effect::Removed { key } => {
                         if let Some(cell) = inner.cells.get_mut(key as usize) {
                             cell.live = None;
-                            inner.graveyard.push(std::mem::replace(&mut cell.body, Body::Group));
+                            inner
+                                .graveyard
+                                .push(std::mem::replace(&mut cell.body, Body::Group));
                         }
                     }
                     told => {
-                        let outbox = news
-                            .get_or_insert_with(|| self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
+                        let outbox = news.get_or_insert_with(|| {
+                            self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+                        });
                         outbox.push_back(told);
                     }
                 }
@@ -344,7 +387,14 @@ impl Engine {
     ) -> Option<Arc<Incarnation>> {
         let node = inner.machine.node(key);
         let gated = node.policy.start_timeout.is_some();
-        let incarnation = Incarnation::new(node.id.clone(), key, run, generation, gated, inner.machine.now());
+        let incarnation = Incarnation::new(
+            node.id.clone(),
+            key,
+            run,
+            generation,
+            gated,
+            inner.machine.now(),
+        );
         let incarnation = Arc::new(incarnation);
         if let Some(fault) = &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
             if fault.child == *incarnation.id {
@@ -357,7 +407,8 @@ impl Engine {
             Body::Task(body) => {
                 self.telemetry.spawned(Kind::Task);
                 if in_place != Some(key) {
-                    self.runtime.spawn(runner::run_task(self.clone(), incarnation, body.clone()));
+                    self.runtime
+                        .spawn(runner::run_task(self.clone(), incarnation, body.clone()));
                     return None;
                 }
                 return Some(incarnation);
@@ -395,7 +446,8 @@ impl Engine {
 
     /// Joins thread children that have ended; never waits for one that has not.
     pub(crate) fn join_ended_threads(&self) {
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.is_finished() {
                 let _ = thread.join();
@@ -406,12 +458,19 @@ impl Engine {
     // ----- what runners and the watchdog report ------------------------------------------------
 
     pub(crate) fn ready(self: &Arc<Self>, incarnation: &Incarnation) {
-        self.step(Input::Ready { key: incarnation.key, run: incarnation.run });
+        self.step(Input::Ready {
+            key: incarnation.key,
+            run: incarnation.run,
+        });
     }
 
     /// The incarnation has ended, with everything it owned. Hands back a replacement that is to run in
     /// its place right now; then the news has not been told yet.
-    pub(crate) fn exited(self: &Arc<Self>, incarnation: &Incarnation, exit: Exit) -> Option<Arc<Incarnation>> {
+    pub(crate) fn exited(
+        self: &Arc<Self>,
+        incarnation: &Incarnation,
+        exit: Exit,
+    ) -> Option<Arc<Incarnation>> {
         let (key, run) = (incarnation.key, incarnation.run);
         let ((), replacement) = self.act(Some(key), |machine, now| {
             machine.step(now, Input::Exited { key, run, exit });
@@ -424,15 +483,27 @@ impl Engine {
 
     pub(crate) fn runtime_gone(self: &Arc<Self>, incarnation: &Incarnation) {
         let (key, run) = (incarnation.key, incarnation.run);
-        self.step(Input::Exited { key, run, exit: Exit::Cancelled });
+        self.step(Input::Exited {
+            key,
+            run,
+            exit: Exit::Cancelled,
+        });
     }
 
     pub(crate) fn stall_began(self: &Arc<Self>, current: Current, held: Duration) {
-        self.step(Input::Stalled { key: current.key, run: current.run, held });
+        self.step(Input::Stalled {
+            key: current.key,
+            run: current.run,
+            held,
+        });
     }
 
     pub(crate) fn stall_ended(self: &Arc<Self>, current: Current, held: Duration) {
-        self.step(Input::Unstalled { key: current.key, run: current.run, held });
+        self.step(Input::Unstalled {
+            key: current.key,
+            run: current.run,
+            held,
+        });
     }
 
     pub(crate) fn count_owned(&self) {
@@ -451,7 +522,10 @@ impl Engine {
 
     pub(crate) fn add(self: &Arc<Self>, specs: Vec<Spec>) -> Result<(), GraphError> {
         let mut bodies = Vec::new();
-        let blueprints: Vec<_> = specs.into_iter().map(|spec| spec.split(&mut bodies)).collect();
+        let blueprints: Vec<_> = specs
+            .into_iter()
+            .map(|spec| spec.split(&mut bodies))
+            .collect();
         let now = self.now();
         {
             let mut guard = self.lock();
@@ -476,12 +550,18 @@ impl Engine {
 
     /// Raises a fault flag on the live incarnation of a task; `false` when there is none.
     pub(crate) fn inject(self: &Arc<Self>, key: Key, flag: u8, name: &str) -> bool {
-        let live = self.lock().cells.get(key as usize).and_then(|cell| cell.live.clone());
+        let live = self
+            .lock()
+            .cells
+            .get(key as usize)
+            .and_then(|cell| cell.live.clone());
         let Some(live) = live else { return false };
         let event = ChildEvent {
             child: live.id.clone(),
             generation: live.generation,
-            change: Change::Fault { fault: name.to_owned() },
+            change: Change::Fault {
+                fault: name.to_owned(),
+            },
         };
         self.telemetry.tell_change(&event);
         live.raise(flag);
@@ -504,7 +584,10 @@ impl Engine {
     // ----- shutdown ----------------------------------------------------------------------------
 
     pub(crate) fn request_shutdown(&self, reason: &str) {
-        self.shutdown_reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| reason.to_owned());
+        self.shutdown_reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| reason.to_owned());
         self.shutdown.store(true, Ordering::Release);
         self.alarm.notify_one();
     }
@@ -514,14 +597,22 @@ impl Engine {
     }
 
     pub(crate) fn shutdown_reason(&self) -> String {
-        let reason = self.shutdown_reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reason = self
+            .shutdown_reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         reason.unwrap_or_else(|| "asked".to_owned())
     }
 
     pub(crate) fn finish(&self, report: ShutdownReport) {
         let bodies: Vec<Body> = {
             let mut inner = self.lock();
-            inner.cells.iter_mut().map(|cell| std::mem::replace(&mut cell.body, Body::Group)).collect()
+            inner
+                .cells
+                .iter_mut()
+                .map(|cell| std::mem::replace(&mut cell.body, Body::Group))
+                .collect()
         };
         // Bodies may hold handles to this engine: without this it would keep itself alive.
         drop(bodies);
@@ -541,7 +632,11 @@ impl Engine {
     }
 
     /// Fires timers and steps health until `done`, or until `limit`.
-    pub(crate) async fn drive_until(self: &Arc<Self>, limit: Option<Instant>, mut done: impl FnMut(&Self) -> bool) {
+    pub(crate) async fn drive_until(
+        self: &Arc<Self>,
+        limit: Option<Instant>,
+        mut done: impl FnMut(&Self) -> bool,
+    ) {
         loop {
             self.act(None, |machine, now| machine.step(now, Input::Tick));
             self.publish();
@@ -582,21 +677,35 @@ impl Engine {
                 self.tell(effect);
             }
             drop(telling);
-            if self.outbox.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            if self
+                .outbox
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_empty()
+            {
                 return;
             }
         }
     }
 
     fn next_news(&self) -> Option<Effect> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.outbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
     }
 
     fn tell(&self, effect: Effect) {
         match effect {
-            Effect::Note { id, generation, what, .. } => self.tell_note(id, generation, what),
+            Effect::Note {
+                id,
+                generation,
+                what,
+                ..
+            } => self.tell_note(id, generation, what),
             Effect::Condition { id, condition } => {
-                let condition = condition.map(|(severity, reason)| (severity == Severity::NotReady, reason));
+                let condition =
+                    condition.map(|(severity, reason)| (severity == Severity::NotReady, reason));
                 self.telemetry.condition(&id, condition);
             }
             Effect::WantsShutdown => {
@@ -617,11 +726,16 @@ impl Engine {
         let wall = |delay: Duration| SystemTime::now() + delay;
         let change = match note {
             Note::Health { ok } => {
-                return self.telemetry.kernel_event(KernelEvent::Health { service: id.to_string(), ok });
+                return self.telemetry.kernel_event(KernelEvent::Health {
+                    service: id.to_string(),
+                    ok,
+                });
             }
             Note::Crashed { exit } => {
                 self.telemetry.crashed(&id, generation, &exit);
-                Change::Failed { reason: exit.to_string() }
+                Change::Failed {
+                    reason: exit.to_string(),
+                }
             }
             Note::Started { restart } => {
                 if restart {
@@ -637,22 +751,35 @@ impl Engine {
                 self.satisfied(&id);
                 Change::Done
             }
-            Note::Backoff { attempt, delay } => Change::Backoff { attempt, delay, until: wall(delay) },
-            Note::Quarantined { delay, reason } => {
-                Change::Quarantined { reason: reason.to_string(), until: delay.map(wall) }
-            }
+            Note::Backoff { attempt, delay } => Change::Backoff {
+                attempt,
+                delay,
+                until: wall(delay),
+            },
+            Note::Quarantined { delay, reason } => Change::Quarantined {
+                reason: reason.to_string(),
+                until: delay.map(wall),
+            },
             Note::Released { trial } => Change::Released { trial },
             Note::Stopping => Change::Stopping,
             Note::Aborted => Change::Aborted,
             Note::Stuck => Change::Stuck,
             Note::Leaked => Change::Leaked,
             Note::Recovered => Change::Recovered,
-            Note::Stopped { exit } => Change::Stopped { exit: exit.to_string() },
+            Note::Stopped { exit } => Change::Stopped {
+                exit: exit.to_string(),
+            },
             Note::Stalled { held } => Change::Stalled { held },
             Note::Unstalled { held } => Change::Unstalled { held },
-            Note::Escalated { reason } => Change::Escalated { reason: reason.to_string() },
+            Note::Escalated { reason } => Change::Escalated {
+                reason: reason.to_string(),
+            },
         };
-        self.telemetry.tell_change(&ChildEvent { child: id, generation, change });
+        self.telemetry.tell_change(&ChildEvent {
+            child: id,
+            generation,
+            change,
+        });
     }
 
     fn satisfied(&self, id: &Arc<str>) {
@@ -670,6 +797,10 @@ impl Engine {
 
 impl Inner {
     fn live(&self, key: Key, run: u64) -> Option<&Arc<Incarnation>> {
-        self.cells.get(key as usize)?.live.as_ref().filter(|live| live.run == run)
+        self.cells
+            .get(key as usize)?
+            .live
+            .as_ref()
+            .filter(|live| live.run == run)
     }
 }

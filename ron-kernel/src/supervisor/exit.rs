@@ -64,8 +64,14 @@ impl fmt::Display for Exit {
             Exit::Done => f.write_str("returned Ok"),
             Exit::Failed(reason) if reason.is_empty() => f.write_str("failed without a reason"),
             Exit::Failed(reason) => f.write_str(reason),
-            Exit::Panicked { text, location: Some(at) } => write!(f, "panicked at {at}: {text}"),
-            Exit::Panicked { text, location: None } => write!(f, "panicked: {text}"),
+            Exit::Panicked {
+                text,
+                location: Some(at),
+            } => write!(f, "panicked at {at}: {text}"),
+            Exit::Panicked {
+                text,
+                location: None,
+            } => write!(f, "panicked: {text}"),
             Exit::Cancelled => f.write_str("cancelled"),
             Exit::TimedOut(Timeout::Start(after)) => write!(f, "not ready within {after:?}"),
             Exit::TimedOut(Timeout::Heartbeat(after)) => write!(f, "no heartbeat for {after:?}"),

@@ -16,7 +16,10 @@ pub struct Intensity {
 
 impl Intensity {
     /// 5 restarts in 60 s: what [`Config`](crate::Config) says unless told otherwise.
-    pub const DEFAULT: Intensity = Intensity { restarts: 5, window: Duration::from_secs(60) };
+    pub const DEFAULT: Intensity = Intensity {
+        restarts: 5,
+        window: Duration::from_secs(60),
+    };
 
     /// Allows `restarts` (0 means the first failure exhausts the budget) in any `window`.
     ///

@@ -68,13 +68,23 @@ pub(crate) enum State {
     Waiting,
     Starting,
     Ready,
-    Backoff { until: Time },
-    Quarantined { until: Option<Time> },
-    Stopping { why: Why },
+    Backoff {
+        until: Time,
+    },
+    Quarantined {
+        until: Option<Time>,
+    },
+    Stopping {
+        why: Why,
+    },
     /// Aborted and still running.
-    Stuck { why: Why },
+    Stuck {
+        why: Why,
+    },
     /// Given up; still counted as the one incarnation until it ends.
-    Leaked { why: Why },
+    Leaked {
+        why: Why,
+    },
     Stopped,
     Done,
     /// Removed; the slot may be reused.
@@ -130,7 +140,10 @@ impl State {
 
     /// An incarnation exists and has not been given up.
     pub(crate) fn is_live(self) -> bool {
-        matches!(self, State::Starting | State::Ready | State::Stopping { .. } | State::Stuck { .. })
+        matches!(
+            self,
+            State::Starting | State::Ready | State::Stopping { .. } | State::Stuck { .. }
+        )
     }
 
     fn why(self) -> Option<Why> {
@@ -221,15 +234,39 @@ pub(crate) enum Severity {
 /// What the engine must do, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Effect {
-    Spawn { key: Key, run: u64, generation: u64 },
+    Spawn {
+        key: Key,
+        run: u64,
+        generation: u64,
+    },
     /// Set the stop token; the child is aborted at `abort_at`.
-    Stop { key: Key, run: u64, abort_at: Time },
-    Abort { key: Key, run: u64 },
+    Stop {
+        key: Key,
+        run: u64,
+        abort_at: Time,
+    },
+    Abort {
+        key: Key,
+        run: u64,
+    },
     /// Report the time of the last heartbeat as [`Input::Beat`].
-    AskBeat { key: Key, run: u64 },
-    Note { key: Key, id: Arc<str>, generation: u64, what: Note },
-    Condition { id: Arc<str>, condition: Option<(Severity, Arc<str>)> },
-    Removed { key: Key },
+    AskBeat {
+        key: Key,
+        run: u64,
+    },
+    Note {
+        key: Key,
+        id: Arc<str>,
+        generation: u64,
+        what: Note,
+    },
+    Condition {
+        id: Arc<str>,
+        condition: Option<(Severity, Arc<str>)>,
+    },
+    Removed {
+        key: Key,
+    },
     /// A child's policy ends the kernel: begin the orderly shutdown.
     WantsShutdown,
     /// The drain is over; nothing runs but what leaked.
@@ -239,24 +276,46 @@ pub(crate) enum Effect {
 /// What the world should hear about.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Note {
-    Started { restart: bool },
+    Started {
+        restart: bool,
+    },
     Ready,
-    Health { ok: bool },
-    Crashed { exit: Exit },
-    Backoff { attempt: u32, delay: Duration },
-    Quarantined { delay: Option<Duration>, reason: Arc<str> },
-    Released { trial: bool },
+    Health {
+        ok: bool,
+    },
+    Crashed {
+        exit: Exit,
+    },
+    Backoff {
+        attempt: u32,
+        delay: Duration,
+    },
+    Quarantined {
+        delay: Option<Duration>,
+        reason: Arc<str>,
+    },
+    Released {
+        trial: bool,
+    },
     Stopping,
     Aborted,
     Stuck,
     Leaked,
     /// A leaked or stuck incarnation ended after all.
     Recovered,
-    Stopped { exit: Exit },
+    Stopped {
+        exit: Exit,
+    },
     Done,
-    Stalled { held: Duration },
-    Unstalled { held: Duration },
-    Escalated { reason: Arc<str> },
+    Stalled {
+        held: Duration,
+    },
+    Unstalled {
+        held: Duration,
+    },
+    Escalated {
+        reason: Arc<str>,
+    },
 }
 
 /// What happened.
@@ -264,24 +323,56 @@ pub(crate) enum Note {
 pub(crate) enum Input {
     /// Time passed.
     Tick,
-    Ready { key: Key, run: u64 },
-    Exited { key: Key, run: u64, exit: Exit },
-    Stalled { key: Key, run: u64, held: Duration },
-    Unstalled { key: Key, run: u64, held: Duration },
-    Health { key: Key, run: u64, unhealthy: Option<Arc<str>> },
-    Status { key: Key, run: u64, text: Arc<str> },
+    Ready {
+        key: Key,
+        run: u64,
+    },
+    Exited {
+        key: Key,
+        run: u64,
+        exit: Exit,
+    },
+    Stalled {
+        key: Key,
+        run: u64,
+        held: Duration,
+    },
+    Unstalled {
+        key: Key,
+        run: u64,
+        held: Duration,
+    },
+    Health {
+        key: Key,
+        run: u64,
+        unhealthy: Option<Arc<str>>,
+    },
+    Status {
+        key: Key,
+        run: u64,
+        text: Arc<str>,
+    },
     /// The last heartbeat of an incarnation, answering [`Effect::AskBeat`].
-    Beat { key: Key, run: u64, last: Time },
+    Beat {
+        key: Key,
+        run: u64,
+        last: Time,
+    },
     Defaults(Defaults),
     /// Stop everything within `within`.
-    Drain { within: Duration },
+    Drain {
+        within: Duration,
+    },
 }
 
 /// An operator's request that the state of the child does not allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     NotQuarantined(&'static str),
-    GroupDown { group: Arc<str>, state: &'static str },
+    GroupDown {
+        group: Arc<str>,
+        state: &'static str,
+    },
     HasDependants(Arc<str>),
     ShuttingDown,
     Leaked,
@@ -426,7 +517,11 @@ impl Machine {
             Input::Exited { key, run, exit } => self.exited(key, run, exit),
             Input::Stalled { key, run, held } => self.stalled(key, run, held),
             Input::Unstalled { key, run, held } => self.unstalled(key, run, held),
-            Input::Health { key, run, unhealthy } => {
+            Input::Health {
+                key,
+                run,
+                unhealthy,
+            } => {
                 if self.is_current(key, run) && self.node(key).unhealthy != unhealthy {
                     self.node_mut(key).unhealthy = unhealthy;
                     self.health_changed(key);
@@ -446,7 +541,11 @@ impl Machine {
 
     /// Puts children and groups below the root without starting them. Returns the new keys in the order of
     /// the blueprints, each group before its members.
-    pub(crate) fn insert(&mut self, blueprints: Vec<Blueprint>, initial: bool) -> Result<Vec<Key>, GraphError> {
+    pub(crate) fn insert(
+        &mut self,
+        blueprints: Vec<Blueprint>,
+        initial: bool,
+    ) -> Result<Vec<Key>, GraphError> {
         if self.drain.is_some() || self.failure.is_some() {
             return Err(GraphError::ShuttingDown);
         }
@@ -464,7 +563,11 @@ impl Machine {
     }
 
     /// Adds to a running tree and starts what was added.
-    pub(crate) fn add(&mut self, now: Time, blueprints: Vec<Blueprint>) -> Result<Vec<Key>, GraphError> {
+    pub(crate) fn add(
+        &mut self,
+        now: Time,
+        blueprints: Vec<Blueprint>,
+    ) -> Result<Vec<Key>, GraphError> {
         self.advance(now);
         let keys = self.insert(blueprints, false)?;
         for &key in &keys {
@@ -506,12 +609,7 @@ impl Machine {
     pub(crate) fn restart(&mut self, now: Time, key: Key) -> Result<(), Refused> {
         self.advance(now);
         self.refuse_while_draining()?;
-        if let Some(parent) = self.node(key).parent.filter(|p| *p != ROOT) {
-            let group = self.node(parent);
-            if !matches!(group.state, State::Starting | State::Ready | State::Done) {
-                return Err(Refused::GroupDown { group: group.id.clone(), state: group.state.name() });
-            }
-        }
+        self.refuse_below_group_down(key)?;
         if self.node(key).doom.is_some() {
             return Ok(());
         }
@@ -543,6 +641,7 @@ impl Machine {
     pub(crate) fn release(&mut self, now: Time, key: Key) -> Result<(), Refused> {
         self.advance(now);
         self.refuse_while_draining()?;
+        self.refuse_below_group_down(key)?;
         match self.node(key).state {
             State::Quarantined { .. } => {
                 self.node_mut(key).trials = 0;
@@ -557,7 +656,12 @@ impl Machine {
     pub(crate) fn remove(&mut self, now: Time, key: Key) -> Result<(), Refused> {
         self.advance(now);
         self.refuse_while_draining()?;
-        if let Some(first) = self.node(key).dependants.first() {
+        let outside = |dependant: &&Key| !self.is_within(**dependant, key);
+        let within = self.groups(&[key]).into_iter().chain(self.leaves(&[key]));
+        let first = within
+            .flat_map(|node| &self.node(node).dependants)
+            .find(outside);
+        if let Some(first) = first {
             return Err(Refused::HasDependants(self.node(*first).id.clone()));
         }
         if self.node(key).kind == Kind::Group {
@@ -590,7 +694,11 @@ impl Machine {
     }
 
     pub(crate) fn restarts_in_window(&self, key: Key) -> u32 {
-        let intensity = self.node(key).policy.intensity.unwrap_or(self.defaults.intensity);
+        let intensity = self
+            .node(key)
+            .policy
+            .intensity
+            .unwrap_or(self.defaults.intensity);
         self.node(key).window.peek(self.now, &intensity)
     }
 
@@ -630,8 +738,16 @@ impl Machine {
     }
 
     pub(crate) fn accounts(&self) -> Accounts {
-        let mut accounts = Accounts { started: self.removed, stopped: self.removed, ..Accounts::default() };
-        for node in self.nodes.iter().filter(|n| n.kind != Kind::Group && n.generation > 0 && n.state != State::Gone) {
+        let mut accounts = Accounts {
+            started: self.removed,
+            stopped: self.removed,
+            ..Accounts::default()
+        };
+        for node in self
+            .nodes
+            .iter()
+            .filter(|n| n.kind != Kind::Group && n.generation > 0 && n.state != State::Gone)
+        {
             accounts.started += 1;
             match node.state {
                 State::Leaked { .. } | State::Stuck { .. } => {
@@ -660,6 +776,30 @@ impl Machine {
         Ok(())
     }
 
+    /// The nearest enclosing group that is not up.
+    fn group_down(&self, key: Key) -> Option<Key> {
+        let mut at = self.node(key).parent;
+        while let Some(group) = at.filter(|group| *group != ROOT) {
+            let node = self.node(group);
+            if !matches!(node.state, State::Starting | State::Ready | State::Done) {
+                return Some(group);
+            }
+            at = node.parent;
+        }
+        None
+    }
+
+    fn refuse_below_group_down(&self, key: Key) -> Result<(), Refused> {
+        let Some(group) = self.group_down(key) else {
+            return Ok(());
+        };
+        let group = self.node(group);
+        Err(Refused::GroupDown {
+            group: group.id.clone(),
+            state: group.state.name(),
+        })
+    }
+
     fn serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
@@ -674,7 +814,13 @@ impl Machine {
             _ => node.stamp,
         };
         let order = self.serial();
-        self.timers.push(Reverse(Timer { at, order, key, stamp, kind }));
+        self.timers.push(Reverse(Timer {
+            at,
+            order,
+            key,
+            stamp,
+            kind,
+        }));
     }
 
     fn fire_timers(&mut self) {
@@ -719,7 +865,8 @@ impl Machine {
                 self.effects.push(Effect::AskBeat { key, run });
             }
             (TimerKind::Joint, _) => {
-                if self.node(key).op.as_ref().is_some_and(|op| op.serial == timer.stamp) {
+                let op = node.op.as_ref().map(|op| op.serial);
+                if op == Some(timer.stamp) {
                     self.advance_op(key);
                 }
             }
@@ -766,7 +913,11 @@ impl Machine {
         let generation = node.generation;
         let (start_timeout, heartbeat) = (node.policy.start_timeout, node.policy.heartbeat);
         self.set_state(key, State::Starting);
-        self.effects.push(Effect::Spawn { key, run, generation });
+        self.effects.push(Effect::Spawn {
+            key,
+            run,
+            generation,
+        });
         self.note(key, Note::Started { restart });
         if let Some(limit) = start_timeout {
             self.arm(key, self.now + limit, TimerKind::Start);
@@ -864,7 +1015,10 @@ impl Machine {
 
     fn leak(&mut self, key: Key) {
         let why = self.node(key).state.why().unwrap_or(Why::Joint);
-        self.set_cause(key, "did not end after it was aborted; its thread or poll is still running");
+        self.set_cause(
+            key,
+            "did not end after it was aborted; its thread or poll is still running",
+        );
         // The others of a joint restart go on without it; if it ends one day, it is quarantined.
         if self.node(key).doom == Some(Rest::Held) {
             self.node_mut(key).doom = None;
@@ -904,6 +1058,10 @@ impl Machine {
                     self.note(key, Note::Stopped { exit });
                     self.set_state(key, State::Stopped);
                 }
+                // Its group starts it when it comes up again.
+                (Some(_), State::Leaked { .. }) if self.group_down(key).is_some() => {
+                    self.set_state(key, State::Held);
+                }
                 (Some(_), State::Leaked { .. }) => self.quarantine(key),
                 (Some(Why::OperatorRestart | Why::Joint), _) => {
                     self.note(key, Note::Stopped { exit });
@@ -941,7 +1099,11 @@ impl Machine {
     fn forget_if_temporary(&mut self, key: Key) {
         let node = self.node(key);
         let root_child = node.parent == Some(ROOT);
-        if node.policy.restart == Restart::Temporary && root_child && !node.initial && node.dependants.is_empty() {
+        if node.policy.restart == Restart::Temporary
+            && root_child
+            && !node.initial
+            && node.dependants.is_empty()
+        {
             self.forget(key);
         }
     }
@@ -975,7 +1137,9 @@ impl Machine {
             self.set_state(key, State::Stopped);
             return self.forget_if_temporary(key);
         }
-        let healthy = node.ready_at.is_some_and(|at| now.saturating_sub(at) >= self.defaults.healthy_after);
+        let healthy = node
+            .ready_at
+            .is_some_and(|at| now.saturating_sub(at) >= self.defaults.healthy_after);
         if healthy {
             let node = self.node_mut(key);
             node.attempt = 0;
@@ -992,7 +1156,11 @@ impl Machine {
         if parent != ROOT && self.group_budget_spent(parent) {
             return self.group_failed(parent, key);
         }
-        let backoff = self.node(key).policy.backoff.unwrap_or(self.defaults.backoff);
+        let backoff = self
+            .node(key)
+            .policy
+            .backoff
+            .unwrap_or(self.defaults.backoff);
         let attempt = self.node(key).attempt;
         let delay = backoff.delay(attempt, &mut self.rng);
         let node = self.node_mut(key);
@@ -1029,14 +1197,25 @@ impl Machine {
 
     fn group_budget_spent(&mut self, group: Key) -> bool {
         let now = self.now;
-        let intensity = self.node(group).policy.intensity.unwrap_or(self.defaults.intensity);
+        let intensity = self
+            .node(group)
+            .policy
+            .intensity
+            .unwrap_or(self.defaults.intensity);
         let node = self.node_mut(group);
-        node.member_window.count(now, &intensity).saturating_add(node.pending) >= intensity.restarts()
+        node.member_window
+            .count(now, &intensity)
+            .saturating_add(node.pending)
+            >= intensity.restarts()
     }
 
     fn exhausted(&mut self, key: Key) {
         let parent = self.node(key).parent.unwrap_or(ROOT);
-        let default = if parent == ROOT { Exhausted::HalfOpen } else { Exhausted::Escalate };
+        let default = if parent == ROOT {
+            Exhausted::HalfOpen
+        } else {
+            Exhausted::Escalate
+        };
         match self.node(key).policy.exhausted.unwrap_or(default) {
             Exhausted::HalfOpen | Exhausted::Hold => self.quarantine(key),
             Exhausted::Escalate if parent != ROOT => self.group_failed(parent, key),
@@ -1060,13 +1239,25 @@ impl Machine {
         node.on_trial = false;
         let first = node.quarantined_since.is_none();
         node.quarantined_since.get_or_insert(now);
-        let reason = node.cause.clone().unwrap_or_else(|| Arc::from("crashed too often"));
+        let reason = node
+            .cause
+            .clone()
+            .unwrap_or_else(|| Arc::from("crashed too often"));
         self.note(key, Note::Quarantined { delay, reason });
-        self.set_state(key, State::Quarantined { until: delay.map(|d| now + d) });
+        self.set_state(
+            key,
+            State::Quarantined {
+                until: delay.map(|d| now + d),
+            },
+        );
         if let Some(delay) = delay {
             self.arm(key, now + delay, TimerKind::Trial);
         }
-        if let (true, Some(limit), false) = (first, self.defaults.give_up_after, self.node(key).policy.optional) {
+        if let (true, Some(limit), false) = (
+            first,
+            self.defaults.give_up_after,
+            self.node(key).policy.optional,
+        ) {
             self.arm(key, now + limit, TimerKind::GiveUp);
         }
     }
@@ -1081,8 +1272,12 @@ impl Machine {
 
     fn maybe_give_up(&mut self, key: Key) {
         let node = self.node(key);
-        let Some(limit) = self.defaults.give_up_after else { return };
-        let Some(since) = node.quarantined_since else { return };
+        let Some(limit) = self.defaults.give_up_after else {
+            return;
+        };
+        let Some(since) = node.quarantined_since else {
+            return;
+        };
         if node.state == State::Gone || node.policy.optional {
             return;
         }
@@ -1098,7 +1293,12 @@ impl Machine {
         let cause = node.cause.as_deref().unwrap_or("gave up").to_owned();
         let reason: Arc<str> = Arc::from(format!("{}: {cause}", node.id));
         if self.failure.is_none() {
-            self.note(key, Note::Escalated { reason: reason.clone() });
+            self.note(
+                key,
+                Note::Escalated {
+                    reason: reason.clone(),
+                },
+            );
             self.failure = Some(reason);
             self.effects.push(Effect::WantsShutdown);
         }
@@ -1134,14 +1334,21 @@ impl Machine {
 
     fn beat(&mut self, key: Key, run: u64, last: Time) {
         let node = self.node(key);
-        let (Some(interval), State::Starting | State::Ready) = (node.policy.heartbeat, node.state) else { return };
+        let (Some(interval), State::Starting | State::Ready) = (node.policy.heartbeat, node.state)
+        else {
+            return;
+        };
         if node.run != run || self.drain.is_some() {
             return;
         }
         let charged = node.stalled;
         // While somebody holds a worker nobody else is late: the clock of the others stands still.
         let frozen = !charged && self.stalls > 0;
-        let from = if charged { last } else { last.max(self.stall_end) };
+        let from = if charged {
+            last
+        } else {
+            last.max(self.stall_end)
+        };
         if frozen {
             self.arm(key, self.now + interval, TimerKind::Heartbeat);
         } else if self.now >= from + interval {
@@ -1156,7 +1363,12 @@ impl Machine {
     fn note(&mut self, key: Key, what: Note) {
         let node = self.node(key);
         let (id, generation) = (node.id.clone(), node.generation);
-        self.effects.push(Effect::Note { key, id, generation, what });
+        self.effects.push(Effect::Note {
+            key,
+            id,
+            generation,
+            what,
+        });
     }
 
     fn set_cause(&mut self, key: Key, cause: &str) {
@@ -1262,7 +1474,9 @@ impl Machine {
             State::Stuck { .. } => (Severity::NotReady, because("stuck")),
             State::Leaked { .. } => (Severity::NotReady, because("leaked")),
             State::Stopped if node.cause.is_some() => (Severity::Degraded, because("stopped")),
-            State::Held | State::Waiting | State::Starting | State::Backoff { .. } if node.cause.is_some() => {
+            State::Held | State::Waiting | State::Starting | State::Backoff { .. }
+                if node.cause.is_some() =>
+            {
                 // More than half of the budget gone: no longer a hiccup.
                 let budget = node.policy.intensity.unwrap_or(self.defaults.intensity);
                 let storm = 2 * self.restarts_in_window(key) > budget.restarts();
@@ -1272,15 +1486,23 @@ impl Machine {
                     (Severity::Degraded, because("restarting"))
                 }
             }
-            State::Starting | State::Ready if node.stalled => {
-                (Severity::Degraded, Arc::from("stalled: holds its worker thread"))
-            }
-            State::Ready if node.unhealthy.is_some() => {
-                (Severity::NotReady, node.unhealthy.clone().unwrap_or_else(|| Arc::from("unhealthy")))
-            }
+            State::Starting | State::Ready if node.stalled => (
+                Severity::Degraded,
+                Arc::from("stalled: holds its worker thread"),
+            ),
+            State::Ready if node.unhealthy.is_some() => (
+                Severity::NotReady,
+                node.unhealthy
+                    .clone()
+                    .unwrap_or_else(|| Arc::from("unhealthy")),
+            ),
             _ => return None,
         };
-        let severity = if node.policy.optional { Severity::Degraded } else { severity };
+        let severity = if node.policy.optional {
+            Severity::Degraded
+        } else {
+            severity
+        };
         Some((severity, reason))
     }
 }

@@ -20,12 +20,17 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 pub(crate) type TaskBody = Arc<dyn Fn(ChildContext) -> ChildFuture + Send + Sync>;
-pub(crate) type ThreadBody = Arc<dyn Fn(ChildContext) -> Result<(), super::exit::BoxError> + Send + Sync>;
+pub(crate) type ThreadBody =
+    Arc<dyn Fn(ChildContext) -> Result<(), super::exit::BoxError> + Send + Sync>;
 
 /// How long an injected `block` fault holds its worker.
 const FAULT_BLOCK_FOR: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run_task(engine: Arc<Engine>, mut incarnation: Arc<Incarnation>, body: TaskBody) {
+pub(crate) async fn run_task(
+    engine: Arc<Engine>,
+    mut incarnation: Arc<Incarnation>,
+    body: TaskBody,
+) {
     loop {
         let exit = Drive::new(&engine, incarnation.clone(), &body).await;
         match engine.exited(&incarnation, exit) {
@@ -35,7 +40,11 @@ pub(crate) async fn run_task(engine: Arc<Engine>, mut incarnation: Arc<Incarnati
     }
 }
 
-pub(crate) fn run_thread(engine: &Arc<Engine>, mut incarnation: Arc<Incarnation>, body: &ThreadBody) {
+pub(crate) fn run_thread(
+    engine: &Arc<Engine>,
+    mut incarnation: Arc<Incarnation>,
+    body: &ThreadBody,
+) {
     loop {
         if !incarnation.gated {
             engine.ready(&incarnation);
@@ -44,7 +53,10 @@ pub(crate) fn run_thread(engine: &Arc<Engine>, mut incarnation: Arc<Incarnation>
         let exit = {
             let _entered = span.enter();
             let _mark = stall::enter_unwatched(engine.current(&incarnation));
-            let cx = ChildContext { incarnation: incarnation.clone(), engine: Arc::downgrade(engine) };
+            let cx = ChildContext {
+                incarnation: incarnation.clone(),
+                engine: Arc::downgrade(engine),
+            };
             match catch_unwind(AssertUnwindSafe(|| body(cx))) {
                 Ok(Ok(())) => Exit::Done,
                 Ok(Err(error)) => Exit::Failed(error_chain(&error)),
@@ -54,7 +66,9 @@ pub(crate) fn run_thread(engine: &Arc<Engine>, mut incarnation: Arc<Incarnation>
         let exit = incarnation.take_owned_failure().unwrap_or(exit);
         let mut owned = incarnation.close_owned();
         if !owned.is_empty() {
-            engine.runtime().block_on(async { while owned.join_next().await.is_some() {} });
+            engine
+                .runtime()
+                .block_on(async { while owned.join_next().await.is_some() {} });
         }
         match engine.exited(&incarnation, exit) {
             Some(next) => {
@@ -67,7 +81,12 @@ pub(crate) fn run_thread(engine: &Arc<Engine>, mut incarnation: Arc<Incarnation>
 }
 
 fn span(incarnation: &Incarnation, kind: &'static str) -> tracing::Span {
-    tracing::info_span!("child", id = &*incarnation.id, generation = incarnation.generation, kind)
+    tracing::info_span!(
+        "child",
+        id = &*incarnation.id,
+        generation = incarnation.generation,
+        kind
+    )
 }
 
 /// One incarnation of a task from its first poll until it and everything it owns has ended.
@@ -117,7 +136,9 @@ impl<'a> Drive<'a> {
             return Some(Poll::Ready(caught.map_or_else(panicked, |()| Exit::Done)));
         }
         if flags & context::FAULT_BLOCK != 0 {
-            self.incarnation.flags.fetch_and(!context::FAULT_BLOCK, Ordering::AcqRel);
+            self.incarnation
+                .flags
+                .fetch_and(!context::FAULT_BLOCK, Ordering::AcqRel);
             std::thread::sleep(FAULT_BLOCK_FOR);
         }
         (flags & context::FAULT_HANG != 0).then_some(Poll::Pending)
@@ -141,14 +162,19 @@ impl<'a> Drive<'a> {
             });
             future.as_mut().poll(cx)
         }));
-        polled.map_or_else(|payload| Poll::Ready(panicked(payload)), |poll| poll.map(from_result))
+        polled.map_or_else(
+            |payload| Poll::Ready(panicked(payload)),
+            |poll| poll.map(from_result),
+        )
     }
 
     /// Drops the future; its destructor may panic like any other code of the child.
     fn drop_body(&mut self) -> Option<Exit> {
         let future = self.future.take()?;
         let _mark = stall::enter(self.engine.marks(), self.engine.current(&self.incarnation));
-        catch_unwind(AssertUnwindSafe(|| drop(future))).err().map(panicked)
+        catch_unwind(AssertUnwindSafe(|| drop(future)))
+            .err()
+            .map(panicked)
     }
 }
 
@@ -172,7 +198,9 @@ impl Future for Drive<'_> {
                     this.engine.publish();
                 }
             }
-            let Poll::Ready(exit) = poll else { return Poll::Pending };
+            let Poll::Ready(exit) = poll else {
+                return Poll::Pending;
+            };
             // A panicking destructor is reported only when there is nothing worse to report.
             let exit = match this.drop_body() {
                 Some(panic) if !exit.is_failure() => panic,
@@ -219,7 +247,11 @@ impl OwnedTask {
         F::Output: Outcome,
     {
         let future: ChildFuture = Box::pin(async move { future.await.into_result() });
-        OwnedTask { engine: Arc::downgrade(engine), incarnation, future: Some(future) }
+        OwnedTask {
+            engine: Arc::downgrade(engine),
+            incarnation,
+            future: Some(future),
+        }
     }
 
     fn with_mark<R>(&self, act: impl FnOnce() -> R) -> R {
@@ -237,7 +269,9 @@ impl Future for OwnedTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(mut future) = self.future.take() else { return Poll::Ready(()) };
+        let Some(mut future) = self.future.take() else {
+            return Poll::Ready(());
+        };
         let polled = self.with_mark(|| catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))));
         let exit = match polled {
             Ok(Poll::Pending) => {
@@ -272,8 +306,14 @@ fn panicked(payload: Box<dyn Any + Send>) -> Exit {
     // The payload is the child's: its destructor may panic too.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
     match stall::take_panic() {
-        Some((seen, location)) if seen == text => Exit::Panicked { text, location: Some(location) },
-        _ => Exit::Panicked { text, location: None },
+        Some((seen, location)) if seen == text => Exit::Panicked {
+            text,
+            location: Some(location),
+        },
+        _ => Exit::Panicked {
+            text,
+            location: None,
+        },
     }
 }
 

@@ -66,7 +66,8 @@ impl Default for RestartPolicy {
         let config = crate::config::SupervisorConfig::default();
         RestartPolicy {
             backoff: Backoff::new(config.min_backoff, config.max_backoff).unwrap_or(Backoff::NONE),
-            intensity: Intensity::new(config.restart_cap, config.restart_window).unwrap_or(Intensity::DEFAULT),
+            intensity: Intensity::new(config.restart_cap, config.restart_window)
+                .unwrap_or(Intensity::DEFAULT),
             healthy_after: config.healthy_after,
             on_exhausted: Exhausted::HalfOpen,
         }
@@ -83,20 +84,34 @@ impl RestartPolicy {
             healthy_after: self.healthy_after,
             give_up_after: None,
         };
-        let policy =
-            Policy { restart: Restart::Permanent, exhausted: Some(self.on_exhausted), ..Policy::default() };
-        let child =
-            Blueprint { name: "child".to_owned(), kind: Kind::Task, policy, after: Vec::new(), members: Vec::new() };
+        let policy = Policy {
+            restart: Restart::Permanent,
+            exhausted: Some(self.on_exhausted),
+            ..Policy::default()
+        };
+        let child = Blueprint {
+            name: "child".to_owned(),
+            kind: Kind::Task,
+            policy,
+            after: Vec::new(),
+            members: Vec::new(),
+        };
         let mut machine = Machine::new(defaults, seed);
         let mut steps = Vec::new();
         let mut effects = Vec::new();
         let mut now = Duration::ZERO;
-        let Ok(keys) = machine.add(now, vec![child]) else { return steps };
-        let Some(&key) = keys.first() else { return steps };
+        let Ok(keys) = machine.add(now, vec![child]) else {
+            return steps;
+        };
+        let Some(&key) = keys.first() else {
+            return steps;
+        };
         for uptime in uptimes {
             // Wait for the incarnation that this uptime belongs to.
             while machine.node(key).state.name() != "starting" {
-                let Some(at) = machine.next_deadline() else { return steps };
+                let Some(at) = machine.next_deadline() else {
+                    return steps;
+                };
                 now = now.max(at);
                 machine.step(now, Input::Tick);
             }
@@ -106,15 +121,28 @@ impl RestartPolicy {
             effects.clear();
             machine.take_effects(&mut effects);
             effects.clear();
-            machine.step(now, Input::Exited { key, run, exit: Exit::Done });
+            machine.step(
+                now,
+                Input::Exited {
+                    key,
+                    run,
+                    exit: Exit::Done,
+                },
+            );
             machine.take_effects(&mut effects);
             let verdict = effects.iter().find_map(|effect| match effect {
-                Effect::Note { what: Note::Backoff { delay, .. }, .. } => Some(Verdict::Restart { delay: *delay }),
-                Effect::Note { what: Note::Quarantined { delay, .. }, .. } => {
-                    Some(Verdict::Quarantine { delay: *delay })
-                }
+                Effect::Note {
+                    what: Note::Backoff { delay, .. },
+                    ..
+                } => Some(Verdict::Restart { delay: *delay }),
+                Effect::Note {
+                    what: Note::Quarantined { delay, .. },
+                    ..
+                } => Some(Verdict::Quarantine { delay: *delay }),
                 Effect::WantsShutdown => Some(Verdict::Shutdown),
-                Effect::Spawn { .. } => Some(Verdict::Restart { delay: Duration::ZERO }),
+                Effect::Spawn { .. } => Some(Verdict::Restart {
+                    delay: Duration::ZERO,
+                }),
                 _ => None,
             });
             let Some(verdict) = verdict else { return steps };
@@ -141,20 +169,37 @@ mod tests {
 
     #[test]
     fn a_month_of_crash_loop_is_simulated_and_trials_never_come_faster_than_five_minutes() {
-        let steps = RestartPolicy::default().simulate(1, std::iter::repeat(Duration::ZERO).take(8_000));
+        let steps =
+            RestartPolicy::default().simulate(1, std::iter::repeat(Duration::ZERO).take(8_000));
         assert_eq!(steps.len(), 8_000);
         let last = steps[steps.len() - 1].at;
         assert!(last > Duration::from_secs(26 * 24 * 3600), "{last:?}");
-        let late = Verdict::Quarantine { delay: Some(Duration::from_secs(300)) };
+        let late = Verdict::Quarantine {
+            delay: Some(Duration::from_secs(300)),
+        };
         assert!(steps[10..].iter().all(|step| step.verdict == late));
     }
 
     #[test]
     fn hold_and_shutdown_end_the_simulation() {
         let crash = || std::iter::repeat(Duration::ZERO).take(100);
-        let hold = RestartPolicy { on_exhausted: Exhausted::Hold, ..RestartPolicy::default() }.simulate(1, crash());
-        assert_eq!(hold.last().unwrap().verdict, Verdict::Quarantine { delay: None });
-        let end = RestartPolicy { on_exhausted: Exhausted::Shutdown, ..RestartPolicy::default() }.simulate(1, crash());
-        assert_eq!((end.len(), end.last().unwrap().verdict), (6, Verdict::Shutdown));
+        let hold = RestartPolicy {
+            on_exhausted: Exhausted::Hold,
+            ..RestartPolicy::default()
+        }
+        .simulate(1, crash());
+        assert_eq!(
+            hold.last().unwrap().verdict,
+            Verdict::Quarantine { delay: None }
+        );
+        let end = RestartPolicy {
+            on_exhausted: Exhausted::Shutdown,
+            ..RestartPolicy::default()
+        }
+        .simulate(1, crash());
+        assert_eq!(
+            (end.len(), end.last().unwrap().verdict),
+            (6, Verdict::Shutdown)
+        );
     }
 }

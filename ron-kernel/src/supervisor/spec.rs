@@ -184,7 +184,13 @@ impl Child {
     }
 
     fn new(name: String, kind: Kind, body: Body) -> Child {
-        Child { name, kind, policy: Policy::default(), after: Vec::new(), body }
+        Child {
+            name,
+            kind,
+            policy: Policy::default(),
+            after: Vec::new(),
+            body,
+        }
     }
 
     /// The name among its siblings.
@@ -209,7 +215,10 @@ impl Child {
 
 impl fmt::Debug for Child {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Child").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("Child")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
     }
 }
 
@@ -248,7 +257,12 @@ pub enum Spec {
 impl Group {
     /// An empty group. `name` obeys the rules of child names.
     pub fn new(name: impl Into<String>) -> Group {
-        Group { name: name.into(), policy: Policy::default(), after: Vec::new(), members: Vec::new() }
+        Group {
+            name: name.into(),
+            policy: Policy::default(),
+            after: Vec::new(),
+            members: Vec::new(),
+        }
     }
 
     /// The name among its siblings.
@@ -357,8 +371,18 @@ impl Spec {
             }
             Spec::Group(group) => {
                 bodies.push(Body::Group);
-                let members = group.members.into_iter().map(|member| member.split(bodies)).collect();
-                Blueprint { name: group.name, kind: Kind::Group, policy: group.policy, after: group.after, members }
+                let members = group
+                    .members
+                    .into_iter()
+                    .map(|member| member.split(bodies))
+                    .collect();
+                Blueprint {
+                    name: group.name,
+                    kind: Kind::Group,
+                    policy: group.policy,
+                    after: group.after,
+                    members,
+                }
             }
         }
     }

@@ -79,7 +79,9 @@ pub(crate) fn enter(marks: &Marks, current: Current) -> Entered {
 
 /// As [`enter`] for a thread child, which may block as long as it likes: no watchdog sees it.
 pub(crate) fn enter_unwatched(current: Current) -> Entered {
-    LOCAL.with(|local| Entered { before: local.current.replace(Some(current)) })
+    LOCAL.with(|local| Entered {
+        before: local.current.replace(Some(current)),
+    })
 }
 
 impl Drop for Entered {
@@ -144,7 +146,10 @@ impl Watchdog {
         let thread = std::thread::Builder::new()
             .name("ron-watchdog".to_owned())
             .spawn(move || watch(&engine, id, &seen))?;
-        Ok(Watchdog { stop, thread: Some(thread) })
+        Ok(Watchdog {
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// Ends the thread and waits for it; it never sleeps uninterruptibly.
@@ -179,38 +184,60 @@ fn watch(engine: &Weak<Engine>, id: u64, stop: &(Mutex<bool>, Condvar)) {
     let mut held: HashMap<usize, Held> = HashMap::new();
     let mut last = Instant::now();
     loop {
-        let Some(threshold) = engine.upgrade().map(|engine| engine.stall_threshold()) else { return };
+        let Some(threshold) = engine.upgrade().map(|engine| engine.stall_threshold()) else {
+            return;
+        };
         // Five samples per threshold: a stall is named at most a fifth late.
         let interval = (threshold / 5).clamp(Duration::from_millis(1), Duration::from_secs(1));
         let guard = stop.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (guard, _) =
-            stop.1.wait_timeout_while(guard, interval, |stop| !*stop).unwrap_or_else(PoisonError::into_inner);
+        let (guard, _) = stop
+            .1
+            .wait_timeout_while(guard, interval, |stop| !*stop)
+            .unwrap_or_else(PoisonError::into_inner);
         if *guard {
             return;
         }
         drop(guard);
-        let Some(engine) = engine.upgrade() else { return };
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
         let now = Instant::now();
         // When this thread was late the whole machine may have been; such a sample proves nothing.
         let late = now.duration_since(last) > interval + threshold / 2;
         last = now;
-        let marks: Vec<Arc<Mark>> =
-            engine.marks().threads.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let marks: Vec<Arc<Mark>> = engine
+            .marks()
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         for mark in &marks {
             let index = Arc::as_ptr(mark) as usize;
             let (seq, current) = mark.sample();
             let current = current.filter(|current| current.engine == id);
-            let same = held.get(&index).is_some_and(|h| h.seq == seq && Some(h.current) == current);
+            let same = held
+                .get(&index)
+                .is_some_and(|h| h.seq == seq && Some(h.current) == current);
             if !same {
                 if let Some(before) = held.remove(&index).filter(|h| h.reported) {
                     engine.stall_ended(before.current, now.duration_since(before.since));
                 }
                 if let Some(current) = current {
-                    held.insert(index, Held { seq, current, since: now, reported: false });
+                    held.insert(
+                        index,
+                        Held {
+                            seq,
+                            current,
+                            since: now,
+                            reported: false,
+                        },
+                    );
                 }
             } else if let Some(held) = held.get_mut(&index) {
                 if late {
-                    held.since = held.since.max(now - threshold.min(now.duration_since(held.since)) / 2);
+                    held.since = held
+                        .since
+                        .max(now - threshold.min(now.duration_since(held.since)) / 2);
                 } else if !held.reported && now.duration_since(held.since) >= threshold {
                     held.reported = true;
                     engine.stall_began(held.current, now.duration_since(held.since));

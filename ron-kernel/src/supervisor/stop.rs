@@ -48,7 +48,11 @@ impl StopToken {
     /// Blocks the calling thread until the stop is requested or `timeout` has passed; returns whether it
     /// was requested. For thread children; never call it in async code.
     pub fn wait_stopping(&self, timeout: Duration) -> bool {
-        let guard = self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self
+            .shared
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let waited = self
             .shared
             .thread_wake
@@ -66,7 +70,11 @@ impl StopToken {
     pub(crate) fn stop(&self, abort_at: Instant) {
         let _ = self.shared.deadline.set(abort_at);
         {
-            let _guard = self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            let _guard = self
+                .shared
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             self.shared.set.store(true, Ordering::Release);
         }
         self.shared.thread_wake.notify_all();

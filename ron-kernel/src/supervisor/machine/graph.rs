@@ -79,7 +79,11 @@ enum Target {
 }
 
 impl Machine {
-    pub(super) fn insert_graph(&mut self, blueprints: Vec<Blueprint>, initial: bool) -> Result<Vec<Key>, GraphError> {
+    pub(super) fn insert_graph(
+        &mut self,
+        blueprints: Vec<Blueprint>,
+        initial: bool,
+    ) -> Result<Vec<Key>, GraphError> {
         let mut fresh: Vec<Fresh<'_>> = Vec::new();
         for blueprint in &blueprints {
             flatten(blueprint, None, "", &mut fresh)?;
@@ -90,7 +94,9 @@ impl Machine {
         let mut names: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         for (index, node) in fresh.iter().enumerate() {
             if self.ids.contains_key(&node.id) || names.insert(node.id.clone(), index).is_some() {
-                return Err(GraphError::Duplicate { id: node.id.to_string() });
+                return Err(GraphError::Duplicate {
+                    id: node.id.to_string(),
+                });
             }
         }
         self.resolve(&mut fresh, &names)?;
@@ -99,41 +105,53 @@ impl Machine {
     }
 
     /// `after` names a sibling, else something beside an enclosing group, else a full id.
-    fn resolve(&self, fresh: &mut [Fresh<'_>], names: &BTreeMap<Arc<str>, usize>) -> Result<(), GraphError> {
-        for index in 0..fresh.len() {
-            let mut after = Vec::new();
-            for name in &fresh[index].blueprint.after {
-                let id = fresh[index].id.clone();
-                let found = scopes(&id).find_map(|scope| {
+    fn resolve(
+        &self,
+        fresh: &mut [Fresh<'_>],
+        names: &BTreeMap<Arc<str>, usize>,
+    ) -> Result<(), GraphError> {
+        for node in fresh.iter_mut() {
+            for name in &node.blueprint.after {
+                let found = scopes(&node.id).find_map(|scope| {
                     let candidate = join(scope, name);
                     if let Some(new) = names.get(candidate.as_str()) {
                         return Some(Target::New(*new));
                     }
-                    self.ids.get(candidate.as_str()).map(|key| Target::Existing(*key))
+                    self.ids
+                        .get(candidate.as_str())
+                        .map(|key| Target::Existing(*key))
                 });
                 let Some(target) = found else {
                     let known: Vec<&str> = names
                         .keys()
+                        .chain(self.ids.keys())
                         .map(|known| &**known)
-                        .chain(self.ids.keys().map(|known| &**known))
-                        .filter(|known| **known != *id)
+                        .filter(|known| *known != &*node.id)
                         .take(12)
                         .collect();
-                    let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
-                    return Err(GraphError::UnknownDependency { child: id.to_string(), after: name.clone(), known });
+                    let known = if known.is_empty() {
+                        "nothing".to_owned()
+                    } else {
+                        known.join(", ")
+                    };
+                    return Err(GraphError::UnknownDependency {
+                        child: node.id.to_string(),
+                        after: name.clone(),
+                        known,
+                    });
                 };
-                after.push(target);
+                node.after.push(target);
             }
-            fresh[index].after.extend(after);
         }
         // In a RestForOne group each member leans on the one before it; so it also starts after it.
-        for index in 0..fresh.len() {
-            if fresh[index].blueprint.policy.strategy == Strategy::RestForOne {
-                let members = fresh[index].members.clone();
-                for pair in members.windows(2) {
-                    fresh[pair[1]].after.push(Target::New(pair[0]));
-                }
+        let mut chained: Vec<(usize, usize)> = Vec::new();
+        for group in fresh.iter() {
+            if group.blueprint.policy.strategy == Strategy::RestForOne {
+                chained.extend(group.members.windows(2).map(|pair| (pair[1], pair[0])));
             }
+        }
+        for (member, before) in chained {
+            fresh[member].after.push(Target::New(before));
         }
         Ok(())
     }
@@ -143,14 +161,22 @@ impl Machine {
         let before = |point: Point| -> (Vec<Point>, u32) {
             match point {
                 Point::Ready(index) if fresh[index].blueprint.kind == Kind::Group => {
-                    let mut points: Vec<Point> = fresh[index].members.iter().map(|m| Point::Ready(*m)).collect();
+                    let mut points: Vec<Point> = fresh[index]
+                        .members
+                        .iter()
+                        .map(|m| Point::Ready(*m))
+                        .collect();
                     points.push(Point::Start(index));
                     (points, 0)
                 }
                 Point::Ready(index) => (vec![Point::Start(index)], 0),
                 Point::Start(index) => {
                     let mut floor = 0;
-                    let mut points: Vec<Point> = fresh[index].parent.iter().map(|p| Point::Start(*p)).collect();
+                    let mut points: Vec<Point> = fresh[index]
+                        .parent
+                        .iter()
+                        .map(|p| Point::Start(*p))
+                        .collect();
                     for target in &fresh[index].after {
                         match target {
                             Target::New(other) => points.push(Point::Ready(*other)),
@@ -202,7 +228,9 @@ impl Machine {
                 }
             }
         }
-        Ok((0..fresh.len()).map(|index| value[2 * index].unwrap_or(0)).collect())
+        Ok((0..fresh.len())
+            .map(|index| value[2 * index].unwrap_or(0))
+            .collect())
     }
 
     /// The rank above everything that must be ready for `key` to be ready.
@@ -211,7 +239,12 @@ impl Machine {
         if node.kind != Kind::Group {
             return node.rank + 1;
         }
-        node.members.iter().map(|m| self.ready_rank(*m)).max().unwrap_or(node.rank).max(node.rank)
+        node.members
+            .iter()
+            .map(|m| self.ready_rank(*m))
+            .max()
+            .unwrap_or(node.rank)
+            .max(node.rank)
     }
 
     fn link(&mut self, fresh: Vec<Fresh<'_>>, ranks: &[u32], initial: bool) -> Vec<Key> {
@@ -219,8 +252,13 @@ impl Machine {
         for (index, new) in fresh.iter().enumerate() {
             let parent = new.parent.map_or(ROOT, |p: usize| keys[p]);
             let blueprint = new.blueprint;
-            let mut node =
-                Node::new(new.id.clone(), blueprint.kind, Some(parent), blueprint.policy.clone(), initial);
+            let mut node = Node::new(
+                new.id.clone(),
+                blueprint.kind,
+                Some(parent),
+                blueprint.policy.clone(),
+                initial,
+            );
             node.rank = ranks[index];
             node.since = self.now;
             let key = match self.free.pop() {
@@ -301,7 +339,13 @@ fn flatten<'a>(
     }
     let id: Arc<str> = Arc::from(join(scope, name));
     let index = into.len();
-    into.push(Fresh { blueprint, id: id.clone(), parent, after: Vec::new(), members: Vec::new() });
+    into.push(Fresh {
+        blueprint,
+        id: id.clone(),
+        parent,
+        after: Vec::new(),
+        members: Vec::new(),
+    });
     for member in &blueprint.members {
         let at = into.len();
         into[index].members.push(at);
@@ -333,9 +377,16 @@ fn cycle(fresh: &[Fresh<'_>], path: &[(Point, Vec<Point>, u32)], again: Point) -
     let owner = |point: &Point| match point {
         Point::Start(index) | Point::Ready(index) => *index,
     };
-    let from = path.iter().position(|(point, ..)| *point == again).unwrap_or(0);
+    let from = path
+        .iter()
+        .position(|(point, ..)| *point == again)
+        .unwrap_or(0);
     let mut ids: Vec<String> = Vec::new();
-    for index in path[from..].iter().map(|(point, ..)| owner(point)).chain([owner(&again)]) {
+    for index in path[from..]
+        .iter()
+        .map(|(point, ..)| owner(point))
+        .chain([owner(&again)])
+    {
         let id = fresh[index].id.to_string();
         if ids.last() != Some(&id) {
             ids.push(id);

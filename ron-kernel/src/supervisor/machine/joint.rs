@@ -1,7 +1,7 @@
 //! What concerns several children at once: stopping in reverse start order, joint restarts, the drain.
 
-use super::{Effect, Key, Kind, Machine, Note, Owed, State, Time, TimerKind, Why, Window, ROOT};
 use super::{Drain, Duration, Exit, Restart, Strategy, ABORT_GRACE};
+use super::{Effect, Key, Kind, Machine, Note, Owed, State, Time, TimerKind, Why, Window, ROOT};
 use std::sync::Arc;
 
 /// An operation on the leaves of a group: stop them rank by rank from the highest, then go on.
@@ -53,7 +53,8 @@ impl Machine {
         found
     }
 
-    fn groups(&self, nodes: &[Key]) -> Vec<Key> {
+    /// The groups at or below `nodes`.
+    pub(super) fn groups(&self, nodes: &[Key]) -> Vec<Key> {
         let mut found = Vec::new();
         let mut todo: Vec<Key> = nodes.to_vec();
         while let Some(key) = todo.pop() {
@@ -83,7 +84,11 @@ impl Machine {
     fn begin_members(&mut self, members: &[Key]) {
         for &member in members {
             match self.node(member).state {
-                State::Held | State::Waiting | State::Done | State::Backoff { .. } | State::Quarantined { .. } => {
+                State::Held
+                | State::Waiting
+                | State::Done
+                | State::Backoff { .. }
+                | State::Quarantined { .. } => {
                     if let State::Backoff { .. } = self.node(member).state {
                         // The failure that led here is what its restart is charged for.
                     } else {
@@ -125,40 +130,83 @@ impl Machine {
             Strategy::OneForAll | Strategy::OneForOne => 0,
         };
         let mut not_before = not_before;
-        if let Some(Then::Restart { members: already, not_before: earlier }) =
-            self.node(group).op.as_ref().map(|op| &op.then)
+        if let Some(Then::Restart {
+            members: already,
+            not_before: earlier,
+        }) = self.node(group).op.as_ref().map(|op| &op.then)
         {
-            let first = members.iter().position(|m| already.contains(m)).unwrap_or(from);
+            let first = members
+                .iter()
+                .position(|m| already.contains(m))
+                .unwrap_or(from);
             from = from.min(first);
             not_before = not_before.max(*earlier);
         }
         let members = self.node(group).members[from..].to_vec();
-        self.begin_op(group, &members.clone(), Rest::Held, Some(failed), Then::Restart { members, not_before });
+        self.begin_op(
+            group,
+            &members.clone(),
+            Rest::Held,
+            Some(failed),
+            Then::Restart {
+                members,
+                not_before,
+            },
+        );
     }
 
     /// An operator restarts a whole group.
     pub(super) fn restart_members(&mut self, group: Key) {
         let members = self.node(group).members.clone();
+        // Whoever restarts a group wants all of it, what was stopped one by one included.
+        for node in self
+            .groups(&members)
+            .into_iter()
+            .chain(self.leaves(&members))
+        {
+            if self.node(node).state == State::Stopped {
+                self.set_state(node, State::Held);
+            }
+        }
         self.set_state(group, State::Starting);
-        let then = Then::Restart { members: members.clone(), not_before: self.now };
+        let then = Then::Restart {
+            members: members.clone(),
+            not_before: self.now,
+        };
         self.begin_op(group, &members, Rest::Held, None, then);
     }
 
     /// The budget of a group is spent: everything in it stops and the group fails at its parent.
     pub(super) fn group_failed(&mut self, group: Key, culprit: Key) {
-        if matches!(self.node(group).op.as_ref().map(|op| &op.then), Some(Then::Fail { .. })) {
+        if matches!(
+            self.node(group).op.as_ref().map(|op| &op.then),
+            Some(Then::Fail { .. })
+        ) {
             return;
         }
         let node = self.node(culprit);
         let why = node.cause.as_deref().unwrap_or("crashed too often");
         let reason = format!("restart budget spent by {}: {why}", node.id);
-        self.note(group, Note::Escalated { reason: Arc::from(reason.as_str()) });
+        self.note(
+            group,
+            Note::Escalated {
+                reason: Arc::from(reason.as_str()),
+            },
+        );
         let members = self.node(group).members.clone();
         self.set_state(group, State::Stopping { why: Why::Joint });
         // Its incarnation has ended; only its state has not said so yet.
         self.settle(culprit);
         self.set_state(culprit, State::Held);
-        self.begin_op(group, &members, Rest::Held, None, Then::Fail { exit: Exit::Failed(reason) });
+        self.begin_op(
+            group,
+            &members,
+            Rest::Held,
+            None,
+            Then::Fail {
+                exit: Exit::Failed(reason),
+            },
+        );
     }
 
     pub(super) fn stop_group(&mut self, group: Key, rest: Rest) {
@@ -226,7 +274,14 @@ impl Machine {
     ///
     /// An operation on an enclosing group supersedes those inside it. `failed` is the member whose
     /// failure began it: it keeps its backoff and its charge.
-    fn begin_op(&mut self, owner: Key, members: &[Key], rest: Rest, failed: Option<Key>, then: Then) {
+    fn begin_op(
+        &mut self,
+        owner: Key,
+        members: &[Key],
+        rest: Rest,
+        failed: Option<Key>,
+        then: Then,
+    ) {
         for group in self.groups(members) {
             self.node_mut(group).op = None;
             if group == owner || Some(group) == failed {
@@ -247,7 +302,11 @@ impl Machine {
             let state = self.node(leaf).state;
             if state.is_live() {
                 let operator = state.why() == Some(Why::Operator);
-                self.node_mut(leaf).doom = Some(if operator && rest == Rest::Held { Rest::Stopped } else { rest });
+                self.node_mut(leaf).doom = Some(if operator && rest == Rest::Held {
+                    Rest::Stopped
+                } else {
+                    rest
+                });
                 targets.push((self.node(leaf).rank, leaf));
                 continue;
             }
@@ -275,14 +334,22 @@ impl Machine {
         }
         targets.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
         let serial = self.serial();
-        self.node_mut(owner).op = Some(Box::new(Op { serial, targets, next: 0, waiting: 0, then }));
+        self.node_mut(owner).op = Some(Box::new(Op {
+            serial,
+            targets,
+            next: 0,
+            waiting: 0,
+            then,
+        }));
         self.advance_op(owner);
     }
 
     /// Stops the next rank once the present one has ended; completes after the last.
     pub(super) fn advance_op(&mut self, owner: Key) {
         loop {
-            let Some(op) = self.node_mut(owner).op.as_mut() else { return };
+            let Some(op) = self.node_mut(owner).op.as_mut() else {
+                return;
+            };
             if op.waiting > 0 {
                 return;
             }
@@ -290,10 +357,16 @@ impl Machine {
             let Some((rank, _)) = op.targets.get(from).copied() else {
                 return self.complete_op(owner);
             };
-            let batch: Vec<Key> =
-                op.targets[from..].iter().take_while(|(r, _)| *r == rank).map(|(_, key)| *key).collect();
+            let batch: Vec<Key> = op.targets[from..]
+                .iter()
+                .take_while(|(r, _)| *r == rank)
+                .map(|(_, key)| *key)
+                .collect();
             op.next = from + batch.len();
-            let live: Vec<Key> = batch.into_iter().filter(|key| self.node(*key).state.is_live()).collect();
+            let live: Vec<Key> = batch
+                .into_iter()
+                .filter(|key| self.node(*key).state.is_live())
+                .collect();
             if let Some(op) = self.node_mut(owner).op.as_mut() {
                 op.waiting = live.len();
             }
@@ -318,7 +391,9 @@ impl Machine {
 
     /// Tells the operation that waits for this leaf, if one does, that it need not wait any more.
     pub(super) fn release_waiter(&mut self, key: Key) {
-        let Some(owner) = self.node_mut(key).awaited_by.take() else { return };
+        let Some(owner) = self.node_mut(key).awaited_by.take() else {
+            return;
+        };
         if let Some(op) = self.node_mut(owner).op.as_mut() {
             op.waiting = op.waiting.saturating_sub(1);
         }
@@ -327,21 +402,29 @@ impl Machine {
 
     fn complete_op(&mut self, owner: Key) {
         let now = self.now;
-        let Some(op) = self.node(owner).op.as_ref() else { return };
+        let Some(op) = self.node(owner).op.as_ref() else {
+            return;
+        };
         if let Then::Restart { not_before, .. } = op.then {
             if now < not_before {
                 return self.arm(owner, not_before, TimerKind::Joint);
             }
         }
-        let Some(op) = self.node_mut(owner).op.take() else { return };
+        let Some(op) = self.node_mut(owner).op.take() else {
+            return;
+        };
         match op.then {
             Then::Restart { members, .. } => self.begin_members(&members),
             Then::Fail { exit } => {
                 self.node_mut(owner).last_exit = Some(exit.clone());
                 self.failed(owner, exit);
             }
-            Then::Rest(Rest::Removed) => self.forget_group(owner),
-            Then::Rest(_) => {
+            Then::Rest(rest) => {
+                let leaked = |leaf: &Key| matches!(self.node(*leaf).state, State::Leaked { .. });
+                if rest == Rest::Removed && !self.leaves(&[owner]).iter().any(leaked) {
+                    return self.forget_group(owner);
+                }
+                // A group with a leaked member stays, or its name could be given to a second incarnation.
                 self.set_cause(owner, "stopped by an operator");
                 self.set_state(owner, State::Stopped);
             }
@@ -388,7 +471,14 @@ impl Machine {
                 self.set_state(key, State::Stopped);
             }
             Rest::Held => {
-                self.note(key, if finished { Note::Done } else { Note::Stopped { exit } });
+                self.note(
+                    key,
+                    if finished {
+                        Note::Done
+                    } else {
+                        Note::Stopped { exit }
+                    },
+                );
                 self.set_state(key, State::Held);
             }
         }

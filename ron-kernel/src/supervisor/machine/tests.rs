@@ -28,8 +28,18 @@ fn leaf(name: &str) -> Blueprint {
 }
 
 fn group(name: &str, strategy: Strategy, members: Vec<Blueprint>) -> Blueprint {
-    let policy = Policy { strategy, backoff: Some(Backoff::NONE), ..Policy::default() };
-    Blueprint { name: name.to_owned(), kind: Kind::Group, policy, after: Vec::new(), members }
+    let policy = Policy {
+        strategy,
+        backoff: Some(Backoff::NONE),
+        ..Policy::default()
+    };
+    Blueprint {
+        name: name.to_owned(),
+        kind: Kind::Group,
+        policy,
+        after: Vec::new(),
+        members,
+    }
 }
 
 impl Blueprint {
@@ -124,7 +134,11 @@ impl World {
 
     fn exit(&mut self, id: &str, exit: Exit) {
         let key = self.key(id);
-        let run = self.live.remove(&key).unwrap_or_else(|| panic!("{id} is not running")).run;
+        let run = self
+            .live
+            .remove(&key)
+            .unwrap_or_else(|| panic!("{id} is not running"))
+            .run;
         self.input(Input::Exited { key, run, exit });
     }
 
@@ -158,9 +172,18 @@ impl World {
 
     /// Everything that was told to stop does.
     fn obey(&mut self) {
-        while let Some((key, run)) = self.live.iter().find(|(_, l)| l.stopping).map(|(k, l)| (*k, l.run)) {
+        while let Some((key, run)) = self
+            .live
+            .iter()
+            .find(|(_, l)| l.stopping)
+            .map(|(k, l)| (*k, l.run))
+        {
             self.live.remove(&key);
-            self.input(Input::Exited { key, run, exit: Exit::Done });
+            self.input(Input::Exited {
+                key,
+                run,
+                exit: Exit::Done,
+            });
         }
     }
 
@@ -173,13 +196,23 @@ impl World {
                     let node = self.machine.node(key);
                     let id = node.id.to_string();
                     assert!(!self.live.contains_key(&key), "{id} runs twice");
-                    self.live.insert(key, Live { run, stopping: false, aborted: false });
+                    self.live.insert(
+                        key,
+                        Live {
+                            run,
+                            stopping: false,
+                            aborted: false,
+                        },
+                    );
                     self.spawned.push(id);
                 }
                 Effect::Stop { key, run, abort_at } => {
                     assert!(abort_at >= self.now);
                     let id = self.machine.node(key).id.to_string();
-                    let live = self.live.get_mut(&key).unwrap_or_else(|| panic!("{id} stopped while not running"));
+                    let live = self
+                        .live
+                        .get_mut(&key)
+                        .unwrap_or_else(|| panic!("{id} stopped while not running"));
                     assert_eq!(live.run, run);
                     assert!(!live.stopping, "{id} told twice");
                     live.stopping = true;
@@ -196,7 +229,9 @@ impl World {
                         Note::Released { .. } => {
                             self.released.insert(id.clone(), true);
                         }
-                        Note::Started { restart: true } if !self.released.remove(&id).unwrap_or(false) => {
+                        Note::Started { restart: true }
+                            if !self.released.remove(&id).unwrap_or(false) =>
+                        {
                             // A restarted group has a fresh budget.
                             let payer = id.rsplit_once('/').map_or(id.clone(), |(group, _)| {
                                 format!("{group} #{}", self.generation(group))
@@ -222,8 +257,18 @@ impl World {
             let key = index as Key;
             if node.kind == Kind::Group {
                 let members = || node.members.iter().map(|m| self.machine.node(*m));
-                assert_eq!(node.unsatisfied as usize, members().filter(|m| !m.satisfied).count(), "{}", node.id);
-                assert_eq!(node.done as usize, members().filter(|m| m.state == State::Done).count(), "{}", node.id);
+                assert_eq!(
+                    node.unsatisfied as usize,
+                    members().filter(|m| !m.satisfied).count(),
+                    "{}",
+                    node.id
+                );
+                assert_eq!(
+                    node.done as usize,
+                    members().filter(|m| m.state == State::Done).count(),
+                    "{}",
+                    node.id
+                );
                 if node.op.is_none() && node.state != State::Gone {
                     let owed = members().filter(|m| m.owed == Owed::Restart).count();
                     assert_eq!(node.pending as usize, owed, "pending of {}", node.id);
@@ -234,13 +279,25 @@ impl World {
                 counts[node.state.index()] += 1;
             }
             let runs = node.state.is_live() || matches!(node.state, State::Leaked { .. });
-            assert_eq!(runs, self.live.contains_key(&key), "{} is {:?}", node.id, node.state);
+            assert_eq!(
+                runs,
+                self.live.contains_key(&key),
+                "{} is {:?}",
+                node.id,
+                node.state
+            );
         }
         assert_eq!(&counts, self.machine.counts());
         for (payer, starts) in &self.charged {
             for (index, start) in starts.iter().enumerate() {
-                let inside = starts[..=index].iter().filter(|s| *start - **s < 60 * SECOND).count();
-                assert!(inside <= 5, "{payer} restarted {inside} times in one window: {starts:?}");
+                let inside = starts[..=index]
+                    .iter()
+                    .filter(|s| *start - **s < 60 * SECOND)
+                    .count();
+                assert!(
+                    inside <= 5,
+                    "{payer} restarted {inside} times in one window: {starts:?}"
+                );
             }
         }
     }
@@ -254,7 +311,10 @@ impl World {
 
 #[test]
 fn restart_type_and_exit_decide_as_in_otp() {
-    let panic = || Exit::Panicked { text: "p".into(), location: None };
+    let panic = || Exit::Panicked {
+        text: "p".into(),
+        location: None,
+    };
     let timeout = || Exit::TimedOut(Timeout::Start(SECOND));
     // restart type, exit, restarted?, state otherwise
     let table: &[(Restart, Exit, Option<&str>)] = &[
@@ -281,12 +341,23 @@ fn restart_type_and_exit_decide_as_in_otp() {
         world.ready("a");
         world.exit("a", exit.clone());
         match rests {
-            None => assert_eq!((world.state("a"), world.generation("a")), ("starting", 2), "{restart:?} {exit:?}"),
+            None => assert_eq!(
+                (world.state("a"), world.generation("a")),
+                ("starting", 2),
+                "{restart:?} {exit:?}"
+            ),
             Some(state) => {
-                assert_eq!((world.state("a"), world.generation("a")), (*state, 1), "{restart:?} {exit:?}");
+                assert_eq!(
+                    (world.state("a"), world.generation("a")),
+                    (*state, 1),
+                    "{restart:?} {exit:?}"
+                );
             }
         }
-        let crashed = world.notes.iter().any(|(_, note)| matches!(note, Note::Crashed { .. }));
+        let crashed = world
+            .notes
+            .iter()
+            .any(|(_, note)| matches!(note, Note::Crashed { .. }));
         let failure = exit.is_failure() || (*restart == Restart::Permanent);
         assert_eq!(crashed, failure, "{restart:?} {exit:?}");
     }
@@ -310,7 +381,11 @@ fn strategy_decides_who_shares_the_fate_of_a_failed_member() {
         (Strategy::RestForOne, &["b", "c"], &["g/c"]),
     ];
     for (strategy, restarted, stopped) in table {
-        let members = vec![leaf("a").at_once(), leaf("b").at_once(), leaf("c").at_once()];
+        let members = vec![
+            leaf("a").at_once(),
+            leaf("b").at_once(),
+            leaf("c").at_once(),
+        ];
         let mut world = World::new(vec![group("g", *strategy, members), leaf("outside")]);
         world.all_ready();
         assert_eq!(world.state("g"), "ready");
@@ -322,16 +397,27 @@ fn strategy_decides_who_shares_the_fate_of_a_failed_member() {
         assert_eq!(told, *stopped, "{strategy:?}");
         for name in ["a", "b", "c"] {
             let expected = if restarted.contains(&name) { 2 } else { 1 };
-            assert_eq!(world.generation(&format!("g/{name}")), expected, "{strategy:?} {name}");
+            assert_eq!(
+                world.generation(&format!("g/{name}")),
+                expected,
+                "{strategy:?} {name}"
+            );
         }
-        assert_eq!((world.generation("outside"), world.state("g")), (1, "ready"));
+        assert_eq!(
+            (world.generation("outside"), world.state("g")),
+            (1, "ready")
+        );
     }
 }
 
 #[test]
 fn a_joint_restart_stops_in_reverse_and_starts_in_order() {
-    let members =
-        vec![leaf("a"), leaf("b").after(&["a"]), leaf("c").after(&["b"]), leaf("d").after(&["b"]).at_once()];
+    let members = vec![
+        leaf("a"),
+        leaf("b").after(&["a"]),
+        leaf("c").after(&["b"]),
+        leaf("d").after(&["b"]).at_once(),
+    ];
     let mut world = World::new(vec![group("g", Strategy::OneForAll, members)]);
     world.all_ready();
     world.spawned.clear();
@@ -350,11 +436,17 @@ fn a_joint_restart_waits_for_its_backoff_and_for_the_slowest_sibling() {
     let mut world = World::new(vec![group("g", Strategy::OneForAll, vec![slow, leaf("a")])]);
     world.all_ready();
     world.exit("g/a", failed());
-    assert_eq!((world.state("g/a"), world.state("g/slow")), ("backoff", "stopping"));
+    assert_eq!(
+        (world.state("g/a"), world.state("g/slow")),
+        ("backoff", "stopping")
+    );
     world.pass(SECOND);
     assert_eq!(world.state("g/a"), "backoff", "the sibling still runs");
     world.obey();
-    assert_eq!((world.state("g/a"), world.state("g/slow")), ("starting", "starting"));
+    assert_eq!(
+        (world.state("g/a"), world.state("g/slow")),
+        ("starting", "starting")
+    );
 }
 
 #[test]
@@ -369,13 +461,20 @@ fn a_done_member_starts_again_in_a_joint_restart_and_a_stopped_one_does_not() {
     world.obey();
     world.exit("g/work", failed());
     world.obey();
-    assert_eq!((world.generation("g/migrate"), world.generation("g/held")), (2, 1));
+    assert_eq!(
+        (world.generation("g/migrate"), world.generation("g/held")),
+        (2, 1)
+    );
     assert_eq!(world.state("g/held"), "stopped");
 }
 
 #[test]
 fn in_a_rest_for_one_group_each_member_starts_after_the_one_before() {
-    let mut world = World::new(vec![group("g", Strategy::RestForOne, vec![leaf("a"), leaf("b"), leaf("c")])]);
+    let mut world = World::new(vec![group(
+        "g",
+        Strategy::RestForOne,
+        vec![leaf("a"), leaf("b"), leaf("c")],
+    )]);
     assert_eq!(world.spawned, ["g/a"]);
     world.ready("g/a");
     assert_eq!(world.spawned, ["g/a", "g/b"]);
@@ -395,7 +494,10 @@ fn five_restarts_are_allowed_and_the_next_failure_quarantines() {
     }
     world.exit("a", failed());
     assert_eq!(world.state("a"), "quarantined");
-    assert_eq!((world.state("sibling"), world.generation("sibling")), ("ready", 1));
+    assert_eq!(
+        (world.state("sibling"), world.generation("sibling")),
+        ("ready", 1)
+    );
     let delays: Vec<Duration> = world
         .notes
         .iter()
@@ -407,21 +509,31 @@ fn five_restarts_are_allowed_and_the_next_failure_quarantines() {
     let backoff = defaults().backoff;
     assert_eq!(delays.len(), 5);
     for (n, delay) in delays.iter().enumerate() {
-        assert!(*delay >= backoff.min() && *delay <= backoff.ceiling(n as u32), "{n}: {delay:?}");
+        assert!(
+            *delay >= backoff.min() && *delay <= backoff.ceiling(n as u32),
+            "{n}: {delay:?}"
+        );
     }
 }
 
 #[test]
 fn quarantine_is_half_open_and_trials_double_to_five_minutes() {
     let mut world = World::with(
-        Defaults { intensity: Intensity::new(0, SECOND).unwrap(), ..defaults() },
+        Defaults {
+            intensity: Intensity::new(0, SECOND).unwrap(),
+            ..defaults()
+        },
         vec![leaf("a")],
     );
     world.exit("a", failed());
     for expected in [30, 60, 120, 240, 300, 300] {
         assert_eq!(world.state("a"), "quarantined");
         world.pass(Duration::from_secs(expected) - Duration::from_millis(1));
-        assert_eq!(world.state("a"), "quarantined", "no trial before {expected} s");
+        assert_eq!(
+            world.state("a"),
+            "quarantined",
+            "no trial before {expected} s"
+        );
         world.pass(Duration::from_millis(1));
         assert_eq!(world.state("a"), "starting", "trial at {expected} s");
         world.ready("a");
@@ -432,7 +544,10 @@ fn quarantine_is_half_open_and_trials_double_to_five_minutes() {
 #[test]
 fn a_trial_that_stays_healthy_closes_the_quarantine() {
     let mut world = World::with(
-        Defaults { intensity: Intensity::new(1, SECOND).unwrap(), ..defaults() },
+        Defaults {
+            intensity: Intensity::new(1, SECOND).unwrap(),
+            ..defaults()
+        },
         vec![leaf("a").at_once()],
     );
     world.exit("a", failed());
@@ -447,10 +562,18 @@ fn a_trial_that_stays_healthy_closes_the_quarantine() {
 
 #[test]
 fn release_is_a_trial_at_once_and_refused_where_there_is_no_quarantine() {
-    let mut world =
-        World::with(Defaults { intensity: Intensity::new(0, SECOND).unwrap(), ..defaults() }, vec![leaf("a")]);
+    let mut world = World::with(
+        Defaults {
+            intensity: Intensity::new(0, SECOND).unwrap(),
+            ..defaults()
+        },
+        vec![leaf("a")],
+    );
     let key = world.key("a");
-    assert_eq!(world.machine.release(world.now, key), Err(Refused::NotQuarantined("starting")));
+    assert_eq!(
+        world.machine.release(world.now, key),
+        Err(Refused::NotQuarantined("starting"))
+    );
     world.exit("a", failed());
     world.machine.release(world.now, key).unwrap();
     world.perform();
@@ -462,7 +585,10 @@ fn release_is_a_trial_at_once_and_refused_where_there_is_no_quarantine() {
 #[test]
 fn hold_waits_for_a_human() {
     let mut world = World::with(
-        Defaults { intensity: Intensity::new(0, SECOND).unwrap(), ..defaults() },
+        Defaults {
+            intensity: Intensity::new(0, SECOND).unwrap(),
+            ..defaults()
+        },
         vec![leaf("a").policy(|p| p.exhausted = Some(Exhausted::Hold))],
     );
     world.exit("a", failed());
@@ -472,7 +598,13 @@ fn hold_waits_for_a_human() {
 
 #[test]
 fn a_healthy_period_resets_the_backoff_and_not_the_window() {
-    let mut world = World::with(Defaults { healthy_after: SECOND, ..defaults() }, vec![leaf("a")]);
+    let mut world = World::with(
+        Defaults {
+            healthy_after: SECOND,
+            ..defaults()
+        },
+        vec![leaf("a")],
+    );
     for _ in 0..5 {
         world.all_ready();
         world.pass(2 * SECOND);
@@ -500,11 +632,17 @@ fn a_spent_group_budget_stops_the_group_and_restarts_it_as_a_whole() {
         world.all_ready();
     }
     world.exit("g/a", failed());
-    assert_eq!((world.state("g"), world.state("g/b")), ("stopping", "stopping"));
+    assert_eq!(
+        (world.state("g"), world.state("g/b")),
+        ("stopping", "stopping")
+    );
     world.obey();
     assert_eq!((world.state("g"), world.generation("g")), ("starting", 2));
     assert_eq!((world.generation("g/a"), world.generation("g/b")), (7, 2));
-    assert!(world.notes.iter().any(|(id, note)| id == "g" && matches!(note, Note::Crashed { .. })));
+    assert!(world
+        .notes
+        .iter()
+        .any(|(id, note)| id == "g" && matches!(note, Note::Crashed { .. })));
 }
 
 #[test]
@@ -512,7 +650,10 @@ fn nested_groups_escalate_level_by_level_until_the_outermost_is_quarantined() {
     let one = |p: &mut Policy| p.intensity = Some(Intensity::new(1, 60 * SECOND).unwrap());
     let inner = group("inner", Strategy::OneForOne, vec![leaf("a").at_once()]).policy(one);
     let outer = group("outer", Strategy::OneForOne, vec![inner, leaf("b")]).policy(one);
-    let defaults = Defaults { intensity: Intensity::new(1, 60 * SECOND).unwrap(), ..defaults() };
+    let defaults = Defaults {
+        intensity: Intensity::new(1, 60 * SECOND).unwrap(),
+        ..defaults()
+    };
     let mut world = World::with(defaults, vec![outer, leaf("outside")]);
     world.all_ready();
     let mut crashes = 0;
@@ -525,17 +666,30 @@ fn nested_groups_escalate_level_by_level_until_the_outermost_is_quarantined() {
     }
     // inner allows 1, outer allows 1 restart of inner, the root 1 restart of outer: (1+1)^3.
     assert_eq!(crashes, 8);
-    assert_eq!((world.state("outer/b"), world.state("outside")), ("waiting", "ready"));
+    assert_eq!(
+        (world.state("outer/b"), world.state("outside")),
+        ("waiting", "ready")
+    );
     world.pass(30 * SECOND);
-    assert_eq!(world.state("outer/b"), "starting", "the trial of the group starts its members");
+    assert_eq!(
+        world.state("outer/b"),
+        "starting",
+        "the trial of the group starts its members"
+    );
 }
 
 #[test]
 fn escalate_at_the_root_and_shutdown_anywhere_end_the_kernel() {
     for exhausted in [Exhausted::Escalate, Exhausted::Shutdown] {
         let mut world = World::with(
-            Defaults { intensity: Intensity::new(0, SECOND).unwrap(), ..defaults() },
-            vec![leaf("a").policy(|p| p.exhausted = Some(exhausted)), leaf("b")],
+            Defaults {
+                intensity: Intensity::new(0, SECOND).unwrap(),
+                ..defaults()
+            },
+            vec![
+                leaf("a").policy(|p| p.exhausted = Some(exhausted)),
+                leaf("b"),
+            ],
         );
         world.all_ready();
         world.exit("a", failed());
@@ -572,7 +726,11 @@ fn give_up_after_ends_the_kernel_for_required_children_only() {
 
 #[test]
 fn children_start_after_what_they_come_after_is_ready_and_stop_before_it() {
-    let blueprints = vec![leaf("web").after(&["cache", "db"]), leaf("cache").after(&["db"]), leaf("db")];
+    let blueprints = vec![
+        leaf("web").after(&["cache", "db"]),
+        leaf("cache").after(&["db"]),
+        leaf("db"),
+    ];
     let mut world = World::new(blueprints);
     assert_eq!(world.spawned, ["db"]);
     world.ready("db");
@@ -601,9 +759,17 @@ fn dependants_keep_running_when_a_dependency_crashes_later() {
 
 #[test]
 fn an_optional_dependency_that_is_down_holds_nobody_back() {
-    let defaults = Defaults { intensity: Intensity::new(0, SECOND).unwrap(), ..defaults() };
-    let mut world =
-        World::with(defaults, vec![leaf("cache").policy(|p| p.optional = true), leaf("web").after(&["cache"])]);
+    let defaults = Defaults {
+        intensity: Intensity::new(0, SECOND).unwrap(),
+        ..defaults()
+    };
+    let mut world = World::with(
+        defaults,
+        vec![
+            leaf("cache").policy(|p| p.optional = true),
+            leaf("web").after(&["cache"]),
+        ],
+    );
     assert_eq!(world.state("web"), "waiting");
     world.exit("cache", failed());
     assert_eq!(world.state("web"), "starting");
@@ -611,14 +777,28 @@ fn an_optional_dependency_that_is_down_holds_nobody_back() {
 
 #[test]
 fn names_resolve_from_the_inside_out_and_cycles_are_named() {
-    let inner = group("g", Strategy::OneForOne, vec![leaf("x").after(&["db"]), leaf("db")]);
+    let inner = group(
+        "g",
+        Strategy::OneForOne,
+        vec![leaf("x").after(&["db"]), leaf("db")],
+    );
     let world = World::new(vec![inner, leaf("db"), leaf("y").after(&["g/x"])]);
     let dep = world.machine.node(world.key("g/x")).after[0];
     assert_eq!(&*world.machine.node(dep).id, "g/db");
 
-    let refuse = |blueprints| Machine::new(defaults(), 1).insert(blueprints, true).unwrap_err();
-    let cycle = refuse(vec![leaf("a").after(&["b"]), leaf("b").after(&["c"]), leaf("c").after(&["a"])]);
-    let GraphError::Cycle { path } = &cycle else { panic!("{cycle}") };
+    let refuse = |blueprints| {
+        Machine::new(defaults(), 1)
+            .insert(blueprints, true)
+            .unwrap_err()
+    };
+    let cycle = refuse(vec![
+        leaf("a").after(&["b"]),
+        leaf("b").after(&["c"]),
+        leaf("c").after(&["a"]),
+    ]);
+    let GraphError::Cycle { path } = &cycle else {
+        panic!("{cycle}")
+    };
     assert_eq!(path.first(), path.last());
     assert_eq!(path.len(), 4, "{cycle}");
 
@@ -627,21 +807,44 @@ fn names_resolve_from_the_inside_out_and_cycles_are_named() {
         group("g", Strategy::OneForOne, vec![leaf("x").after(&["y"])]),
         leaf("y").after(&["g"]),
     ]);
-    assert!(through.to_string().contains("g") && through.to_string().contains("y"), "{through}");
+    assert!(
+        through.to_string().contains("g") && through.to_string().contains("y"),
+        "{through}"
+    );
     // A member after its own group.
     assert!(matches!(
-        refuse(vec![group("g", Strategy::OneForOne, vec![leaf("x").after(&["g"])])]),
+        refuse(vec![group(
+            "g",
+            Strategy::OneForOne,
+            vec![leaf("x").after(&["g"])]
+        )]),
         GraphError::Cycle { .. }
     ));
-    assert!(matches!(refuse(vec![leaf("a").after(&["a"])]), GraphError::Cycle { .. }));
+    assert!(matches!(
+        refuse(vec![leaf("a").after(&["a"])]),
+        GraphError::Cycle { .. }
+    ));
     // The implicit order of a RestForOne group counts.
-    let rest = group("r", Strategy::RestForOne, vec![leaf("a").after(&["b"]), leaf("b")]);
+    let rest = group(
+        "r",
+        Strategy::RestForOne,
+        vec![leaf("a").after(&["b"]), leaf("b")],
+    );
     assert!(matches!(refuse(vec![rest]), GraphError::Cycle { .. }));
 
     let unknown = refuse(vec![leaf("a").after(&["dbb"]), leaf("db")]);
-    assert_eq!(unknown.to_string(), "`a` starts after `dbb`, which does not exist; known here: db");
-    assert!(matches!(refuse(vec![leaf("a"), leaf("a")]), GraphError::Duplicate { .. }));
-    assert!(matches!(refuse(vec![leaf("a/b")]), GraphError::BadName { .. }));
+    assert_eq!(
+        unknown.to_string(),
+        "`a` starts after `dbb`, which does not exist; known here: db"
+    );
+    assert!(matches!(
+        refuse(vec![leaf("a"), leaf("a")]),
+        GraphError::Duplicate { .. }
+    ));
+    assert!(matches!(
+        refuse(vec![leaf("a/b")]),
+        GraphError::BadName { .. }
+    ));
     assert!(matches!(refuse(vec![leaf("")]), GraphError::BadName { .. }));
 }
 
@@ -664,14 +867,20 @@ fn a_child_that_ignores_its_stop_is_aborted_then_stuck_then_leaked_and_never_dup
     world.pass(Duration::from_secs(10_000));
     assert_eq!(world.generation("a"), 1);
     world.exit("a", Exit::Done);
-    assert_eq!(world.state("a"), "quarantined", "it ended after all: half-open, not at once");
+    assert_eq!(
+        world.state("a"),
+        "quarantined",
+        "it ended after all: half-open, not at once"
+    );
     world.pass(30 * SECOND);
     assert_eq!((world.state("a"), world.generation("a")), ("starting", 2));
 }
 
 #[test]
 fn a_start_timeout_is_a_failure_and_a_late_ready_changes_nothing() {
-    let mut world = World::new(vec![leaf("a").policy(|p| p.start_timeout = Some(10 * SECOND)).at_once()]);
+    let mut world = World::new(vec![leaf("a")
+        .policy(|p| p.start_timeout = Some(10 * SECOND))
+        .at_once()]);
     let key = world.key("a");
     let run = world.live[&key].run;
     world.pass(10 * SECOND);
@@ -686,7 +895,11 @@ fn a_start_timeout_is_a_failure_and_a_late_ready_changes_nothing() {
         "the reason is the timeout, however it ended"
     );
     world.input(Input::Ready { key, run });
-    assert_eq!(world.state("a"), "starting", "a stale incarnation sets nothing");
+    assert_eq!(
+        world.state("a"),
+        "starting",
+        "a stale incarnation sets nothing"
+    );
 }
 
 #[test]
@@ -696,21 +909,45 @@ fn heartbeats_are_charged_to_the_staller_only() {
     world.all_ready();
     let (staller, victim) = (world.key("staller"), world.key("victim"));
     let (s, v) = (world.live[&staller].run, world.live[&victim].run);
-    world.input(Input::Stalled { key: staller, run: s, held: Duration::from_millis(300) });
+    world.input(Input::Stalled {
+        key: staller,
+        run: s,
+        held: Duration::from_millis(300),
+    });
     world.now = 2 * SECOND;
-    world.input(Input::Beat { key: victim, run: v, last: Time::ZERO });
-    assert_eq!(world.state("victim"), "ready", "frozen while the stall is open");
-    world.input(Input::Beat { key: staller, run: s, last: Time::ZERO });
+    world.input(Input::Beat {
+        key: victim,
+        run: v,
+        last: Time::ZERO,
+    });
+    assert_eq!(
+        world.state("victim"),
+        "ready",
+        "frozen while the stall is open"
+    );
+    world.input(Input::Beat {
+        key: staller,
+        run: s,
+        last: Time::ZERO,
+    });
     assert_eq!(world.state("staller"), "stopping");
     world.exit("staller", Exit::Cancelled);
     let last_exit = &world.machine.node(staller).last_exit;
     assert_eq!(*last_exit, Some(Exit::TimedOut(Timeout::Heartbeat(SECOND))));
     // The stall is over: the victim has a full interval from its end.
     world.now += Duration::from_millis(900);
-    world.input(Input::Beat { key: victim, run: v, last: Time::ZERO });
+    world.input(Input::Beat {
+        key: victim,
+        run: v,
+        last: Time::ZERO,
+    });
     assert_eq!(world.state("victim"), "ready");
     world.now += Duration::from_millis(100);
-    world.input(Input::Beat { key: victim, run: v, last: Time::ZERO });
+    world.input(Input::Beat {
+        key: victim,
+        run: v,
+        last: Time::ZERO,
+    });
     assert_eq!(world.state("victim"), "stopping");
 }
 
@@ -748,7 +985,10 @@ fn a_drain_never_outlasts_its_deadline_and_its_accounts_balance() {
     }
     assert!(world.ended, "by the deadline");
     let accounts = world.machine.accounts();
-    assert_eq!(accounts.started, accounts.stopped + accounts.aborted + accounts.leaked + accounts.quarantined);
+    assert_eq!(
+        accounts.started,
+        accounts.stopped + accounts.aborted + accounts.leaked + accounts.quarantined
+    );
     assert_eq!((accounts.quarantined, accounts.leaked), (1, 2));
     let stragglers: Vec<&str> = accounts.stragglers.iter().map(|id| &**id).collect();
     assert_eq!(stragglers, ["deaf", "never"]);
@@ -770,7 +1010,13 @@ fn an_aborted_child_that_ends_counts_as_aborted() {
 #[test]
 fn temporary_children_added_at_run_time_are_forgotten_when_they_end() {
     let mut world = World::new(vec![leaf("a")]);
-    world.machine.add(world.now, vec![leaf("job").policy(|p| p.restart = Restart::Temporary)]).unwrap();
+    world
+        .machine
+        .add(
+            world.now,
+            vec![leaf("job").policy(|p| p.restart = Restart::Temporary)],
+        )
+        .unwrap();
     world.perform();
     world.ready("job");
     world.exit("job", failed());
@@ -780,6 +1026,61 @@ fn temporary_children_added_at_run_time_are_forgotten_when_they_end() {
     assert_eq!(world.generation("job"), 1);
     world.drain(SECOND);
     world.obey();
+    assert_eq!(world.machine.accounts().started, 3);
+}
+
+#[test]
+fn a_stopped_group_is_restarted_whole() {
+    let inner = group("inner", Strategy::OneForOne, vec![leaf("a")]);
+    let mut world = World::new(vec![group(
+        "g",
+        Strategy::OneForOne,
+        vec![inner, leaf("b")],
+    )]);
+    world.all_ready();
+    let key = world.key("g");
+    world.machine.stop(world.now, key).unwrap();
+    world.perform();
+    world.obey();
+    assert_eq!(
+        (world.state("g"), world.state("g/inner/a")),
+        ("stopped", "stopped")
+    );
+    world.machine.restart(world.now, key).unwrap();
+    world.perform();
+    world.all_ready();
+    assert_eq!(
+        (world.state("g"), world.generation("g/inner/a")),
+        ("ready", 2)
+    );
+}
+
+#[test]
+fn what_others_start_after_cannot_be_removed() {
+    let mut world = World::new(vec![
+        group(
+            "g",
+            Strategy::OneForOne,
+            vec![leaf("x"), leaf("y").after(&["x"])],
+        ),
+        leaf("z").after(&["g/x"]),
+    ]);
+    world.all_ready();
+    let (g, z) = (world.key("g"), world.key("z"));
+    assert_eq!(
+        world.machine.remove(world.now, g),
+        Err(Refused::HasDependants(Arc::from("z")))
+    );
+    world.machine.remove(world.now, z).unwrap();
+    world.perform();
+    world.obey();
+    world.machine.remove(world.now, g).unwrap();
+    world.perform();
+    world.obey();
+    assert_eq!(world.machine.find("g"), None);
+    assert_eq!(world.machine.find("g/x"), None);
+    world.drain(SECOND);
+    assert!(world.ended);
     assert_eq!(world.machine.accounts().started, 3);
 }
 
@@ -798,28 +1099,46 @@ struct RandomNode {
 }
 
 fn random_node() -> impl Generator<Value = RandomNode> {
-    let leaf = (0u8..3, 0u8..5, any::<bool>(), any::<bool>(), any::<bool>(), prop::collection::vec(0u8..8, 0..3))
-        .prop_map(|(restart, exhausted, optional, gated, at_once, after)| RandomNode {
-            restart,
-            strategy: 0,
-            exhausted,
-            optional,
-            gated,
-            at_once,
-            after,
-            members: Vec::new(),
-        });
-    leaf.prop_recursive(3, 14, 4, |inner| {
-        (prop::collection::vec(inner, 1..4), 0u8..3, 0u8..3, 0u8..5, any::<bool>(), prop::collection::vec(0u8..8, 0..2))
-            .prop_map(|(members, strategy, restart, exhausted, optional, after)| RandomNode {
+    let leaf = (
+        0u8..3,
+        0u8..5,
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        prop::collection::vec(0u8..8, 0..3),
+    )
+        .prop_map(
+            |(restart, exhausted, optional, gated, at_once, after)| RandomNode {
                 restart,
-                strategy,
+                strategy: 0,
                 exhausted,
                 optional,
-                gated: false,
-                at_once: false,
+                gated,
+                at_once,
                 after,
-                members,
+                members: Vec::new(),
+            },
+        );
+    leaf.prop_recursive(3, 14, 4, |inner| {
+        (
+            prop::collection::vec(inner, 1..4),
+            0u8..3,
+            0u8..3,
+            0u8..5,
+            any::<bool>(),
+            prop::collection::vec(0u8..8, 0..2),
+        )
+            .prop_map(|(members, strategy, restart, exhausted, optional, after)| {
+                RandomNode {
+                    restart,
+                    strategy,
+                    exhausted,
+                    optional,
+                    gated: false,
+                    at_once: false,
+                    after,
+                    members,
+                }
             })
     })
 }
@@ -827,8 +1146,13 @@ fn random_node() -> impl Generator<Value = RandomNode> {
 /// Only earlier siblings are named, so that most graphs are valid; cycles through groups are refused.
 fn blueprint(node: &RandomNode, index: usize) -> Blueprint {
     let policy = Policy {
-        restart: [Restart::Transient, Restart::Permanent, Restart::Temporary][node.restart as usize],
-        strategy: [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne][node.strategy as usize],
+        restart: [Restart::Transient, Restart::Permanent, Restart::Temporary]
+            [node.restart as usize],
+        strategy: [
+            Strategy::OneForOne,
+            Strategy::OneForAll,
+            Strategy::RestForOne,
+        ][node.strategy as usize],
         exhausted: [
             None,
             Some(Exhausted::HalfOpen),
@@ -843,7 +1167,11 @@ fn blueprint(node: &RandomNode, index: usize) -> Blueprint {
     };
     Blueprint {
         name: format!("n{index}"),
-        kind: if node.members.is_empty() { Kind::Task } else { Kind::Group },
+        kind: if node.members.is_empty() {
+            Kind::Task
+        } else {
+            Kind::Group
+        },
         policy,
         after: node
             .after
@@ -851,7 +1179,12 @@ fn blueprint(node: &RandomNode, index: usize) -> Blueprint {
             .filter(|_| index > 0)
             .map(|n| format!("n{}", *n as usize % index.max(1)))
             .collect(),
-        members: node.members.iter().enumerate().map(|(i, member)| blueprint(member, i)).collect(),
+        members: node
+            .members
+            .iter()
+            .enumerate()
+            .map(|(i, member)| blueprint(member, i))
+            .collect(),
     }
 }
 
@@ -870,7 +1203,7 @@ proptest! {
     #[test]
     fn random_lives_keep_every_law(
         nodes in prop::collection::vec(random_node(), 1..7),
-        actions in prop::collection::vec((0u8..12, any::<u16>()), 0..150),
+        actions in prop::collection::vec((0u8..13, any::<u16>()), 0..150),
         drain_ms in 200u64..8_000,
     ) {
         let blueprints: Vec<Blueprint> = nodes.iter().enumerate().map(|(i, n)| blueprint(n, i)).collect();
@@ -904,6 +1237,10 @@ proptest! {
                 }
                 (10, _) if exists => {
                     let _ = world.machine.restart(world.now, any_key);
+                    world.perform();
+                }
+                (12, _) if exists => {
+                    let _ = world.machine.remove(world.now, any_key);
                     world.perform();
                 }
                 (11, _) if exists => {
