@@ -13,7 +13,7 @@ use crate::origin::{Explanation, Layer, Origin, Printed, Sourced, UnknownKey};
 use crate::reload::{Change, ReloadReport, ReloadStats};
 use crate::resolve::{calmly, failed_checks, Record, Resolved, Secrets};
 use crate::schema::{Index, Meta, Reload, Settings};
-use crate::watch::{Cell, Watch};
+use crate::watch::{Publisher, Watch};
 use crate::watcher::{FileWatcher, Timing};
 
 /// A loaded configuration, shared: clones are handles on the same one.
@@ -28,7 +28,7 @@ pub struct Loaded<T> {
 
 struct Inner<T> {
     layers: Layers<T>,
-    cell: Arc<Cell<T>>,
+    publisher: Publisher<T>,
     /// What `explain` and `print` answer from. Replaced whole; the lock is held for a pointer copy.
     state: Mutex<Arc<State<T>>>,
     /// Held through a reload or a plan, so that they run one after the other.
@@ -106,7 +106,7 @@ impl<T: Settings> Loaded<T> {
         Self {
             inner: Arc::new(Inner {
                 layers,
-                cell: Arc::new(Cell::new(1, value)),
+                publisher: Publisher::new(1, value),
                 state: Mutex::new(Arc::new(state)),
                 turn: Mutex::new(()),
                 holder: Mutex::new(None),
@@ -123,17 +123,17 @@ impl<T: Settings> Loaded<T> {
 
     /// The values in force. To follow changes cheaply, keep a [`watch`](Self::watch).
     pub fn snapshot(&self) -> Arc<T> {
-        self.inner.cell.snapshot().1
+        self.inner.publisher.snapshot().1
     }
 
     /// The version in force, 1 after loading; each reload that changes what is in force adds 1.
     pub fn version(&self) -> u64 {
-        self.inner.cell.snapshot().0
+        self.inner.publisher.snapshot().0
     }
 
     /// A reader's handle on the values in force.
     pub fn watch(&self) -> Watch<T> {
-        Watch::of(&self.inner.cell)
+        Watch::of(&self.inner.publisher)
     }
 
     /// Where the value of a key came from: `bus.capacity`, or `service[0].name` of an item of a list.
@@ -479,7 +479,7 @@ impl<T: Settings> Loaded<T> {
         log_warnings(&next.warnings);
         let before = std::mem::replace(&mut *lock(&self.inner.state), Arc::new(next));
         if before.version != version {
-            self.inner.cell.publish(version, value);
+            self.inner.publisher.publish(version, value);
         }
         report
     }
@@ -590,7 +590,7 @@ impl<T> fmt::Debug for Loaded<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loaded")
             .field("service", &self.inner.layers.service)
-            .field("version", &self.inner.cell.snapshot().0)
+            .field("version", &self.inner.publisher.snapshot().0)
             .finish_non_exhaustive()
     }
 }

@@ -374,6 +374,7 @@ pub(crate) fn toml_value(value: &Json) -> String {
             let items: Vec<String> = items.iter().map(toml_value).collect();
             format!("[{}]", items.join(", "))
         }
+        Json::Object(members) if members.is_empty() => "{}".to_owned(),
         Json::Object(members) => {
             let members: Vec<String> = members
                 .iter()

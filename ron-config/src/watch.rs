@@ -7,20 +7,27 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use thiserror::Error;
 use tokio::sync::watch;
 
-/// The place where snapshots are published.
-pub(crate) struct Cell<T> {
+/// Where snapshots are published. One owner; when it goes, waiting watches learn that nothing will come.
+pub(crate) struct Publisher<T> {
+    cell: Arc<Cell<T>>,
+    changed: watch::Sender<u64>,
+}
+
+/// What publisher and watches share.
+struct Cell<T> {
     /// The version of what `current` holds. Stored with `Release` after `current` is set, by the one publisher; pairs
     /// with the `Acquire` load in [`Watch::get`].
     version: Arc<AtomicU64>,
     current: Mutex<(u64, Arc<T>)>,
-    changed: watch::Sender<u64>,
 }
 
-impl<T> Cell<T> {
+impl<T> Publisher<T> {
     pub(crate) fn new(version: u64, value: Arc<T>) -> Self {
         Self {
-            version: Arc::new(AtomicU64::new(version)),
-            current: Mutex::new((version, value)),
+            cell: Arc::new(Cell {
+                version: Arc::new(AtomicU64::new(version)),
+                current: Mutex::new((version, value)),
+            }),
             changed: watch::Sender::new(version),
         }
     }
@@ -28,16 +35,19 @@ impl<T> Cell<T> {
     /// Makes `value` the snapshot in force. Versions must increase; the owner serialises.
     pub(crate) fn publish(&self, version: u64, value: Arc<T>) {
         let before = {
-            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            let current = self.cell.current.lock();
+            let mut current = current.unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *current, (version, value))
         };
-        self.version.store(version, Ordering::Release);
+        self.cell.version.store(version, Ordering::Release);
         self.changed.send_replace(version);
+        // The last handle on the old snapshot may be this one; it is dropped outside the lock.
         drop(before);
     }
 
     pub(crate) fn snapshot(&self) -> (u64, Arc<T>) {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.cell.current.lock();
+        let current = current.unwrap_or_else(PoisonError::into_inner);
         (current.0, Arc::clone(&current.1))
     }
 }
@@ -108,14 +118,14 @@ pub struct Watch<T> {
 pub struct Closed(());
 
 impl<T: Send + Sync + 'static> Watch<T> {
-    pub(crate) fn of(cell: &Arc<Cell<T>>) -> Self {
-        let (version, value) = cell.snapshot();
+    pub(crate) fn of(publisher: &Publisher<T>) -> Self {
+        let (version, value) = publisher.snapshot();
         Self {
-            live: Arc::clone(&cell.version),
+            live: Arc::clone(&publisher.cell.version),
             version,
             value,
-            supply: Arc::clone(cell) as Arc<dyn Supply<T>>,
-            changed: cell.changed.subscribe(),
+            supply: Arc::clone(&publisher.cell) as Arc<dyn Supply<T>>,
+            changed: publisher.changed.subscribe(),
         }
     }
 
@@ -133,7 +143,7 @@ impl<T: Send + Sync + 'static> Watch<T> {
     /// The snapshot in force.
     #[inline]
     pub fn get(&mut self) -> &Arc<T> {
-        // Acquire: pairs with the Release in `Cell::publish`, so that the newer snapshot is there to be fetched.
+        // Acquire: pairs with the Release in `Publisher::publish`, so that the newer snapshot is there to be fetched.
         if self.live.load(Ordering::Acquire) != self.version {
             self.fetch();
         }

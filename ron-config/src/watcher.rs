@@ -104,7 +104,7 @@ impl FileWatcher {
             }),
             wake: Condvar::new(),
         });
-        let watch = Watching {
+        let mut watch = Watching {
             path: path.to_owned(),
             timing,
             had_content: known.is_some(),
@@ -113,6 +113,8 @@ impl FileWatcher {
             watcher: None,
             watched: BTreeSet::new(),
         };
+        // Here and not in the thread, so that whatever happens after this call is seen.
+        watch.watch_directories();
         let thread = std::thread::Builder::new()
             .name("ron-config-file".to_owned())
             .spawn(move || watch.run())?;

@@ -141,12 +141,16 @@ impl<T, I: Settings> Field<T> for Items<T, I> {
 
     fn show(&self, target: &mut T) -> Json {
         let show = |item: &mut I| {
-            let mut members = serde_json::Map::new();
+            let mut members = json!({});
             for key in &self.item.keys {
                 let value = key.meta.shown(key.field.show(item));
-                members.insert(key.meta.path.clone(), value);
+                let mut at = &mut members;
+                for segment in key.meta.path.split('.') {
+                    at = &mut at[segment];
+                }
+                *at = value;
             }
-            json!(members)
+            members
         };
         (self.get)(target).iter_mut().map(show).collect()
     }
