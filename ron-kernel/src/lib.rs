@@ -69,6 +69,7 @@
 //! |---|---|
 //! | `serve` | the admin listener: /metrics, /healthz, /livez, /readyz, /version |
 //! | `tls` | TLS on it, rotated on reload (implies `serve`) |
+//! | `kameo` | a kameo actor as a child; outside the semver and Rust 1.80 promises |
 //! | `pq` | accepts `pq.mode` other than off and shows it; enforcement is the host's |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -78,6 +79,8 @@ mod admin;
 mod config;
 mod event;
 mod handle;
+#[cfg(feature = "kameo")]
+pub mod kameo;
 mod kernel;
 mod reload;
 mod report;
