@@ -1,0 +1,9 @@
+//! The demo as its operator sees it: started as a process, asked over HTTP, signalled, read by its log.
+#![cfg(unix)]
+
+mod chaos;
+mod process;
+mod reloading;
+mod serving;
+mod starting;
+mod stopping;
