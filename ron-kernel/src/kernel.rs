@@ -16,7 +16,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -342,7 +342,12 @@ impl KernelBuilder {
         let keys = machine.insert(blueprints, true)?;
         let bus = match self.bus {
             Some(bus) => bus,
-            None => Bus::new(BusConfig::default().capacity(self.config.bus.capacity))?,
+            None => {
+                let settings = BusConfig::default()
+                    .capacity(self.config.bus.capacity)
+                    .instance(instance());
+                Bus::new(settings)?
+            }
         };
         let metrics = match self.metrics {
             Some(metrics) => metrics,
@@ -397,6 +402,13 @@ fn needed_features(config: &Config) -> Result<(), KernelError> {
         });
     }
     Ok(())
+}
+
+/// Tells replicas and restarts of a service apart: process id and start time.
+fn instance() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since.map_or(0, |since| since.as_millis());
+    format!("{:x}-{millis:x}", std::process::id())
 }
 
 /// Jitter needs to differ between processes, no more; the hasher's keys do.
