@@ -1,6 +1,6 @@
 //! Who restarts with whom: the strategies of groups, their shared budget, and escalation as in OTP.
 
-use ron_kernel::supervisor::{Backoff, Child, Exhausted, Group, Intensity, Restart, Strategy};
+use ron_kernel::supervisor::{Backoff, Child, Exhausted, Group, Intensity, Strategy};
 use ron_kernel::{Change, ChildEvent, Kernel, Running, TreeNode, LIFECYCLE_TOPIC};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -183,20 +183,6 @@ async fn rest_for_one_restarts_the_failed_member_and_those_after_it() {
         lab.crash("g/a").await,
         ["!g/a", "-g/c", "-g/b", "+g/a", "+g/b", "+g/c"]
     );
-    running.shutdown().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_temporary_member_is_stopped_by_a_joint_restart_and_not_started_again() {
-    let lab = Lab::default();
-    let group = Group::new("g")
-        .strategy(Strategy::OneForAll)
-        .child(lab.child("a"))
-        .child(lab.child("t").restart(Restart::Temporary));
-    let running = start(group).await;
-    settle().await;
-    lab.take();
-    assert_eq!(lab.crash("g/a").await, ["!g/a", "-g/t", "+g/a"]);
     running.shutdown().await;
 }
 
