@@ -76,7 +76,7 @@ fn main() -> ExitCode {
             kernel
                 .rejected_reload_unready(true)
                 .child(Child::task_with("heartbeat", config.watch(), heartbeat).watchdog(MISSED))
-                .child(Child::task_with("status", config.watch(), status).after("heartbeat"))
+                .child(Child::task_with("status", config.watch(), status))
         })
 }
 

@@ -382,7 +382,9 @@ async fn follow_level<T: HostSettings>(
 /// A diagnostic without its piece of source.
 fn one_line(diagnostic: &Diagnostic) -> String {
     let mut line = format!("{}: ", diagnostic.place());
-    if !diagnostic.key().is_empty() && diagnostic.key() != diagnostic.place() {
+    // A flag or a defect of the whole file says it already.
+    let key = diagnostic.key();
+    if !key.is_empty() && key != diagnostic.place().trim_start_matches('-') {
         let _ = write!(line, "{}: ", diagnostic.key());
     }
     line.push_str(diagnostic.what());

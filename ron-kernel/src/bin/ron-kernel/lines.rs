@@ -1,10 +1,11 @@
 //! Stdout: every line one JSON object. The log is a `tracing` subscriber of our own, so that the package needs no
 //! formatter; spans carry nothing here, because the kernel's own lines name their child.
 
+use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::Write;
-use std::panic::PanicHookInfo;
+use std::panic::Location;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -121,7 +122,9 @@ pub(crate) struct Lines {
 impl Lines {
     /// Makes this the log of the process and panics lines of it.
     pub(crate) fn install(service: &'static str, filter: Arc<Filter>) {
-        std::panic::set_hook(Box::new(move |info| panicked(service, info)));
+        std::panic::set_hook(Box::new(move |info| {
+            panicked(service, info.payload(), info.location())
+        }));
         // Fails only if there is a log already, and `main` calls this first of all.
         let _ = tracing::subscriber::set_global_default(Lines { service, filter });
     }
@@ -148,8 +151,7 @@ fn line(service: &str, level: Level, fields: Fields) -> String {
 
 /// Every panic but that of a child is a line here; of a child, the kernel tells it as `ServiceCrashed`, and
 /// this program has no children of its own.
-fn panicked(service: &str, info: &PanicHookInfo<'_>) {
-    let payload = info.payload();
+fn panicked(service: &str, payload: &(dyn Any + Send), location: Option<&Location<'_>>) {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let mut fields = Fields {
@@ -161,7 +163,7 @@ fn panicked(service: &str, info: &PanicHookInfo<'_>) {
         "reason".to_owned(),
         text.unwrap_or("panic without text").into(),
     );
-    if let Some(location) = info.location() {
+    if let Some(location) = location {
         fields
             .rest
             .insert("location".to_owned(), location.to_string().into());
