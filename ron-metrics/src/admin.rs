@@ -79,10 +79,11 @@ impl AdminResponse {
     }
 }
 
+pub(crate) const ROUTES: [&str; 5] = ["/metrics", "/healthz", "/livez", "/readyz", "/version"];
+
 pub(crate) fn answer(metrics: &Metrics, request: &AdminRequest<'_>) -> AdminResponse {
     let path = request.path.split(['?', '#']).next().unwrap_or_default();
-    let known = ["/metrics", "/healthz", "/livez", "/readyz", "/version"].contains(&path);
-    if !known {
+    if !ROUTES.contains(&path) {
         let text = "not found: /metrics, /healthz, /livez, /readyz and /version are served here\n";
         return headless(AdminResponse::plain(404, text), request);
     }

@@ -116,6 +116,31 @@ fn answers_carry_the_headers_and_bodies_of_the_routes() {
 }
 
 #[test]
+fn requests_are_counted_by_route_and_an_invented_path_makes_no_series() {
+    let (metrics, server) = start(ServeOptions::default());
+    for _ in 0..3 {
+        get(server.addr(), "/readyz");
+    }
+    get(server.addr(), "/invented-1");
+    get(server.addr(), "/invented-2");
+    exchange(
+        server.addr(),
+        "BREW /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    );
+    let text = metrics.render(ron_metrics::Format::Prometheus);
+    for line in [
+        r#"http_requests_total{route="/readyz",method="GET",status="503"} 3"#,
+        r#"http_requests_total{route="other",method="GET",status="404"} 2"#,
+        r#"http_requests_total{route="/healthz",method="other",status="405"} 1"#,
+        r#"request_latency_seconds_count{route="/readyz",method="GET"} 3"#,
+    ] {
+        assert!(text.contains(line), "{line} in:\n{text}");
+    }
+    assert!(!text.contains("invented"));
+    server.join();
+}
+
+#[test]
 fn accept_headers_choose_the_format_even_when_there_are_several() {
     let (_, server) = start(ServeOptions::default());
     let request = "GET /metrics HTTP/1.1\r\naccept: text/plain;q=0.5\r\n\

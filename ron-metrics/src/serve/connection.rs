@@ -29,9 +29,9 @@ use tokio::time::{sleep_until, Instant, Sleep};
 
 use super::listener::{Registered, Stream};
 use super::ServeOptions;
-use crate::admin::{AdminRequest, AdminResponse};
+use crate::admin::{AdminRequest, AdminResponse, ROUTES};
 use crate::counter::Counter;
-use crate::golden::ReasonLabel;
+use crate::golden::{ReasonLabel, RequestLabels, RouteLabels};
 use crate::metrics::Metrics;
 
 /// Pause after a failed accept. The usual cause, no file descriptors left, is not helped by trying faster.
@@ -288,6 +288,7 @@ async fn speak_http<S>(
 }
 
 fn respond(metrics: &Metrics, request: &Request<Incoming>, stopping: bool) -> Response<Once> {
+    let begun = Instant::now();
     let has_body = !request.body().is_end_stream();
     let answer = if has_body {
         AdminResponse::plain(413, "request bodies are not accepted here\n")
@@ -307,6 +308,7 @@ fn respond(metrics: &Metrics, request: &Request<Incoming>, stopping: bool) -> Re
         };
         metrics.admin(&asked)
     };
+    count(metrics, request, answer.status, begun.elapsed());
     let mut response = Response::new(Once(Some(Bytes::from(answer.body))));
     if let Ok(status) = answer.status.try_into() {
         *response.status_mut() = status;
@@ -323,6 +325,26 @@ fn respond(metrics: &Metrics, request: &Request<Incoming>, stopping: bool) -> Re
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Requests of the listener itself, with the time it took to make the answer. What the peer invents is `other`.
+fn count(metrics: &Metrics, request: &Request<Incoming>, status: u16, took: Duration) {
+    let path = request.uri().path();
+    let route = ROUTES.into_iter().find(|route| *route == path);
+    let route = route.unwrap_or("other");
+    let method = match request.method().as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        _ => "other",
+    };
+    let golden = metrics.golden();
+    let labels = RequestLabels::new(route, method, status.to_string());
+    golden.http_requests_total.get(&labels).inc();
+    let labels = RouteLabels::new(route, method);
+    golden
+        .request_latency_seconds
+        .get(&labels)
+        .observe_duration(took);
 }
 
 /// A body in one piece.
