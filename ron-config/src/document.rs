@@ -203,24 +203,41 @@ fn starts(bytes: &[u8]) -> usize {
 
 /// Reads a file that is not being written at this moment, as far as that can be seen.
 ///
-/// A file whose fingerprint is older than [`SETTLED`] and does not change while it is read is taken at once. A younger
-/// one is read again until it is that old, for at most [`PATIENCE`]; then what stands there is taken.
+/// A file last changed [`LONG_AGO`] is taken at once, any other when it was seen unchanged for [`SETTLED`], and so is an
+/// empty one: a file being truncated is empty for a moment before its time of change tells. A file that does not rest
+/// within [`PATIENCE`] is an error, because half of it may be a valid configuration.
 pub(crate) fn read_settled(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let began = Instant::now();
+    let mut seen: Option<(Fingerprint, Instant)> = None;
     loop {
         let before = Fingerprint::of(path)?;
         let bytes = read(path)?;
-        let settled = before.is_settled() && Fingerprint::of(path).ok() == Some(before);
-        if settled || began.elapsed() >= PATIENCE {
+        if Fingerprint::of(path).ok().as_ref() != Some(&before) {
+            seen = None;
+        } else if before.is_old() && !bytes.is_empty() {
             return Ok(bytes);
+        } else {
+            match seen {
+                Some((ref then, since)) if *then == before => {
+                    if since.elapsed() >= SETTLED {
+                        return Ok(bytes);
+                    }
+                }
+                _ => seen = Some((before, Instant::now())),
+            }
+        }
+        if began.elapsed() >= PATIENCE {
+            return Err(io::Error::other("it is being written to without a pause"));
         }
         std::thread::sleep(SETTLED / 4);
     }
 }
 
-/// How long a file must have been left alone to count as written: writers of configuration files write them in one go,
-/// so a pause of this length means they are done.
+/// How long a file must be left alone to count as written: writers of configuration files write them in one go, so a
+/// pause of this length means they are done.
 const SETTLED: Duration = Duration::from_millis(40);
+/// A file that old was not written by anybody who is still at it.
+const LONG_AGO: Duration = Duration::from_secs(2);
 /// How long a reload waits for a writer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -249,12 +266,12 @@ impl Fingerprint {
         })
     }
 
-    /// Whether the last change lies at least [`SETTLED`] back. File times are the only record of it, so this one
-    /// decision is by the wall clock; a time in the future counts as settled.
-    fn is_settled(&self) -> bool {
+    /// Whether the last change lies [`LONG_AGO`]. File times are the only record of it, so this one decision is by the
+    /// wall clock; a time in the future is not old.
+    fn is_old(&self) -> bool {
         self.modified
             .and_then(|time| time.elapsed().ok())
-            .map_or(true, |age| age >= SETTLED)
+            .is_some_and(|age| age >= LONG_AGO)
     }
 }
 

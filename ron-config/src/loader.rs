@@ -150,7 +150,8 @@ impl<T: Settings> Loader<T> {
 
     /// Reads and merges the layers.
     ///
-    /// Blocking: it reads one file, and waits up to half a second if that file is being written at this moment.
+    /// Blocking: it reads one file, and waits up to half a second if that file is being written at this moment; should it
+    /// never rest for 40 ms of these, that is an error.
     ///
     /// # Errors
     /// Every defect of every layer in one report: values that do not parse or are out of range (also where a stronger

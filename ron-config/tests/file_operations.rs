@@ -268,6 +268,33 @@ fn random_interleavings_end_in_the_last_valid_file_with_no_torn_read() {
 }
 
 #[test]
+fn a_reload_in_the_middle_of_a_write_waits_for_the_writer() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("svc.toml");
+    fs::write(&file, content(1)).unwrap();
+    let loaded = Loader::<Pair>::new("svc").file(&file).load().unwrap();
+    let writer = thread::spawn(move || {
+        for n in 2..12 {
+            let text = content(n);
+            let mut open = fs::File::create(&file).unwrap();
+            for piece in text.as_bytes().chunks(text.len() / 3) {
+                open.write_all(piece).unwrap();
+                thread::sleep(Duration::from_millis(4));
+            }
+            // Long enough for the file to count as written.
+            thread::sleep(Duration::from_millis(120));
+        }
+    });
+    while !writer.is_finished() {
+        loaded.reload().expect("no reload meets half a file");
+        let pair = loaded.snapshot();
+        assert_eq!((pair.first, pair.filling.len()), (pair.last, 400));
+    }
+    loaded.reload().unwrap();
+    assert_eq!(loaded.snapshot().last, 11);
+}
+
+#[test]
 fn many_changes_while_nobody_waits_are_one_pending_reload() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("svc.toml");

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use ron_config::{Layer, Loader, Schema, Settings};
-use serde_json::Value as Json;
 use tempfile::TempDir;
 
 const LEAVES: usize = 200;
@@ -127,9 +126,5 @@ fn print_and_explain_agree_on_every_key() {
     }
     let json = printed.to_json();
     let keys = json["values"].as_array().unwrap().iter();
-    assert_eq!(
-        keys.filter(|v| v["origin"]["layer"] == Json::from("env"))
-            .count(),
-        1
-    );
+    assert_eq!(keys.filter(|v| v["origin"]["layer"] == "env").count(), 1);
 }

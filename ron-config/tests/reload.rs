@@ -353,7 +353,8 @@ fn concurrent_reloads_run_one_after_the_other() {
     let seen = Arc::clone(&inside);
     loaded.guard("alone", move |_, _| {
         assert_eq!(seen.fetch_add(1, Ordering::SeqCst), 0);
-        std::thread::yield_now();
+        // Long enough for seven others to come in, if they could.
+        std::thread::sleep(Duration::from_millis(5));
         seen.fetch_sub(1, Ordering::SeqCst);
         Ok(())
     });

@@ -112,7 +112,7 @@ async fn changed_returns_once_per_news_and_joins_what_came_together() {
     assert_eq!(watch.get().max_conns, 3);
     {
         let again = std::pin::pin!(watch.changed());
-        let mut again = tokio_test_poll(again);
+        let mut again = poll_once(again);
         assert!(again().is_none());
         bed.set(4);
         assert_eq!(again(), Some(Ok(4)));
@@ -122,7 +122,7 @@ async fn changed_returns_once_per_news_and_joins_what_came_together() {
     bed.set(5);
     late.get();
     let none = std::pin::pin!(late.changed());
-    assert!(tokio_test_poll(none)().is_none());
+    assert!(poll_once(none)().is_none());
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn a_dropped_wait_loses_nothing() {
     for n in 2..50 {
         {
             let wait = std::pin::pin!(watch.changed());
-            assert!(tokio_test_poll(wait)().is_none());
+            assert!(poll_once(wait)().is_none());
             bed.set(n);
         }
         assert_eq!(watch.changed().await, Ok(u64::from(n)));
@@ -181,12 +181,19 @@ async fn a_watch_outlives_what_it_watches_and_says_that_nothing_will_come() {
     assert!(fixed.changed().await.is_err());
 }
 
+struct Unheard;
+
+impl std::task::Wake for Unheard {
+    fn wake(self: Arc<Self>) {}
+}
+
 /// A closure that polls the future once.
-fn tokio_test_poll<F: std::future::Future>(
+fn poll_once<F: std::future::Future>(
     mut future: std::pin::Pin<&mut F>,
 ) -> impl FnMut() -> Option<F::Output> + '_ {
     move || {
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let waker = std::task::Waker::from(Arc::new(Unheard));
+        let mut cx = std::task::Context::from_waker(&waker);
         match future.as_mut().poll(&mut cx) {
             std::task::Poll::Ready(output) => Some(output),
             std::task::Poll::Pending => None,
