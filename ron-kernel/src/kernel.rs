@@ -218,10 +218,12 @@ impl Kernel {
                 .map(|engine| engine.read(|machine| *machine.counts()))
         });
         // From the workers, so that /livez knows whether they still poll.
-        let health = engine.telemetry.health.clone();
+        let weak = Arc::downgrade(&engine);
         let beat = runtime.spawn(async move {
-            loop {
-                health.beat();
+            while let Some(engine) = weak.upgrade() {
+                engine.telemetry.health.beat();
+                engine.telemetry.watch_lag();
+                drop(engine);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         });

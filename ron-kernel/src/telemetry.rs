@@ -6,6 +6,7 @@ use crate::supervisor::machine::State;
 use crate::supervisor::{Exit, Kind};
 use ron_bus::{Bus, Topic};
 use ron_metrics::{Condition, Counter, Feed, HealthState, KindLabel, Metrics, ServiceLabel, Watch};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
@@ -13,6 +14,8 @@ use tokio::time::Instant;
 
 /// Readiness key of the kernel itself: bus active, configuration loaded, supervision running.
 const KERNEL_KEY: &str = "kernel";
+/// Readiness key of readers that lose events: degraded, never unready.
+const LAG_KEY: &str = "bus_lag";
 
 /// Health on tokio's clock, so that it stands still where tests pause it.
 pub(crate) struct TokioClock(pub(crate) Instant);
@@ -42,6 +45,9 @@ pub(crate) struct Telemetry {
     owned: Counter,
     aborted_tasks: Counter,
     aborted_threads: Counter,
+    /// Events lost by readers up to the last look of `watch_lag`.
+    lost: AtomicU64,
+    lagging: AtomicBool,
     /// What feeds the collectors; ends with the kernel.
     feeds: Mutex<Vec<Feed>>,
 }
@@ -85,6 +91,8 @@ impl Telemetry {
             aborted_tasks: aborted("task"),
             aborted_threads: aborted("thread"),
             service: metrics.service().to_owned(),
+            lost: AtomicU64::new(0),
+            lagging: AtomicBool::new(false),
             feeds: Mutex::new(feed_bus(&bus, &metrics)),
             bus,
             kernel,
@@ -367,6 +375,34 @@ impl Telemetry {
             Change::Failed { .. } => {}
         }
         let _ = self.lifecycle.publish(event.clone());
+    }
+
+    /// States or clears `bus_lag`: a reader lost events since the last look. Called once a second.
+    pub(crate) fn watch_lag(&self) {
+        let topics = self.bus.topics();
+        let lost: u64 = topics.iter().map(|t| t.total.lost.overflowed()).sum();
+        let before = self.lost.swap(lost, Ordering::Relaxed);
+        if lost == before {
+            if self.lagging.swap(false, Ordering::Relaxed) {
+                self.health.clear(LAG_KEY);
+            }
+            return;
+        }
+        let worst = topics
+            .iter()
+            .flat_map(|topic| topic.by_name.iter().map(move |reader| (topic, reader)))
+            .max_by_key(|(_, reader)| reader.account.lost.overflowed());
+        if let Some((topic, reader)) = worst {
+            let reason = format!(
+                "{} events lost in the last second; most of all by {} on topic {} ({} ever)",
+                lost.saturating_sub(before),
+                reader.name,
+                topic.name,
+                reader.account.lost.overflowed()
+            );
+            self.lagging.store(true, Ordering::Relaxed);
+            self.health.set(LAG_KEY, Condition::degraded(reason));
+        }
     }
 
     /// Steps readiness and tells its changes; returns how long until it may change by itself.
