@@ -216,6 +216,13 @@ struct Watching {
     watched: BTreeSet<PathBuf>,
 }
 
+/// The file at a moment when nobody was writing it.
+struct Settled {
+    fingerprint: Option<Fingerprint>,
+    /// Its hash and whether it is empty; `None` when there is no readable file.
+    content: Option<(String, bool)>,
+}
+
 /// Why the thread woke up.
 enum Wake {
     Event,
@@ -241,11 +248,11 @@ impl Watching {
                 Wake::Poll if fingerprint == last => continue,
                 Wake::Poll | Wake::Event => {}
             }
-            let Some((fingerprint, content)) = self.settle() else {
+            let Some(settled) = self.settle() else {
                 return;
             };
-            last = fingerprint;
-            let Some((sha256, empty)) = content else {
+            last = settled.fingerprint;
+            let Some((sha256, empty)) = settled.content else {
                 continue;
             };
             self.had_content = !empty;
@@ -281,10 +288,8 @@ impl Watching {
         }
     }
 
-    /// Waits until the file is left alone, then reads it: its fingerprint, and its hash and whether it is empty (`None`
-    /// when there is no readable file). `None` altogether to stop.
-    #[allow(clippy::type_complexity, reason = "private, and read once")]
-    fn settle(&mut self) -> Option<(Option<Fingerprint>, Option<(String, bool)>)> {
+    /// Waits until the file is left alone, then reads it; `None` to stop.
+    fn settle(&mut self) -> Option<Settled> {
         let patience = Instant::now() + self.timing.debounce * 10;
         let mut before = Fingerprint::of(&self.path).ok();
         loop {
@@ -305,7 +310,10 @@ impl Watching {
                 continue;
             }
             let Ok(bytes) = read(&self.path) else {
-                return Some((before, None));
+                return Some(Settled {
+                    fingerprint: before,
+                    content: None,
+                });
             };
             if bytes.is_empty() && self.had_content && !out_of_patience {
                 continue;
@@ -314,7 +322,10 @@ impl Watching {
                 continue;
             }
             let sha256 = hex(&hmac_sha256::Hash::hash(&bytes));
-            return Some((before, Some((sha256, bytes.is_empty()))));
+            return Some(Settled {
+                fingerprint: before,
+                content: Some((sha256, bytes.is_empty())),
+            });
         }
     }
 
