@@ -382,12 +382,8 @@ impl Settings for Config {
         schema.check(&["observability.tls_cert", "observability.tls_key"], |c| {
             let pair = (&c.observability.tls_cert, &c.observability.tls_key);
             match pair {
-                (Some(_), None) => {
-                    Err("observability.tls_cert is set without observability.tls_key".to_owned())
-                }
-                (None, Some(_)) => {
-                    Err("observability.tls_key is set without observability.tls_cert".to_owned())
-                }
+                (Some(_), None) => Err("is set without observability.tls_key".to_owned()),
+                (None, Some(_)) => Err("is set without observability.tls_cert".to_owned()),
                 _ => Ok(()),
             }
         });

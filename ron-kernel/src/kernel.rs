@@ -99,7 +99,7 @@ pub enum KernelError {
     Bind(#[from] ron_metrics::BindError),
     /// Certificate or key of the admin listener cannot be used.
     #[cfg(feature = "tls")]
-    #[error("tls: {0}")]
+    #[error(transparent)]
     Tls(#[from] ron_metrics::TlsError),
     /// Called outside a tokio runtime.
     #[error("no tokio runtime here; call it inside one, or use KernelBuilder::run")]
@@ -223,6 +223,7 @@ impl Kernel {
             while let Some(engine) = weak.upgrade() {
                 engine.telemetry.health.beat();
                 engine.telemetry.watch_lag();
+                engine.telemetry.remind_unready(engine.now());
                 drop(engine);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

@@ -5,6 +5,7 @@ use crate::event::KernelEvent;
 use crate::supervisor::engine::Engine;
 use ron_config::{ConfigErrors, Loaded, ReloadReport, Settings};
 use ron_metrics::Condition;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -69,6 +70,8 @@ pub(crate) struct Reloader {
     engine: Weak<Engine>,
     source: Arc<dyn Reloadable>,
     rejected_unready: bool,
+    /// The last reload was rejected.
+    rejected: AtomicBool,
     watching: Mutex<Option<JoinHandle<()>>>,
     #[cfg(feature = "serve")]
     tls: Option<crate::admin::TlsRotation>,
@@ -90,6 +93,7 @@ impl Reloader {
             engine: Arc::downgrade(engine),
             source,
             rejected_unready,
+            rejected: AtomicBool::new(false),
             watching: Mutex::new(None),
             #[cfg(feature = "serve")]
             tls,
@@ -185,15 +189,18 @@ impl Reloader {
             );
             telemetry.kernel_event(KernelEvent::ConfigUpdated { version });
         } else {
+            let recovered = self.rejected.load(Ordering::Relaxed);
             tracing::info!(
                 event = "config_unchanged",
                 version,
                 trigger,
+                recovered,
                 needs_restart,
                 pinned,
                 "configuration unchanged"
             );
         }
+        self.rejected.store(false, Ordering::Relaxed);
         telemetry.set_config_sha(self.source.sha256());
         for child in report.restarts() {
             let found = engine.read(|machine| machine.find(child));
@@ -247,6 +254,7 @@ impl Reloader {
         } else {
             Condition::degraded(reason)
         };
+        self.rejected.store(true, Ordering::Relaxed);
         telemetry.health.set(RELOAD_KEY, condition);
     }
 

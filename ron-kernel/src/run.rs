@@ -3,7 +3,7 @@
 use crate::kernel::{Driver, KernelBuilder, KernelError};
 use crate::report::ShutdownReport;
 use crate::supervisor::engine::Engine;
-use crate::supervisor::{panic_text, stall};
+use crate::supervisor::{error_chain, panic_text, stall};
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -76,14 +76,15 @@ impl KernelBuilder {
 
 /// One clear line: to the log where there is one, else to stderr.
 fn report_error(error: &KernelError) {
+    let text = error_chain(error);
     if tracing::dispatcher::has_been_set() {
         tracing::error!(
             event = "start_failed",
             exit_code = error.exit_code(),
-            "{error}"
+            "{text}"
         );
     } else {
-        eprintln!("error: {error}");
+        eprintln!("error: {text}");
     }
 }
 

@@ -33,4 +33,5 @@ pub use simulate::{RestartPolicy, Step, Verdict};
 pub use spec::{Child, Exhausted, Group, Kind, Restart, Spec, Strategy};
 pub use stop::StopToken;
 
+pub(crate) use exit::error_chain;
 pub(crate) use runner::panic_text;

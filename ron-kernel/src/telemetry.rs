@@ -17,6 +17,11 @@ const KERNEL_KEY: &str = "kernel";
 /// Readiness key of readers that lose events: degraded, never unready.
 const LAG_KEY: &str = "bus_lag";
 
+/// Whoever is not ready by then is worth a line; the runbook has people look at 10 s.
+const REMIND_AFTER: Duration = Duration::from_secs(10);
+/// Causes in one log line; `/readyz` has them all.
+const CAUSES_LOGGED: usize = 8;
+
 /// Health on tokio's clock, so that it stands still where tests pause it.
 pub(crate) struct TokioClock(pub(crate) Instant);
 
@@ -48,6 +53,8 @@ pub(crate) struct Telemetry {
     /// Events lost by readers up to the last look of `watch_lag`.
     lost: AtomicU64,
     lagging: AtomicBool,
+    /// Has been ready, or has been reminded that it is not.
+    was_ready: AtomicBool,
     /// What feeds the collectors; ends with the kernel.
     feeds: Mutex<Vec<Feed>>,
 }
@@ -93,6 +100,7 @@ impl Telemetry {
             service: metrics.service().to_owned(),
             lost: AtomicU64::new(0),
             lagging: AtomicBool::new(false),
+            was_ready: AtomicBool::new(false),
             feeds: Mutex::new(feed_bus(&bus, &metrics)),
             bus,
             kernel,
@@ -158,6 +166,7 @@ impl Telemetry {
     }
 
     pub(crate) fn started(&self) {
+        self.metrics.golden().ron_kernel_ready.set(1);
         self.health.satisfy(KERNEL_KEY);
     }
 
@@ -227,17 +236,19 @@ impl Telemetry {
 
     pub(crate) fn kernel_event(&self, event: KernelEvent) {
         if let KernelEvent::Health { service, ok } = &event {
+            // The service itself is no child of its tree.
+            let child = Some(service).filter(|service| **service != self.service);
             if *ok {
                 tracing::info!(
                     event = "health",
-                    child = service,
+                    child,
                     ok,
                     "KernelEvent::Health{{ok=true}}"
                 );
             } else {
                 tracing::warn!(
                     event = "health",
-                    child = service,
+                    child,
                     ok,
                     "KernelEvent::Health{{ok=false}}"
                 );
@@ -264,7 +275,7 @@ impl Telemetry {
                 );
             }
             Change::Ready => {
-                tracing::info!(event = "child_ready", child, generation, "child ready")
+                tracing::debug!(event = "child_ready", child, generation, "child ready");
             }
             Change::Backoff { attempt, delay, .. } => {
                 let delay_ms = delay.as_millis() as u64;
@@ -278,13 +289,16 @@ impl Telemetry {
                 );
             }
             Change::Quarantined { reason, until } => {
-                let held = until.is_none();
+                let next = match until {
+                    Some(until) => format!("one trial at {}", ron_bus::rfc3339(*until)),
+                    None => "stays down until released".to_owned(),
+                };
                 tracing::error!(
                     event = "child_quarantined",
                     child,
                     generation,
                     reason,
-                    held,
+                    next,
                     "child quarantined"
                 );
             }
@@ -308,7 +322,7 @@ impl Telemetry {
                     event = "child_aborted",
                     child,
                     generation,
-                    "child did not stop in time and was aborted"
+                    "child aborted: dropped at its next await"
                 );
             }
             Change::Stuck => tracing::error!(
@@ -408,31 +422,22 @@ impl Telemetry {
     /// Steps readiness and tells its changes; returns how long until it may change by itself.
     pub(crate) fn step_health(&self) -> Option<Duration> {
         for transition in self.watch.transitions() {
-            let snapshot = self.health.snapshot();
-            let ok = snapshot.ready();
+            // The shutdown tells of itself.
+            if transition.to == ron_metrics::State::Draining {
+                continue;
+            }
             let (from, to) = (transition.from.to_string(), transition.to.to_string());
-            let causes: Vec<String> = snapshot
-                .causes()
-                .map(|cause| format!("{}: {}", cause.key, cause.reason))
-                .collect();
-            let reason = causes.join("; ");
-            let is_ready = |state| {
-                matches!(
-                    state,
-                    ron_metrics::State::Ready | ron_metrics::State::Degraded
-                )
-            };
+            let reason = self.causes();
             if is_ready(transition.to) {
+                self.was_ready.store(true, Ordering::Relaxed);
                 tracing::info!(event = "readiness", from, to, reason, "ready=1");
             } else {
                 tracing::warn!(event = "readiness", from, to, reason, "ready=0");
             }
-            self.metrics.golden().ron_kernel_ready.set(i64::from(ok));
             if is_ready(transition.from) != is_ready(transition.to) {
-                let ok = is_ready(transition.to);
                 self.kernel_event(KernelEvent::Health {
                     service: self.service.clone(),
-                    ok,
+                    ok: is_ready(transition.to),
                 });
             }
         }
@@ -440,10 +445,49 @@ impl Telemetry {
         Some(deadline.saturating_sub(self.health.elapsed()))
     }
 
+    /// What keeps the service from being ready or well, in one line.
+    fn causes(&self) -> String {
+        let snapshot = self.health.snapshot();
+        let missing = snapshot
+            .missing()
+            .map(|key| format!("{key}: not ready yet"));
+        let causes = snapshot
+            .causes()
+            .map(|cause| format!("{}: {}", cause.key, cause.reason));
+        missing
+            .chain(causes)
+            .take(CAUSES_LOGGED)
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    /// A service that has never been ready would never log a change; it says so once.
+    pub(crate) fn remind_unready(&self, uptime: Duration) {
+        if uptime >= REMIND_AFTER && !self.was_ready.swap(true, Ordering::Relaxed) {
+            let reason = self.causes();
+            tracing::warn!(
+                event = "readiness",
+                from = "not_ready",
+                to = "not_ready",
+                reason,
+                "ready=0"
+            );
+        }
+    }
+
     /// The shutdown's first two steps: not ready, then the last event on topic `kernel`.
     pub(crate) fn announce_shutdown(&self, reason: &str) {
+        let from = self.health.snapshot().state().to_string();
         self.health.draining();
         self.step_health();
+        self.metrics.golden().ron_kernel_ready.set(0);
+        tracing::info!(
+            event = "readiness",
+            from,
+            to = "draining",
+            reason,
+            "ready=0"
+        );
         tracing::info!(event = "shutdown", reason, "KernelEvent::Shutdown");
         let _ = self.kernel.publish_last(KernelEvent::Shutdown);
     }
@@ -456,6 +500,13 @@ impl Telemetry {
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
     }
+}
+
+fn is_ready(state: ron_metrics::State) -> bool {
+    matches!(
+        state,
+        ron_metrics::State::Ready | ron_metrics::State::Degraded
+    )
 }
 
 fn child_key(id: &str) -> String {

@@ -20,7 +20,10 @@ fn page(printed: &Printed) -> String {
     let mut page = INTRO.to_owned();
     page.push_str("| key | default | expected | reload | environment | what it does |\n|---|---|---|---|---|---|\n");
     for key in printed.values() {
-        let value = key.value().to_string().replace('"', "");
+        let value = match key.value() {
+            serde_json::Value::Null => "unset".to_owned(),
+            value => value.to_string().replace('"', ""),
+        };
         let names: Vec<String> = key.env().iter().map(|name| format!("`{name}`")).collect();
         let expected = key.expected().replace('|', "\\|");
         writeln!(

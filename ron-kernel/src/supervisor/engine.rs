@@ -63,6 +63,8 @@ struct Inner {
     machine: Machine,
     cells: Vec<Cell>,
     effects: Vec<Effect>,
+    /// What is to be told of the step under way.
+    news: Vec<Effect>,
     /// Thread children to be started once the lock is released.
     threads: Vec<(Arc<Incarnation>, runner::ThreadBody)>,
     /// Bodies of removed children, dropped once the lock is released.
@@ -137,6 +139,7 @@ impl Engine {
                 machine,
                 cells,
                 effects: Vec::new(),
+                news: Vec::new(),
                 threads: Vec::new(),
                 graveyard: Vec::new(),
                 armed: None,
@@ -321,7 +324,6 @@ impl Engine {
                 break;
             }
             let mut beats = Vec::new();
-            let mut news = None;
             for effect in effects.drain(..) {
                 match effect {
                     Effect::Spawn {
@@ -360,20 +362,18 @@ impl Engine {
                                 .push(std::mem::replace(&mut cell.body, Body::Group));
                         }
                     }
-                    told => {
-                        let outbox = news.get_or_insert_with(|| {
-                            self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
-                        });
-                        outbox.push_back(told);
-                    }
+                    told => inner.news.push(told),
                 }
             }
-            drop(news);
             for beat in beats {
                 inner.machine.step(now, beat);
             }
         }
         inner.effects = effects;
+        if !inner.news.is_empty() {
+            let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+            outbox.extend(inner.news.drain(..));
+        }
         replacement
     }
 
@@ -396,10 +396,21 @@ impl Engine {
             inner.machine.now(),
         );
         let incarnation = Arc::new(incarnation);
-        if let Some(fault) = &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
-            if fault.child == *incarnation.id {
-                incarnation.flags.fetch_or(fault.flag, Ordering::AcqRel);
-            }
+        let fault = self
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(fault) = fault.filter(|fault| *fault.child == *incarnation.id) {
+            incarnation.flags.fetch_or(fault.flag, Ordering::AcqRel);
+            let id = incarnation.id.clone();
+            let what = Note::Fault { name: fault.name };
+            inner.news.push(Effect::Note {
+                key,
+                id,
+                generation,
+                what,
+            });
         }
         let cell = inner.cells.get_mut(key as usize)?;
         cell.live = Some(incarnation.clone());
@@ -771,6 +782,9 @@ impl Engine {
             },
             Note::Stalled { held } => Change::Stalled { held },
             Note::Unstalled { held } => Change::Unstalled { held },
+            Note::Fault { name } => Change::Fault {
+                fault: name.to_owned(),
+            },
             Note::Escalated { reason } => Change::Escalated {
                 reason: reason.to_string(),
             },

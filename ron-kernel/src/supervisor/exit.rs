@@ -111,7 +111,7 @@ mod sealed {
 }
 
 /// An error with all its sources, as one line.
-pub(crate) fn error_chain(error: &BoxError) -> String {
+pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -316,6 +316,10 @@ pub(crate) enum Note {
     Escalated {
         reason: Arc<str>,
     },
+    /// A standing fault applies to the incarnation that just started.
+    Fault {
+        name: &'static str,
+    },
 }
 
 /// What happened.

@@ -59,7 +59,7 @@ pub(crate) fn run_thread(
             };
             match catch_unwind(AssertUnwindSafe(|| body(cx))) {
                 Ok(Ok(())) => Exit::Done,
-                Ok(Err(error)) => Exit::Failed(error_chain(&error)),
+                Ok(Err(error)) => Exit::Failed(error_chain(error.as_ref())),
                 Err(payload) => panicked(payload),
             }
         };
@@ -296,7 +296,7 @@ impl Future for OwnedTask {
 fn from_result(result: Result<(), super::exit::BoxError>) -> Exit {
     match result {
         Ok(()) => Exit::Done,
-        Err(error) => Exit::Failed(error_chain(&error)),
+        Err(error) => Exit::Failed(error_chain(error.as_ref())),
     }
 }
 
