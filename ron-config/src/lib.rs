@@ -50,6 +50,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
+// The README is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod diagnostic;
 mod document;
 mod env;

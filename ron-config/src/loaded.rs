@@ -261,7 +261,7 @@ impl<T: Settings> Loaded<T> {
     /// The transaction: parse, validate, compare, ask the guards, swap. Keys of class `process` keep their value and are
     /// reported; the checks across keys are run again on that mixture. Concurrent reloads run one after the other.
     /// Blocking, as [`Loader::load`](crate::Loader::load) is: in async code call it on a thread that may block. The
-    /// outcome is logged as `ConfigUpdated` or `ConfigUpdated{error}`.
+    /// outcome is returned and not logged: whoever carries it out tells of it (ron-kernel does).
     ///
     /// # Errors
     /// Everything `load` may say; a veto; a file that was there and is gone; a file that had content and is empty (what
@@ -279,10 +279,6 @@ impl<T: Settings> Loaded<T> {
             Err(_) => stats.errors += 1,
         }
         drop(stats);
-        match &result {
-            Ok(report) => log_report(report),
-            Err(errors) => log_errors(errors),
-        }
         result
     }
 
@@ -548,34 +544,6 @@ fn log_warnings(warnings: &[Diagnostic]) {
     for warning in warnings {
         tracing::warn!(key = warning.key(), place = warning.place(), "{warning}");
     }
-}
-
-fn log_report(report: &ReloadReport) {
-    let diff: Vec<String> = report.diff.iter().map(ToString::to_string).collect();
-    let version = report.version;
-    if report.is_unchanged() {
-        tracing::debug!(version, "configuration reloaded, nothing changed");
-        return;
-    }
-    tracing::info!(
-        version,
-        applied = %report.applied.join(", "),
-        needs_restart = %report.needs_restart.join(", "),
-        pinned = %report.pinned.join(", "),
-        diff = %diff.join("; "),
-        "ConfigUpdated"
-    );
-}
-
-fn log_errors(errors: &ConfigErrors) {
-    let first = errors.iter().next();
-    tracing::error!(
-        error = %errors,
-        defects = errors.len() + errors.omitted(),
-        key = first.map_or("", Diagnostic::key),
-        place = first.map_or("", Diagnostic::place),
-        "ConfigUpdated{{error}}"
-    );
 }
 
 impl<T> Clone for Loaded<T> {

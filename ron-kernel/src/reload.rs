@@ -162,14 +162,7 @@ impl Reloader {
         let diff = report
             .diff()
             .iter()
-            .map(|change| {
-                format!(
-                    "{} = {} (was {})",
-                    change.key(),
-                    change.new_value(),
-                    change.old()
-                )
-            })
+            .map(ToString::to_string)
             .collect::<Vec<_>>()
             .join("; ");
         if !report.applied().is_empty() {

@@ -14,6 +14,11 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
+
+// The README is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
     not(test),
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]

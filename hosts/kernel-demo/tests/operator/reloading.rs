@@ -77,3 +77,20 @@ fn a_broken_reload_is_located_and_unready_and_a_mended_one_clears_it() {
     demo.signal("TERM");
     assert_eq!(demo.end().0, Some(0));
 }
+
+#[test]
+fn a_reload_is_told_once() {
+    let demo = Demo::start(FAST);
+    demo.line("readiness");
+    demo.configure(&format!("{FAST}\n[drain]\ndeadline = \"3s\"\n"));
+    demo.line("config_updated");
+    demo.configure(&format!("{FAST}\n[drain]\ndeadline = 3\n"));
+    demo.line("config_rejected");
+    demo.signal("TERM");
+    let (_, lines) = demo.end();
+    let told = |m: &str| lines.iter().filter(|l| l["message"] == m).count();
+    assert_eq!(
+        (told("ConfigUpdated"), told("ConfigUpdated{error}")),
+        (1, 1)
+    );
+}
