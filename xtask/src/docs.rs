@@ -115,9 +115,16 @@ impl Known {
             );
         }
         if page == METRICS_PAGE {
+            // The table of metrics is the one with a column `type`; others list routes and states.
+            let mut listed = false;
+            let mut last = 0;
             for (line, cells) in rows(text) {
+                // The ruler below a head is no row, so a gap of two is still the same table.
+                listed &= line <= last + 2;
+                listed |= cells.get(1).is_some_and(|cell| cell == "type");
+                last = line;
                 let first = cells.first().map(String::as_str).unwrap_or_default();
-                if let Some(name) = first.strip_prefix('`') {
+                if let Some(name) = first.strip_prefix('`').filter(|_| listed) {
                     let name = name.split(|c: char| !is_word(c)).next();
                     metrics.insert((line, name.unwrap_or_default().to_string()));
                 }
@@ -173,8 +180,10 @@ impl Known {
                 .peekable();
             let program = words.next().unwrap_or_default();
             let program = program.rsplit('/').next().unwrap_or(program);
+            // One of our names alone in running text is as likely a crate or a file.
+            let mentioned = piece.language.is_none() && words.peek().is_none();
             if self.ours(program) {
-                if !self.binaries.contains(program) {
+                if !mentioned && !self.binaries.contains(program) {
                     faults.push(format!("there is no program `{program}`"));
                 }
             } else if program == "cargo" && words.peek() == Some(&"xtask") {
@@ -217,7 +226,8 @@ fn metrics_in<'a>(piece: &Code<'a>) -> Vec<&'a str> {
             let begin = word.as_ptr() as usize - text.as_ptr() as usize;
             let before = text[..begin].chars().next_back().unwrap_or(' ');
             let behind = &text[begin + word.len()..];
-            let name = word.contains('_') && word.chars().all(is_key);
+            // `_total` alone is talk of a suffix.
+            let name = word.contains('_') && !word.starts_with('_') && word.chars().all(is_key);
             let metric = ["_total", "_seconds", "_seconds_bucket"]
                 .iter()
                 .any(|tail| word.ends_with(tail))
@@ -441,8 +451,9 @@ mod tests { const B: &str = "RON_MISSPELT"; }"#,
 
     #[test]
     fn the_metrics_page_lists_the_contract_and_nothing_else() {
-        let page = "| metric |\n|--|\n| `service_restarts_total` |\n| `ron_kernel_ready` |\n\
-                    | `request_latency_seconds` |\n| `made_up` |\n";
+        let page = "| route |\n|--|\n| `not_a_metric` |\n\n\n| metric | type |\n|--|--|\n\
+                    | `service_restarts_total` | x |\n| `ron_kernel_ready` | x |\n\
+                    | `request_latency_seconds` | x |\n| `made_up` | x |\n";
         let faults = known().judge(METRICS_PAGE, page);
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert!(faults[0].contains("`queue_depth` of the contract is missing"));
