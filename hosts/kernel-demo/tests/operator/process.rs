@@ -78,7 +78,10 @@ impl Demo {
             .arg("--config")
             .arg(&path)
             .args(args)
+            .current_dir(dir.path())
             .env_clear()
+            .env("HOME", dir.path())
+            .env("TMPDIR", dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -113,6 +116,14 @@ impl Demo {
 
     pub(crate) fn config_path(&self) -> PathBuf {
         self.dir.path().join("ron-kernel.toml")
+    }
+
+    /// Names in the directory that is its working, home and temporary directory.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.path()).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     }
 
     /// Replaces the configuration as editors and deployers do, by a rename.

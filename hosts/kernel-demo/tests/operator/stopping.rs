@@ -114,3 +114,15 @@ fn hung(deadline: &str) -> String {
         "{FAST}\n[drain]\ndeadline = \"{deadline}\"\n[chaos]\narmed = true\ndefault_child = \"heartbeat\"\nfault = \"hang\"\n"
     )
 }
+
+#[test]
+fn a_run_with_a_crash_loop_leaves_no_file_behind() {
+    let demo = Demo::start(&format!(
+        "{FAST}\n[amnesia]\nenabled = true\n[chaos]\narmed = true\ndefault_child = \"heartbeat\"\nfault = \"panic\"\n"
+    ));
+    demo.line("child_quarantined");
+    demo.signal("TERM");
+    demo.line("shutdown_report");
+    assert_eq!(demo.files(), ["ron-kernel.toml"]);
+    assert_eq!(demo.end().0, Some(0));
+}
