@@ -61,6 +61,8 @@ impl Serialize for KernelEvent {
 }
 
 /// One step in the life of a child, on topic `kernel.lifecycle`, until the last child has stopped.
+///
+/// Complete: who, which incarnation, what. Details go into [`Change`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChildEvent {
     /// Id of the child or group.
@@ -106,7 +108,7 @@ pub enum Change {
     /// A quarantine ended; the next incarnation is a trial.
     Released {
         /// By the timer, not by a human.
-        trial: bool,
+        by_timer: bool,
     },
     /// It was told to stop.
     Stopping,
@@ -196,7 +198,7 @@ impl Serialize for ChildEvent {
                 map.serialize_entry("reason", reason)?;
                 map.serialize_entry("until", &until.map(ron_bus::rfc3339))?;
             }
-            Change::Released { trial } => map.serialize_entry("trial", trial)?,
+            Change::Released { by_timer } => map.serialize_entry("by_timer", by_timer)?,
             Change::Stopped { exit } => map.serialize_entry("exit", exit)?,
             Change::Stalled { held } | Change::Unstalled { held } => {
                 map.serialize_entry("held_ms", &millis(*held))?

@@ -6,7 +6,7 @@ use crate::report::ShutdownReport;
 use crate::snapshot::{self, Explanation, TreeNode};
 use crate::supervisor::context::{FAULT_BLOCK, FAULT_EXIT, FAULT_HANG, FAULT_PANIC};
 use crate::supervisor::engine::Engine;
-use crate::supervisor::machine::{Key, Machine, Refused, State};
+use crate::supervisor::machine::{Key, Machine, Refused};
 use crate::supervisor::{stall, Kind, Spec, TreeError};
 use ron_bus::Bus;
 use ron_config::ReloadReport;
@@ -69,6 +69,12 @@ pub enum ControlError {
         /// The child.
         id: String,
     },
+    /// It is on its way out of the tree.
+    #[error("`{id}` is being removed")]
+    Removing {
+        /// The child.
+        id: String,
+    },
     /// The kernel is on its way out.
     #[error("the kernel is shutting down")]
     ShuttingDown,
@@ -120,30 +126,32 @@ impl KernelHandle {
     ///
     /// The stop goes on when the future is dropped; only the waiting ends.
     pub async fn stop(&self, id: &str) -> Result<(), ControlError> {
-        let key = self.find(id)?;
-        if let Some(current) = stall::current() {
-            let inside = current.engine == self.engine.id()
-                && self
-                    .engine
-                    .read(|machine| machine.is_within(current.key, key));
+        if let Some(current) = stall::current().filter(|c| c.engine == self.engine.id()) {
+            let inside = self.engine.read(|machine| {
+                machine
+                    .find(id)
+                    .is_some_and(|key| machine.is_within(current.key, key))
+            });
             if inside {
                 return Err(ControlError::WouldDeadlock { id: id.to_owned() });
             }
         }
-        self.control(id, |machine, now, key| machine.stop(now, key))?;
+        // What runs now, and has to end, whoever starts it again later.
+        let runs = self.control(id, |machine, now, key| {
+            machine.stop(now, key)?;
+            Ok(machine.running_below(key))
+        })?;
+        let mut leaked = false;
         self.engine
             .until(|machine| {
-                machine.find(id) != Some(key)
-                    || matches!(
-                        machine.node(key).state,
-                        State::Stopped | State::Done | State::Leaked { .. }
-                    )
+                leaked = runs.iter().any(|(key, run)| machine.is_leaked(*key, *run));
+                let running = |(key, run): &(Key, u64)| {
+                    machine.is_current(*key, *run) && !machine.is_leaked(*key, *run)
+                };
+                machine.ended() || !runs.iter().any(running)
             })
             .await;
-        if self
-            .engine
-            .read(|machine| machine.find(id).is_some_and(|key| is_leaked(machine, key)))
-        {
+        if leaked {
             return Err(ControlError::Leaked { id: id.to_owned() });
         }
         Ok(())
@@ -191,13 +199,16 @@ impl KernelHandle {
         self.engine.ended().await
     }
 
-    /// Waits until every required child of the initial tree is ready or done.
+    /// Waits until every required child of the initial tree has been ready once, as `/readyz` does at the
+    /// start; also ends when the kernel does.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
     pub async fn ready(&self) {
-        self.engine.until(Machine::all_satisfied).await;
+        self.engine
+            .until(|machine| self.engine.is_complete() || machine.ended())
+            .await;
     }
 
     /// Makes the running incarnation of a task child misbehave; only while `chaos.armed` is set.
@@ -209,7 +220,9 @@ impl KernelHandle {
         if !self.config().chaos.armed {
             return Err(ControlError::NotArmed);
         }
-        let key = self.find(id)?;
+        let kind = self
+            .engine
+            .read(|machine| machine.find(id).map(|key| machine.node(key).kind));
         let no_target = |why| ControlError::NoTarget {
             id: id.to_owned(),
             why,
@@ -217,13 +230,12 @@ impl KernelHandle {
         let Some(flag) = fault_flag(fault) else {
             return Ok(());
         };
-        if self
-            .engine
-            .read(|machine| machine.node(key).kind != Kind::Task)
-        {
-            return Err(no_target("only async tasks can be made to misbehave"));
+        match kind {
+            None => return Err(ControlError::Unknown { id: id.to_owned() }),
+            Some(Kind::Task) => {}
+            Some(_) => return Err(no_target("only async tasks can be made to misbehave")),
         }
-        if !self.engine.inject(key, flag, fault.name()) {
+        if !self.engine.inject(id, flag, fault.name()) {
             return Err(no_target("it is not running"));
         }
         Ok(())
@@ -266,34 +278,33 @@ impl KernelHandle {
         &self.engine.telemetry.metrics
     }
 
-    fn find(&self, id: &str) -> Result<Key, ControlError> {
-        let found = self.engine.read(|machine| machine.find(id));
-        found.ok_or_else(|| ControlError::Unknown { id: id.to_owned() })
-    }
-
-    fn control(
+    /// Finds the child and acts on it under one lock.
+    fn control<R>(
         &self,
         id: &str,
-        act: impl FnOnce(&mut Machine, std::time::Duration, Key) -> Result<(), Refused>,
-    ) -> Result<(), ControlError> {
-        let key = self.find(id)?;
+        act: impl FnOnce(&mut Machine, std::time::Duration, Key) -> Result<R, Refused>,
+    ) -> Result<R, ControlError> {
+        let acted = self.engine.control(|machine, now| {
+            let key = machine.find(id).ok_or(Refused::Unknown)?;
+            act(machine, now, key)
+        });
         let id = id.to_owned();
-        self.engine
-            .control(|machine, now| act(machine, now, key))
-            .map_err(|refused| match refused {
-                Refused::NotQuarantined(state) => ControlError::NotQuarantined { id, state },
-                Refused::GroupDown { group, state } => ControlError::GroupDown {
-                    id,
-                    group: group.to_string(),
-                    state,
-                },
-                Refused::HasDependants(dependant) => ControlError::HasDependants {
-                    id,
-                    dependant: dependant.to_string(),
-                },
-                Refused::ShuttingDown => ControlError::ShuttingDown,
-                Refused::Leaked => ControlError::Leaked { id },
-            })
+        acted.map_err(|refused| match refused {
+            Refused::Unknown => ControlError::Unknown { id },
+            Refused::NotQuarantined(state) => ControlError::NotQuarantined { id, state },
+            Refused::GroupDown { group, state } => ControlError::GroupDown {
+                id,
+                group: group.to_string(),
+                state,
+            },
+            Refused::HasDependants(dependant) => ControlError::HasDependants {
+                id,
+                dependant: dependant.to_string(),
+            },
+            Refused::ShuttingDown => ControlError::ShuttingDown,
+            Refused::Leaked => ControlError::Leaked { id },
+            Refused::Removing => ControlError::Removing { id },
+        })
     }
 }
 
@@ -305,10 +316,6 @@ pub(crate) fn fault_flag(fault: Fault) -> Option<u8> {
         Fault::Hang => Some(FAULT_HANG),
         Fault::Block => Some(FAULT_BLOCK),
     }
-}
-
-fn is_leaked(machine: &Machine, key: Key) -> bool {
-    matches!(machine.node(key).state, State::Leaked { .. })
 }
 
 impl fmt::Debug for KernelHandle {

@@ -5,7 +5,7 @@ use crate::handle::KernelHandle;
 use crate::reload::{Reloadable, Reloader};
 use crate::report::ShutdownReport;
 use crate::supervisor::engine::{Engine, Parts};
-use crate::supervisor::machine::{Input, Machine};
+use crate::supervisor::machine::{Input, Machine, HORIZON};
 use crate::supervisor::stall::Watchdog;
 use crate::supervisor::{Child, Group, PolicyError, Spec, TreeError};
 use crate::telemetry::{Telemetry, TokioClock};
@@ -18,7 +18,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
 /// A supervision tree that is ready to start.
@@ -104,6 +104,11 @@ pub enum KernelError {
     /// Called outside a tokio runtime.
     #[error("no tokio runtime here; call it inside one, or use KernelBuilder::run")]
     NoRuntime,
+    /// `run` was called inside a tokio runtime, whose thread it would block.
+    #[error(
+        "run() blocks its thread and cannot be called inside a tokio runtime; use start() there"
+    )]
+    InsideRuntime,
     /// A thread or runtime could not be started.
     #[error("starting {what}: {source}")]
     Start {
@@ -131,7 +136,7 @@ impl KernelError {
             KernelError::Bind(_) => 1,
             #[cfg(feature = "tls")]
             KernelError::Tls(_) => 2,
-            KernelError::NoRuntime | KernelError::Start { .. } => 1,
+            KernelError::NoRuntime | KernelError::InsideRuntime | KernelError::Start { .. } => 1,
         }
     }
 }
@@ -240,7 +245,12 @@ impl Kernel {
         });
         engine.launch();
         engine.telemetry.started();
+        let guard = Abandoned {
+            engine: Some(engine.clone()),
+            beat: beat.abort_handle(),
+        };
         Ok(Driver {
+            guard,
             engine,
             watchdog,
             beat,
@@ -328,9 +338,9 @@ impl KernelBuilder {
     /// # Errors
     ///
     /// A duplicate or illegal name, an unknown `after`, a cycle; a configuration that contradicts itself
-    /// or needs a feature this build leaves out; `panic = "abort"` with tasks or threads to supervise.
+    /// or needs a feature this build leaves out; or `panic = "abort"`.
     pub fn build(self) -> Result<Kernel, KernelError> {
-        if cfg!(panic = "abort") && !self.specs.is_empty() {
+        if cfg!(panic = "abort") {
             return Err(KernelError::PanicAbort);
         }
         needed_features(&self.config)?;
@@ -463,18 +473,38 @@ impl Drop for Running {
     }
 }
 
+/// How long the end waits for the last news to be told.
+const TELL_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Fires the timers of a started kernel and takes it through its shutdown.
 pub(crate) struct Driver {
     pub(crate) engine: Arc<Engine>,
     watchdog: Watchdog,
     beat: JoinHandle<()>,
+    guard: Abandoned,
     pub(crate) reloader: Option<Arc<Reloader>>,
     #[cfg(feature = "serve")]
     admin: Option<crate::admin::Admin>,
 }
 
+/// A driver that is dropped before its end leaves nobody waiting and no thread unstopped.
+struct Abandoned {
+    engine: Option<Arc<Engine>>,
+    beat: AbortHandle,
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            self.beat.abort();
+            engine.abandon("the runtime that drove the kernel was shut down");
+        }
+    }
+}
+
 impl Driver {
     pub(crate) async fn run(self) -> ShutdownReport {
+        let mut guard = self.guard;
         let engine = self.engine;
         engine.drive_until(None, Engine::shutdown_requested).await;
         let begun = Instant::now();
@@ -484,7 +514,7 @@ impl Driver {
             .announce_shutdown(&engine.shutdown_reason());
         if !config.drain.linger.is_zero() {
             engine
-                .drive_until(Some(begun + config.drain.linger), |_| false)
+                .drive_until(Some(begun + config.drain.linger.min(HORIZON)), |_| false)
                 .await;
         }
         engine.step(Input::Drain {
@@ -492,6 +522,10 @@ impl Driver {
         });
         engine
             .drive_until(None, |engine| engine.read(Machine::ended))
+            .await;
+        // A teller that is slow gets a moment; one that hangs does not keep the rest from ending.
+        engine
+            .drive_until(Some(Instant::now() + TELL_TIMEOUT), Engine::told_end)
             .await;
         let (accounts, failure) = engine.read(|machine| {
             (
@@ -513,6 +547,7 @@ impl Driver {
         if let Some(admin) = self.admin {
             admin.close().await;
         }
+        guard.engine = None;
         engine.finish(report.clone());
         report
     }

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::event::KernelEvent;
 use crate::supervisor::engine::Engine;
+use crate::supervisor::machine::Refused;
 use ron_config::{ConfigErrors, Loaded, ReloadReport, Settings};
 use ron_metrics::Condition;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -196,10 +197,11 @@ impl Reloader {
         self.rejected.store(false, Ordering::Relaxed);
         telemetry.set_config_sha(self.source.sha256());
         for child in report.restarts() {
-            let found = engine.read(|machine| machine.find(child));
-            let restarted =
-                found.map(|key| engine.control(|machine, now| machine.restart(now, key)));
-            if !matches!(restarted, Some(Ok(()))) {
+            let restarted = engine.control(|machine, now| {
+                let key = machine.find(child).ok_or(Refused::Unknown)?;
+                machine.restart(now, key)
+            });
+            if restarted.is_err() {
                 tracing::error!(
                     event = "config_updated",
                     child,

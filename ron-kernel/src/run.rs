@@ -1,23 +1,33 @@
 //! Running a kernel as a whole program: runtime, signals, panic hook, exit code.
 
-use crate::kernel::{Driver, KernelBuilder, KernelError};
+use crate::kernel::{KernelBuilder, KernelError};
+use crate::reload::Reloader;
 use crate::report::ShutdownReport;
 use crate::supervisor::engine::Engine;
+use crate::supervisor::machine::HORIZON;
 use crate::supervisor::{error_chain, panic_text, stall};
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once, OnceLock, Weak};
 use std::task::Poll;
+use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{signal, Signal, SignalKind};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A second SIGINT this long after the first aborts; sooner it is the same key press.
 const SECOND_SIGINT_AFTER: Duration = Duration::from_millis(500);
 /// What the end of the process may take beyond the drain before the exit guard ends it by force.
 const EXIT_SLACK: Duration = Duration::from_secs(1);
+/// How often the signal thread looks whether a shutdown that nobody signalled has begun.
+const SIGNAL_TICK: Duration = Duration::from_millis(200);
+/// What the last line on stderr may take.
+const PRINT_FOR: Duration = Duration::from_millis(100);
 /// Exit code after a second SIGINT, as shells give it to an interrupted process.
 const ABORTED: i32 = 130;
 
@@ -57,8 +67,10 @@ impl KernelBuilder {
     /// * SIGINT and SIGTERM shut down in order; a second SIGINT at least 500 ms later aborts with 130.
     /// * SIGHUP reloads a [`loaded`](Self::loaded) configuration.
     /// * A panic hook, chained before the one that was installed, gives panics of children their place.
-    /// * The process ends within `drain.linger + drain.deadline` and one second, even if a child, a log
-    ///   writer or a destructor hangs.
+    /// * The process ends within `drain.linger + drain.deadline` and about one second, even if a child, a
+    ///   log writer or a destructor hangs: a thread that does nothing else sees to that.
+    ///
+    /// Inside a tokio runtime this is an error: the calling thread is needed.
     ///
     /// Exit codes: 0 after an orderly shutdown, stragglers included; 2 for configuration; 98 for an
     /// address in use; 1 when a child's policy ended the kernel, and for everything else.
@@ -90,6 +102,9 @@ fn report_error(error: &KernelError) {
 
 fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
     let start = |what| move |source| KernelError::Start { what, source };
+    if Handle::try_current().is_ok() {
+        return Err(KernelError::InsideRuntime);
+    }
     let kernel = builder.build()?;
     install_panic_hook();
     if std::process::id() == 1 {
@@ -107,126 +122,181 @@ fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
         .enable_all()
         .build()
         .map_err(start("the control runtime"))?;
+    let signals = Signals::start().map_err(start("the signal thread"))?;
     let report = control.block_on(async {
-        let signals = Signals::install().map_err(start("the signal handlers"))?;
         let driver = kernel.launch(workers.handle())?;
-        Ok::<_, KernelError>(supervise(driver, signals).await)
+        let _ = signals.desk.engine.set(Arc::downgrade(&driver.engine));
+        let reloads = tokio::spawn(reload_on_hangup(
+            signals.desk.clone(),
+            driver.reloader.clone(),
+        ));
+        let report = driver.run().await;
+        reloads.abort();
+        let _ = reloads.await;
+        Ok::<_, KernelError>(report)
     });
     // What leaked is still running and is left to the end of the process.
     workers.shutdown_background();
+    control.shutdown_background();
+    signals.finish();
     report
 }
 
+async fn reload_on_hangup(desk: Arc<Desk>, reloader: Option<Arc<Reloader>>) {
+    loop {
+        desk.hangup.notified().await;
+        match &reloader {
+            Some(reloader) => drop(reloader.reload("SIGHUP").await),
+            None => tracing::warn!(
+                event = "reload",
+                "SIGHUP ignored: the configuration is fixed"
+            ),
+        }
+    }
+}
+
+/// What the signal thread and the control thread tell each other.
+#[derive(Default)]
+struct Desk {
+    /// Set once the kernel has started.
+    engine: OnceLock<Weak<Engine>>,
+    hangup: Notify,
+    done: AtomicBool,
+    wake: Notify,
+}
+
+/// A thread that answers signals and ends the process when the shutdown does not. It writes no log: a log
+/// writer that hangs must not keep it from that.
 struct Signals {
+    desk: Arc<Desk>,
+    thread: JoinHandle<()>,
+}
+
+impl Signals {
+    fn start() -> io::Result<Signals> {
+        let desk = Arc::new(Desk::default());
+        let (installed, when_installed) = std::sync::mpsc::sync_channel(1);
+        let answering = desk.clone();
+        let thread = std::thread::Builder::new()
+            .name("ron-signals".to_owned())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                let runtime = match runtime {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(installed.send(Err(error))),
+                };
+                runtime.block_on(async {
+                    match Handlers::install() {
+                        Ok(handlers) => {
+                            let _ = installed.send(Ok(()));
+                            handlers.answer(&answering).await;
+                        }
+                        Err(error) => drop(installed.send(Err(error))),
+                    }
+                });
+            })?;
+        let gone = |_| io::Error::other("the signal thread ended");
+        when_installed.recv().map_err(gone)??;
+        Ok(Signals { desk, thread })
+    }
+
+    fn finish(self) {
+        self.desk.done.store(true, Ordering::Release);
+        self.desk.wake.notify_one();
+        let _ = self.thread.join();
+    }
+}
+
+struct Handlers {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
-impl Signals {
-    fn install() -> io::Result<Signals> {
-        Ok(Signals {
+impl Handlers {
+    fn install() -> io::Result<Handlers> {
+        Ok(Handlers {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
         })
     }
-}
 
-/// Drives the kernel and answers signals until the kernel has ended.
-async fn supervise(driver: Driver, mut signals: Signals) -> ShutdownReport {
-    let engine = driver.engine.clone();
-    let reloader = driver.reloader.clone();
-    let mut guard: Option<ExitGuard> = None;
-    let mut interrupted: Option<Instant> = None;
-    let mut driving = pin!(driver.run());
-    let mut reloading: Option<tokio::task::JoinHandle<()>> = None;
-    let report = std::future::poll_fn(|cx| {
-        while signals.interrupt.poll_recv(cx).is_ready() {
-            let now = Instant::now();
-            match interrupted {
-                Some(first) if now.duration_since(first) >= SECOND_SIGINT_AFTER => {
-                    tracing::error!(
-                        event = "aborted",
-                        "second SIGINT: aborted without waiting for children"
-                    );
-                    std::process::exit(ABORTED);
-                }
-                Some(_) => {}
-                None => {
-                    interrupted = Some(now);
-                    engine.request_shutdown("SIGINT");
-                }
-            }
-        }
-        while signals.terminate.poll_recv(cx).is_ready() {
-            engine.request_shutdown("SIGTERM");
-        }
-        while signals.hangup.poll_recv(cx).is_ready() {
-            match &reloader {
-                Some(reloader) => {
-                    let reloader = reloader.clone();
-                    // ron-config runs reloads one after the other; only the last is worth joining.
-                    reloading = Some(tokio::spawn(async move {
-                        drop(reloader.reload("SIGHUP").await)
-                    }));
-                }
-                None => tracing::warn!(
-                    event = "reload",
-                    "SIGHUP ignored: the configuration is fixed"
-                ),
-            }
-        }
-        if guard.is_none() && engine.shutdown_requested() {
-            guard = Some(ExitGuard::start(&engine));
-        }
-        driving.as_mut().poll(cx)
-    })
-    .await;
-    if let Some(reloading) = reloading {
-        let _ = reloading.await;
-    }
-    if let Some(guard) = guard {
-        guard.disarm();
-    }
-    report
-}
-
-/// Ends the process when the shutdown does not: a thread that nothing in the program can block.
-struct ExitGuard {
-    done: Arc<(Mutex<bool>, Condvar)>,
-}
-
-impl ExitGuard {
-    fn start(engine: &Arc<Engine>) -> ExitGuard {
-        let config = engine.config();
-        let limit = config.drain.linger + config.drain.deadline + EXIT_SLACK;
-        let done = Arc::new((Mutex::new(false), Condvar::new()));
-        let seen = done.clone();
-        let spawned = std::thread::Builder::new()
-            .name("ron-exit-guard".to_owned())
-            .spawn(move || {
-                let guard = seen.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let (done, _) = seen
-                    .1
-                    .wait_timeout_while(guard, limit, |done| !*done)
-                    .unwrap_or_else(PoisonError::into_inner);
-                if !*done {
-                    // Not through the log: its writer may be what hangs.
-                    eprintln!("error: shutdown did not end within {limit:?}; exiting by force");
-                    std::process::exit(1);
+    async fn answer(mut self, desk: &Desk) {
+        let mut interrupted: Option<Instant> = None;
+        // What was asked before there was a kernel to ask.
+        let mut reason: Option<&'static str> = None;
+        let mut limit: Option<Instant> = None;
+        while !desk.done.load(Ordering::Acquire) {
+            let woken = desk.wake.notified();
+            let mut woken = pin!(woken);
+            let came = std::future::poll_fn(|cx| {
+                let interrupt = self.interrupt.poll_recv(cx).is_ready();
+                let terminate = self.terminate.poll_recv(cx).is_ready();
+                let hangup = self.hangup.poll_recv(cx).is_ready();
+                let woken = woken.as_mut().poll(cx).is_ready();
+                if interrupt || terminate || hangup || woken {
+                    Poll::Ready((interrupt, terminate, hangup))
+                } else {
+                    Poll::Pending
                 }
             });
-        if let Err(error) = spawned {
-            tracing::warn!(event = "exit_guard", error = %error, "no exit guard: the exit deadline is not enforced");
+            let came = tokio::time::timeout(SIGNAL_TICK, came).await;
+            let (interrupt, terminate, hangup) = came.unwrap_or_default();
+            let now = Instant::now();
+            if interrupt {
+                match interrupted {
+                    Some(first) if now.duration_since(first) >= SECOND_SIGINT_AFTER => {
+                        exit_now(
+                            ABORTED,
+                            "second SIGINT: aborted without waiting for children".to_owned(),
+                        );
+                    }
+                    Some(_) => {}
+                    None => {
+                        interrupted = Some(now);
+                        reason = reason.or(Some("SIGINT"));
+                    }
+                }
+            }
+            if terminate {
+                reason = reason.or(Some("SIGTERM"));
+            }
+            if hangup {
+                desk.hangup.notify_one();
+            }
+            let Some(engine) = desk.engine.get().and_then(Weak::upgrade) else {
+                continue;
+            };
+            if let Some(reason) = reason {
+                engine.request_shutdown(reason);
+            }
+            if limit.is_none() && engine.shutdown_requested() {
+                let drain = &engine.config().drain;
+                let allowed = drain.linger.saturating_add(drain.deadline).min(HORIZON);
+                limit = Some(now + allowed + EXIT_SLACK);
+            }
+            if limit.is_some_and(|limit| now >= limit) {
+                let text =
+                    "shutdown did not end within drain.linger and drain.deadline; exiting by force";
+                exit_now(1, text.to_owned());
+            }
         }
-        ExitGuard { done }
     }
+}
 
-    fn disarm(self) {
-        *self.done.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.done.1.notify_all();
+/// Ends the process even if nobody reads its stderr.
+fn exit_now(code: i32, text: String) {
+    let printer = std::thread::Builder::new().spawn(move || eprintln!("error: {text}"));
+    if let Ok(printer) = printer {
+        let begun = std::time::Instant::now();
+        while !printer.is_finished() && begun.elapsed() < PRINT_FOR {
+            std::thread::yield_now();
+        }
     }
+    std::process::exit(code);
 }
 
 /// Keeps text and place of a child's panic for its report, then calls the hook that was there before.

@@ -4,6 +4,7 @@ use crate::supervisor::engine::Engine;
 use crate::supervisor::machine::{Key, Machine, State, ROOT};
 use crate::supervisor::{Exit, Kind};
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -130,73 +131,90 @@ fn explanation(engine: &Engine, machine: &Machine, key: Key) -> Explanation {
     }
 }
 
-/// Walks from what is seen to what caused it. Ends at a child that waits for nobody; a chain cannot
-/// come back, because start order has no cycles.
+/// Links shown before the chain is cut; the root cause always stands at its end.
+const CHAIN_MAX: usize = 16;
+
+/// Walks from what is seen to what caused it. A chain does not come back, because start order has no
+/// cycles; a group and its members are visited once each.
 fn reasons(engine: &Engine, machine: &Machine, key: Key, because: &mut Vec<Reason>) {
+    let mut at = Some(key);
+    let mut seen = BTreeSet::new();
+    while let Some(key) = at.filter(|key| seen.insert(*key)) {
+        let links = because.len();
+        at = reason(engine, machine, key, because);
+        // Of a long chain the beginning and the end matter.
+        if at.is_some() && links > CHAIN_MAX && because.len() > links {
+            because.truncate(links);
+        }
+    }
+}
+
+/// States why one node is not well and names the node to ask next.
+fn reason(engine: &Engine, machine: &Machine, key: Key, because: &mut Vec<Reason>) -> Option<Key> {
     let node = machine.node(key);
-    let state = node.state;
-    let evidence = format!("tree: {} generation {}", node.id, node.generation);
+    let id = &node.id;
+    let evidence = format!("tree: {id} generation {}", node.generation);
     let mut push = |what: String| {
         because.push(Reason {
             what,
             since: engine.wall(node.since),
             evidence: evidence.clone(),
-        })
+        });
     };
-    let cause = node.cause.as_deref();
-    match (state, machine.waits_for(key)) {
+    match (node.state, machine.waits_for(key)) {
         (State::Waiting, Some(dependency)) => {
-            let on = &machine.node(dependency).id;
+            let on = machine.node(dependency);
             push(format!(
-                "{} waits for {on}, which is {}",
-                node.id,
-                machine.node(dependency).state.name()
+                "{id} waits for {}, which is {}",
+                on.id,
+                on.state.name()
             ));
-            return reasons(engine, machine, dependency, because);
+            return Some(dependency);
         }
         (State::Held, Some(group)) if group != ROOT => {
-            let group_node = machine.node(group);
+            let held_by = machine.node(group);
             push(format!(
-                "{} is held by its group {}, which is {}",
-                node.id,
-                group_node.id,
-                group_node.state.name()
+                "{id} is held by its group {}, which is {}",
+                held_by.id,
+                held_by.state.name()
             ));
-            return reasons(engine, machine, group, because);
+            return Some(group);
         }
         _ => {}
     }
     if node.stalled {
         push(format!(
-            "{} holds its worker thread: its poll does not return",
-            node.id
+            "{id} holds its worker thread: its poll does not return"
         ));
     }
     if let Some(unhealthy) = &node.unhealthy {
-        push(format!("{} reports itself unhealthy: {unhealthy}", node.id));
+        push(format!("{id} reports itself unhealthy: {unhealthy}"));
     }
-    match (state, cause) {
-        (State::Starting, None) if node.policy.start_timeout.is_some() => {
+    if matches!(node.state, State::Quarantined { .. }) {
+        if let Some((used, intensity)) = machine.budget(key) {
             push(format!(
-                "{} has started and has not called ready() yet",
-                node.id
+                "{id} failed after {used} restarts in {:?}; {} are allowed",
+                intensity.window(),
+                intensity.restarts()
             ));
         }
-        (_, Some(cause)) => push(format!("{}: {cause}", node.id)),
+    }
+    match (node.state, node.cause.as_deref()) {
+        (State::Starting, None) if node.policy.start_timeout.is_some() => {
+            push(format!("{id} has started and has not called ready() yet"));
+        }
+        (_, Some(cause)) => push(format!("{id}: {cause}")),
         _ => {}
     }
-    if node.kind == Kind::Group {
-        let unwell = node.members.iter().find(|member| {
-            !matches!(machine.node(**member).state, State::Ready | State::Done)
-                && node.state != State::Ready
-        });
-        if let Some(member) = unwell {
-            // A held member would lead straight back here.
-            if machine.node(*member).state != State::Held {
-                reasons(engine, machine, *member, because);
-            }
-        }
+    let unwell = |member: &&Key| {
+        let state = machine.node(**member).state;
+        // A held member would lead straight back here.
+        !matches!(state, State::Ready | State::Done | State::Held)
+    };
+    if node.kind == Kind::Group && node.state != State::Ready {
+        return node.members.iter().find(unwell).copied();
     }
+    None
 }
 
 fn next(machine: &Machine, key: Key) -> String {

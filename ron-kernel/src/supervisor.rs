@@ -8,7 +8,10 @@
 //!   does not take its siblings with it. Inside a [`Group`] the budget and its escalation are OTP's.
 //! * Starting is asynchronous. A slow starter holds back only what comes [`after`](Child::after) it.
 //! * Stopping goes by ranks of the start order, in parallel inside a rank; OTP stops one by one.
-//! * A joint restart leaves alone what an operator stopped; OTP starts it again.
+//! * A joint restart leaves alone what an operator stopped and what is in quarantine; OTP starts the former
+//!   again and does not know the latter.
+//! * A Temporary member is never started again, not even with its group as a whole.
+//! * A Done member starts again in a joint restart, as in OTP.
 //! * A child that does not end is never duplicated: tasks are aborted at their next await, and what runs
 //!   on after that is [`Stuck`](crate::Change::Stuck), then [`Leaked`](crate::Change::Leaked).
 

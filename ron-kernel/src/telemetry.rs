@@ -174,6 +174,15 @@ impl Telemetry {
         self.health.require(&child_key(id));
     }
 
+    /// A child left the tree: its readiness and its series go with it.
+    pub(crate) fn forget(&self, id: &str) {
+        self.health.forget(&child_key(id));
+        let labels = ServiceLabel::new(id.to_owned());
+        let golden = self.metrics.golden();
+        golden.service_restarts_total.remove(&labels);
+        golden.ron_kernel_crashes_total.remove(&labels);
+    }
+
     pub(crate) fn satisfy(&self, id: &str) {
         self.health.satisfy(&child_key(id));
     }
@@ -215,11 +224,6 @@ impl Telemetry {
 
     pub(crate) fn crashed(&self, id: &str, generation: u64, exit: &Exit) {
         let reason = exit.to_string();
-        self.metrics
-            .golden()
-            .ron_kernel_crashes_total
-            .get(&ServiceLabel::new(id.to_owned()))
-            .inc();
         tracing::warn!(
             event = "service_crashed",
             child = id,
@@ -228,38 +232,48 @@ impl Telemetry {
             kind = exit.kind(),
             "ServiceCrashed"
         );
-        self.publish(KernelEvent::ServiceCrashed {
+        let event = KernelEvent::ServiceCrashed {
             service: id.to_owned(),
             reason,
-        });
-    }
-
-    pub(crate) fn kernel_event(&self, event: KernelEvent) {
-        if let KernelEvent::Health { service, ok } = &event {
-            // The service itself is no child of its tree.
-            let child = Some(service).filter(|service| **service != self.service);
-            if *ok {
-                tracing::info!(
-                    event = "health",
-                    child,
-                    ok,
-                    "KernelEvent::Health{{ok=true}}"
-                );
-            } else {
-                tracing::warn!(
-                    event = "health",
-                    child,
-                    ok,
-                    "KernelEvent::Health{{ok=false}}"
-                );
-            }
+        };
+        // Counted where it is published, so that the two agree exactly; during the drain neither happens.
+        if self.kernel.publish(event).is_ok() {
+            let labels = ServiceLabel::new(id.to_owned());
+            self.metrics
+                .golden()
+                .ron_kernel_crashes_total
+                .get(&labels)
+                .inc();
         }
-        self.publish(event);
     }
 
-    /// After `Shutdown` the topic refuses; by contract nothing follows it.
-    fn publish(&self, event: KernelEvent) {
-        let _ = self.kernel.publish(event);
+    /// After `Shutdown` the topic refuses: nothing follows it there, nor as a line in the log.
+    pub(crate) fn kernel_event(&self, event: KernelEvent) {
+        let health = match &event {
+            KernelEvent::Health { service, ok } => Some((service.clone(), *ok)),
+            _ => None,
+        };
+        if self.kernel.publish(event).is_err() {
+            return;
+        }
+        let Some((service, ok)) = health else { return };
+        // The service itself is no child of its tree.
+        let child = Some(&service).filter(|service| **service != self.service);
+        if ok {
+            tracing::info!(
+                event = "health",
+                child,
+                ok,
+                "KernelEvent::Health{{ok=true}}"
+            );
+        } else {
+            tracing::warn!(
+                event = "health",
+                child,
+                ok,
+                "KernelEvent::Health{{ok=false}}"
+            );
+        }
     }
 
     pub(crate) fn tell_change(&self, event: &ChildEvent) {
@@ -302,12 +316,12 @@ impl Telemetry {
                     "child quarantined"
                 );
             }
-            Change::Released { trial } => {
+            Change::Released { by_timer } => {
                 tracing::warn!(
                     event = "child_released",
                     child,
                     generation,
-                    trial,
+                    by_timer,
                     "child released from quarantine"
                 );
             }

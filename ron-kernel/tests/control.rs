@@ -177,10 +177,13 @@ async fn a_stop_goes_on_when_nobody_waits_for_it() {
     running.shutdown().await;
 }
 
+/// Who asked, and what the kernel said.
+type Answer = (&'static str, Result<(), ControlError>);
+
 #[test]
 fn who_would_wait_for_its_own_end_is_told_so() {
     on_both_flavours(|| async {
-        let told: Arc<Mutex<Vec<(&str, Result<(), ControlError>)>>> = Arc::default();
+        let told: Arc<Mutex<Vec<Answer>>> = Arc::default();
         let seen = told.clone();
         let body = Child::task("body", move |cx| {
             let told = seen.clone();

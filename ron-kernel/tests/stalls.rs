@@ -184,20 +184,36 @@ fn a_staller_that_promised_heartbeats_is_charged_for_its_own_stall() {
     let runtime = workers(1);
     let (quiet, trigger) = (Arc::default(), Arc::new(AtomicBool::new(false)));
     let hold = Duration::from_millis(1_500);
+    let set = trigger.clone();
+    let staller = Child::task("staller", move |cx| {
+        let trigger = set.clone();
+        async move {
+            while !trigger.swap(false, Ordering::SeqCst) {
+                cx.heartbeat();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            std::thread::sleep(hold);
+            // Not a beat from here on: uncharged it would still have its second.
+            cx.stopping().await;
+        }
+    });
     let (running, mut changes, _) = start(
         &runtime,
         vec![
             beating("victim".to_owned(), &quiet, hold, Duration::from_secs(1)),
-            beating("staller".to_owned(), &trigger, hold, Duration::from_secs(1)),
+            staller.watchdog(Duration::from_secs(1)),
         ],
     );
     trigger.store(true, Ordering::SeqCst);
-    let failed = next(&mut changes, Duration::from_secs(5), |event| {
-        match &event.change {
+    next(&mut changes, Duration::from_secs(5), unstalled).expect("told when it is over");
+    let failed = next(
+        &mut changes,
+        Duration::from_millis(700),
+        |event| match &event.change {
             Change::Failed { reason } => Some((event.child.to_string(), reason.clone())),
             _ => None,
-        }
-    });
+        },
+    );
     let (child, reason) = failed.expect("the staller fails");
     assert_eq!(child, "staller");
     assert!(reason.contains("no heartbeat"), "{reason}");

@@ -119,9 +119,9 @@ impl Plan {
         for via in 0..before.len() {
             for from in 0..before.len() {
                 if before[from][via] {
-                    for to in 0..before.len() {
-                        let reached = before[via][to];
-                        before[from][to] |= reached;
+                    let beyond = before[via].clone();
+                    for (to, reached) in before[from].iter_mut().zip(beyond) {
+                        *to |= reached;
                     }
                 }
             }

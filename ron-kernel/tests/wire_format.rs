@@ -220,8 +220,8 @@ fn lifecycle_events() {
             r#""Quarantined",*,"reason":"no disk","until":null"#,
         ),
         (
-            Change::Released { trial: true },
-            r#""Released",*,"trial":true"#,
+            Change::Released { by_timer: true },
+            r#""Released",*,"by_timer":true"#,
         ),
         (Change::Stopping, r#""Stopping",*"#),
         (Change::Aborted, r#""Aborted",*"#),

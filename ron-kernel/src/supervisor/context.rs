@@ -23,6 +23,7 @@ pub(crate) struct Incarnation {
     pub(crate) run: u64,
     pub(crate) generation: u64,
     pub(crate) gated: bool,
+    pub(crate) is_thread: bool,
     pub(crate) stop: StopToken,
     /// Bits [`ABORT`], [`OWNED_FAILED`] and the injected faults; set by others, read on each poll.
     pub(crate) flags: AtomicU8,
@@ -56,6 +57,7 @@ impl Incarnation {
         run: u64,
         generation: u64,
         gated: bool,
+        is_thread: bool,
         beat: Duration,
     ) -> Self {
         Incarnation {
@@ -64,6 +66,7 @@ impl Incarnation {
             run,
             generation,
             gated,
+            is_thread,
             stop: StopToken::default(),
             flags: AtomicU8::new(0),
             beat: AtomicU64::new(nanos(beat)),
@@ -72,9 +75,16 @@ impl Incarnation {
         }
     }
 
-    /// Sets flags and has the runner look at them. AcqRel pairs with the runner's Acquire load.
-    pub(crate) fn raise(&self, flags: u8) {
+    /// Sets flags without waking the runner. AcqRel pairs with the runner's Acquire load.
+    pub(crate) fn set_flags(&self, flags: u8) {
         self.flags.fetch_or(flags, Ordering::AcqRel);
+    }
+
+    /// Has the runner look at its flags, and whoever waits for the stop at its token.
+    pub(crate) fn wake(&self) {
+        if self.stop.is_stopping() {
+            self.stop.wake();
+        }
         let waker = self
             .waker
             .lock()
@@ -83,6 +93,11 @@ impl Incarnation {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    pub(crate) fn raise(&self, flags: u8) {
+        self.set_flags(flags);
+        self.wake();
     }
 
     pub(crate) fn set_waker(&self, waker: &Waker) {

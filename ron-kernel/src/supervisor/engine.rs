@@ -8,7 +8,7 @@ use super::backoff::PolicyError;
 use super::context::{nanos, Incarnation, ABORT};
 use super::exit::Exit;
 use super::machine::GraphError;
-use super::machine::{Effect, Input, Key, Machine, Note, Refused, Severity, Time};
+use super::machine::{Effect, Input, Key, Machine, Note, Refused, Severity, State, Time, HORIZON};
 use super::runner;
 use super::spec::{Body, Kind, Spec};
 use super::stall::{Current, Marks};
@@ -19,6 +19,7 @@ use crate::reload::Reloader;
 use crate::report::ShutdownReport;
 use crate::telemetry::Telemetry;
 use std::collections::{HashSet, VecDeque};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
@@ -29,6 +30,10 @@ use tokio::time::Instant;
 
 /// Identity of engines in thread-local marks; a count, not state.
 static ENGINES: AtomicU64 = AtomicU64::new(0);
+
+/// News waiting to be told. A log writer that hangs for longer costs news, counted, and no memory: half a
+/// million notes are the crash storm of a full tree.
+const OUTBOX_MAX: usize = 500_000;
 
 pub(crate) struct Engine {
     id: u64,
@@ -54,6 +59,10 @@ pub(crate) struct Engine {
     missing: Mutex<HashSet<Arc<str>>>,
     missing_count: AtomicUsize,
     shutdown: AtomicBool,
+    /// The last news of the drain has been told.
+    told_end: AtomicBool,
+    /// News dropped because nobody took them; see [`OUTBOX_MAX`].
+    dropped_news: AtomicU64,
     shutdown_reason: Mutex<Option<String>>,
     report: watch::Sender<Option<ShutdownReport>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -65,6 +74,8 @@ struct Inner {
     effects: Vec<Effect>,
     /// What is to be told of the step under way.
     news: Vec<Effect>,
+    /// Incarnations to be woken once the lock is released: wakers are foreign code.
+    wakes: Vec<Arc<Incarnation>>,
     /// Thread children to be started once the lock is released.
     threads: Vec<(Arc<Incarnation>, runner::ThreadBody)>,
     /// Bodies of removed children, dropped once the lock is released.
@@ -98,6 +109,15 @@ fn place(cells: &mut Vec<Cell>, keys: &[Key], bodies: Vec<Body>) {
         }
         cells[index].body = body;
     }
+}
+
+/// An incarnation that has ended.
+#[derive(Clone, Copy)]
+struct Ended {
+    key: Key,
+    run: u64,
+    /// Whoever reports it can run a replacement right there.
+    in_place: bool,
 }
 
 struct Cell {
@@ -140,6 +160,7 @@ impl Engine {
                 cells,
                 effects: Vec::new(),
                 news: Vec::new(),
+                wakes: Vec::new(),
                 threads: Vec::new(),
                 graveyard: Vec::new(),
                 armed: None,
@@ -160,6 +181,8 @@ impl Engine {
             missing_count: AtomicUsize::new(missing.len()),
             missing: Mutex::new(missing),
             shutdown: AtomicBool::new(false),
+            told_end: AtomicBool::new(false),
+            dropped_news: AtomicU64::new(0),
             shutdown_reason: Mutex::new(None),
             report: watch::Sender::new(None),
             threads: Mutex::new(Vec::new()),
@@ -175,12 +198,12 @@ impl Engine {
     }
 
     pub(crate) fn instant(&self, at: Time) -> Instant {
-        self.epoch + at
+        self.epoch + at.min(2 * HORIZON)
     }
 
     /// Wall time of a moment of the machine, for people; policy never reads it.
     pub(crate) fn wall(&self, at: Time) -> SystemTime {
-        self.wall_epoch + at
+        self.wall_epoch + at.min(2 * HORIZON)
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
@@ -233,18 +256,15 @@ impl Engine {
             fault.clone(),
         );
         if let Some(fault) = fault.filter(|fault| before.as_ref() != Some(fault)) {
-            match self.read(|machine| machine.find(&fault.child)) {
-                Some(key) => {
-                    self.inject(key, fault.flag, fault.name);
-                }
-                None => {
-                    let child = fault.child;
-                    tracing::warn!(
-                        event = "fault",
-                        child,
-                        "chaos.default_child names no child; nothing is injected"
-                    );
-                }
+            if self.read(|machine| machine.find(&fault.child)).is_none() {
+                let child = fault.child;
+                tracing::warn!(
+                    event = "fault",
+                    child,
+                    "chaos.default_child names no child; nothing is injected"
+                );
+            } else {
+                self.inject(&fault.child, fault.flag, fault.name);
             }
         }
         Ok(())
@@ -275,17 +295,23 @@ impl Engine {
         self.publish();
     }
 
-    /// Runs `change` on the machine and performs what it decided. A replacement for `in_place` is handed
-    /// back instead of spawned. The news waits in the outbox for [`publish`](Self::publish).
+    /// Runs `change` on the machine and performs what it decided. A replacement for the incarnation that
+    /// has `ended` is handed back instead of spawned. The news waits in the outbox for [`publish`](Self::publish).
     fn act<R>(
         self: &Arc<Self>,
-        in_place: Option<Key>,
+        ended: Option<Ended>,
         change: impl FnOnce(&mut Machine, Time) -> R,
     ) -> (R, Option<Arc<Incarnation>>) {
         let now = self.now();
         let mut guard = self.lock();
         let inner = &mut *guard;
         let result = change(&mut inner.machine, now);
+        if let Some(Ended { key, run, .. }) = ended {
+            if inner.live(key, run).is_some() {
+                inner.cells[key as usize].live = None;
+            }
+        }
+        let in_place = ended.filter(|ended| ended.in_place).map(|ended| ended.key);
         let replacement = self.perform(inner, now, in_place);
         let deadline = inner.machine.next_deadline();
         let sooner = match (deadline, inner.armed) {
@@ -296,10 +322,14 @@ impl Engine {
         if sooner {
             inner.armed = deadline;
         }
+        let wakes = std::mem::take(&mut inner.wakes);
         let threads = std::mem::take(&mut inner.threads);
         let graveyard = std::mem::take(&mut inner.graveyard);
         drop(guard);
         drop(graveyard);
+        for incarnation in wakes {
+            incarnation.wake();
+        }
         if sooner {
             self.alarm.notify_one();
         }
@@ -336,12 +366,16 @@ impl Engine {
                     }
                     Effect::Stop { key, run, abort_at } => {
                         if let Some(live) = inner.live(key, run) {
-                            live.stop.stop(self.instant(abort_at));
+                            live.stop.set(self.instant(abort_at));
+                            let live = live.clone();
+                            inner.wakes.push(live);
                         }
                     }
                     Effect::Abort { key, run } => {
                         if let Some(live) = inner.live(key, run) {
-                            live.raise(ABORT);
+                            live.set_flags(ABORT);
+                            let live = live.clone();
+                            inner.wakes.push(live);
                         }
                         self.telemetry.aborted(inner.machine.node(key).kind);
                     }
@@ -354,13 +388,19 @@ impl Engine {
                             });
                         }
                     }
-                    Effect::Removed { key } => {
+                    Effect::Removed { key, id } => {
+                        inner.news.push(Effect::Removed { key, id });
                         if let Some(cell) = inner.cells.get_mut(key as usize) {
                             cell.live = None;
                             inner
                                 .graveyard
                                 .push(std::mem::replace(&mut cell.body, Body::Group));
                         }
+                    }
+                    // Not by way of the news: the log writer may be what hangs.
+                    Effect::WantsShutdown => {
+                        let failure = inner.machine.failure().cloned();
+                        self.request_shutdown(failure.as_deref().unwrap_or("a child gave up"));
                     }
                     told => inner.news.push(told),
                 }
@@ -372,7 +412,12 @@ impl Engine {
         inner.effects = effects;
         if !inner.news.is_empty() {
             let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
-            outbox.extend(inner.news.drain(..));
+            let room = OUTBOX_MAX.saturating_sub(outbox.len());
+            let dropped = inner.news.len().saturating_sub(room) as u64;
+            if dropped > 0 {
+                self.dropped_news.fetch_add(dropped, Ordering::Relaxed);
+            }
+            outbox.extend(inner.news.drain(..).take(room));
         }
         replacement
     }
@@ -393,6 +438,7 @@ impl Engine {
             run,
             generation,
             gated,
+            node.kind == Kind::Thread,
             inner.machine.now(),
         );
         let incarnation = Arc::new(incarnation);
@@ -483,22 +529,34 @@ impl Engine {
         exit: Exit,
     ) -> Option<Arc<Incarnation>> {
         let (key, run) = (incarnation.key, incarnation.run);
-        let ((), replacement) = self.act(Some(key), |machine, now| {
-            machine.step(now, Input::Exited { key, run, exit });
-        });
+        let ((), replacement) = self.act(
+            Some(Ended {
+                key,
+                run,
+                in_place: true,
+            }),
+            |machine, now| {
+                machine.step(now, Input::Exited { key, run, exit });
+            },
+        );
         if replacement.is_none() {
             self.publish();
         }
         replacement
     }
 
-    pub(crate) fn runtime_gone(self: &Arc<Self>, incarnation: &Incarnation) {
+    /// The task of an incarnation was dropped instead of polled to its end.
+    pub(crate) fn dropped(self: &Arc<Self>, incarnation: &Incarnation, exit: Exit) {
         let (key, run) = (incarnation.key, incarnation.run);
-        self.step(Input::Exited {
+        let ended = Ended {
             key,
             run,
-            exit: Exit::Cancelled,
+            in_place: false,
+        };
+        self.act(Some(ended), |machine, now| {
+            machine.step(now, Input::Exited { key, run, exit });
         });
+        self.publish();
     }
 
     pub(crate) fn stall_began(self: &Arc<Self>, current: Current, held: Duration) {
@@ -559,13 +617,19 @@ impl Engine {
         result
     }
 
-    /// Raises a fault flag on the live incarnation of a task; `false` when there is none.
-    pub(crate) fn inject(self: &Arc<Self>, key: Key, flag: u8, name: &str) -> bool {
-        let live = self
-            .lock()
-            .cells
-            .get(key as usize)
-            .and_then(|cell| cell.live.clone());
+    /// Raises a fault flag on the running incarnation of a task; `false` when there is none.
+    pub(crate) fn inject(self: &Arc<Self>, id: &str, flag: u8, name: &str) -> bool {
+        let live = {
+            let inner = self.lock();
+            let key = inner.machine.find(id);
+            let running = key.filter(|key| {
+                matches!(
+                    inner.machine.node(*key).state,
+                    State::Starting | State::Ready
+                )
+            });
+            running.and_then(|key| inner.cells.get(key as usize)?.live.clone())
+        };
         let Some(live) = live else { return false };
         let event = ChildEvent {
             child: live.id.clone(),
@@ -603,6 +667,22 @@ impl Engine {
         self.alarm.notify_one();
     }
 
+    /// Every required child of the initial tree has been ready once, or no longer matters.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.missing_count.load(Ordering::Acquire) == 0
+    }
+
+    pub(crate) fn told_end(&self) -> bool {
+        self.told_end.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn ending(self: &Arc<Self>, incarnation: &Incarnation) {
+        self.step(Input::Ending {
+            key: incarnation.key,
+            run: incarnation.run,
+        });
+    }
+
     pub(crate) fn shutdown_requested(&self) -> bool {
         self.shutdown.load(Ordering::Acquire)
     }
@@ -614,6 +694,19 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         reason.unwrap_or_else(|| "asked".to_owned())
+    }
+
+    /// The driver is gone: tell everybody to stop, book what is left, and end.
+    pub(crate) fn abandon(self: &Arc<Self>, reason: &str) {
+        self.request_shutdown(reason);
+        self.step(Input::Abandon);
+        let accounts = self.read(Machine::accounts);
+        self.telemetry.close();
+        self.finish(ShutdownReport::new(
+            accounts,
+            Duration::ZERO,
+            Some(reason.to_owned()),
+        ));
     }
 
     pub(crate) fn finish(&self, report: ShutdownReport) {
@@ -685,9 +778,24 @@ impl Engine {
                 Err(TryLockError::WouldBlock) => return,
             };
             while let Some(effect) = self.next_news() {
-                self.tell(effect);
+                // Subscribers and log layers are foreign code; their panic is not a child's.
+                let told = catch_unwind(AssertUnwindSafe(|| self.tell(effect)));
+                if told.is_err() {
+                    self.dropped_news.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            let dropped = self.dropped_news.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                let _ = catch_unwind(AssertUnwindSafe(|| {
+                    tracing::error!(
+                        event = "news_lost",
+                        dropped,
+                        "news of children lost: the log writer hung or panicked"
+                    );
+                }));
             }
             drop(telling);
+            self.changed.notify_waiters();
             if self
                 .outbox
                 .lock()
@@ -719,22 +827,26 @@ impl Engine {
                     condition.map(|(severity, reason)| (severity == Severity::NotReady, reason));
                 self.telemetry.condition(&id, condition);
             }
-            Effect::WantsShutdown => {
-                let reason = self.read(|machine| machine.failure().cloned());
-                self.request_shutdown(reason.as_deref().unwrap_or("a child gave up"));
+            Effect::Satisfied { id } => self.satisfied(&id),
+            Effect::Removed { id, .. } => {
+                self.satisfied(&id);
+                self.telemetry.forget(&id);
             }
-            Effect::Ended => self.alarm.notify_one(),
+            Effect::Ended => {
+                self.told_end.store(true, Ordering::Release);
+                self.alarm.notify_one();
+            }
             // Performed under the lock, never told.
             Effect::Spawn { .. }
             | Effect::Stop { .. }
             | Effect::Abort { .. }
             | Effect::AskBeat { .. }
-            | Effect::Removed { .. } => {}
+            | Effect::WantsShutdown => {}
         }
     }
 
     fn tell_note(&self, id: Arc<str>, generation: u64, note: Note) {
-        let wall = |delay: Duration| SystemTime::now() + delay;
+        let wall = |delay: Duration| SystemTime::now() + delay.min(HORIZON);
         let change = match note {
             Note::Health { ok } => {
                 return self.telemetry.kernel_event(KernelEvent::Health {
@@ -754,14 +866,8 @@ impl Engine {
                 }
                 Change::Started { restart }
             }
-            Note::Ready => {
-                self.satisfied(&id);
-                Change::Ready
-            }
-            Note::Done => {
-                self.satisfied(&id);
-                Change::Done
-            }
+            Note::Ready => Change::Ready,
+            Note::Done => Change::Done,
             Note::Backoff { attempt, delay } => Change::Backoff {
                 attempt,
                 delay,
@@ -771,7 +877,7 @@ impl Engine {
                 reason: reason.to_string(),
                 until: delay.map(wall),
             },
-            Note::Released { trial } => Change::Released { trial },
+            Note::Released { trial } => Change::Released { by_timer: trial },
             Note::Stopping => Change::Stopping,
             Note::Aborted => Change::Aborted,
             Note::Stuck => Change::Stuck,
@@ -802,9 +908,12 @@ impl Engine {
         }
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         if missing.remove(id) {
-            self.missing_count.store(missing.len(), Ordering::Release);
+            let left = missing.len();
             drop(missing);
+            // Health first: who waited for the count must find it ready.
             self.telemetry.satisfy(id);
+            self.missing_count.store(left, Ordering::Release);
+            self.changed.notify_waiters();
         }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) const LEAK_AFTER: Duration = Duration::from_secs(5);
 pub(crate) const TRIAL_MIN: Duration = Duration::from_secs(30);
 /// Longest wait between two trials.
 pub(crate) const TRIAL_MAX: Duration = Duration::from_secs(300);
+/// No deadline lies further ahead than this, whatever durations are asked for: 30 years.
+pub(crate) const HORIZON: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// A tree holds at most this many nodes; 100,000 dynamic children are the design load.
 pub(crate) const NODES_MAX: usize = 200_000;
 
@@ -100,6 +102,8 @@ pub(crate) enum Why {
     /// With its group: joint restart, escalation, group stop or drain.
     Joint,
     Timeout(Timeout),
+    /// Its body has ended or a task of its own failed; what it owns has not ended yet.
+    Ending,
 }
 
 impl State {
@@ -159,6 +163,8 @@ pub(crate) struct Node {
     pub(crate) kind: Kind,
     pub(crate) parent: Option<Key>,
     pub(crate) members: Vec<Key>,
+    /// Children of the root: the index among its members.
+    place: usize,
     pub(crate) policy: Policy,
     /// Present from the start, so that the first readiness of the kernel waits for it.
     pub(crate) initial: bool,
@@ -185,7 +191,11 @@ pub(crate) struct Node {
     on_trial: bool,
     trials: u32,
     quarantined_since: Option<Time>,
+    /// The give-up timer that counts.
+    give_up: u64,
     aborted: bool,
+    /// By the drain, so that the report counts it.
+    aborted_in_drain: bool,
 
     /// Others may start after it: ready, done, or optional and down.
     satisfied: bool,
@@ -207,6 +217,7 @@ pub(crate) struct Node {
     pub(crate) status: Option<Arc<str>>,
     pub(crate) unhealthy: Option<Arc<str>>,
     pub(crate) stalled: bool,
+    stalled_since: Time,
     healthy: Option<bool>,
     condition: Option<(Severity, Arc<str>)>,
 }
@@ -220,6 +231,10 @@ enum Owed {
     Restart,
     /// The trial after a quarantine: a restart in the accounts that no budget pays for.
     Trial,
+}
+
+fn later(from: Time, wait: Duration) -> Time {
+    from.saturating_add(wait.min(HORIZON))
 }
 
 /// How much a condition of a child hurts readiness.
@@ -266,6 +281,11 @@ pub(crate) enum Effect {
     },
     Removed {
         key: Key,
+        id: Arc<str>,
+    },
+    /// A node of the initial tree holds nobody back any more.
+    Satisfied {
+        id: Arc<str>,
     },
     /// A child's policy ends the kernel: begin the orderly shutdown.
     WantsShutdown,
@@ -336,6 +356,11 @@ pub(crate) enum Input {
         run: u64,
         exit: Exit,
     },
+    /// The body returned or a task it owns failed; the exit follows when all it owns has ended.
+    Ending {
+        key: Key,
+        run: u64,
+    },
     Stalled {
         key: Key,
         run: u64,
@@ -367,6 +392,8 @@ pub(crate) enum Input {
     Drain {
         within: Duration,
     },
+    /// Nobody will fire timers any more: end the drain now.
+    Abandon,
 }
 
 /// An operator's request that the state of the child does not allow.
@@ -380,6 +407,8 @@ pub(crate) enum Refused {
     HasDependants(Arc<str>),
     ShuttingDown,
     Leaked,
+    Removing,
+    Unknown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -499,11 +528,6 @@ impl Machine {
         &self.counts
     }
 
-    /// Everything of the initial tree that is required is ready or done.
-    pub(crate) fn all_satisfied(&self) -> bool {
-        self.node(ROOT).unsatisfied == 0
-    }
-
     pub(crate) fn next_deadline(&self) -> Option<Time> {
         self.timers.peek().map(|timer| timer.0.at)
     }
@@ -519,6 +543,12 @@ impl Machine {
             Input::Tick => self.fire_timers(),
             Input::Ready { key, run } => self.ready(key, run),
             Input::Exited { key, run, exit } => self.exited(key, run, exit),
+            Input::Ending { key, run } => {
+                let live = matches!(self.node(key).state, State::Starting | State::Ready);
+                if self.is_current(key, run) && live {
+                    self.begin_stop(key, Why::Ending);
+                }
+            }
             Input::Stalled { key, run, held } => self.stalled(key, run, held),
             Input::Unstalled { key, run, held } => self.unstalled(key, run, held),
             Input::Health {
@@ -540,6 +570,10 @@ impl Machine {
             Input::Beat { key, run, last } => self.beat(key, run, last),
             Input::Defaults(defaults) => self.defaults = defaults,
             Input::Drain { within } => self.begin_drain(within),
+            Input::Abandon => {
+                self.begin_drain(Duration::ZERO);
+                self.drain_end();
+            }
         }
     }
 
@@ -590,10 +624,14 @@ impl Machine {
             return Ok(());
         }
         match self.node(key).state {
+            // A joint operation is about to stop it anyway; it will not start it again.
+            State::Starting | State::Ready if self.node(key).doom.is_some() => {
+                self.doom(key, Rest::Stopped)
+            }
             State::Starting | State::Ready => self.begin_stop(key, Why::Operator),
             State::Stopping { why } | State::Stuck { why } => {
                 if self.node(key).doom.is_some() {
-                    self.node_mut(key).doom = Some(Rest::Stopped);
+                    self.doom(key, Rest::Stopped);
                 } else if why != Why::Remove {
                     self.change_why(key, Why::Operator);
                 }
@@ -614,9 +652,14 @@ impl Machine {
         self.advance(now);
         self.refuse_while_draining()?;
         self.refuse_below_group_down(key)?;
+        if self.is_being_removed(key) {
+            return Err(Refused::Removing);
+        }
         if self.node(key).doom.is_some() {
             return Ok(());
         }
+        // The restart that was due after a failure comes early; no budget pays for it.
+        let due = self.node(key).owed != Owed::Nothing;
         self.node_mut(key).on_trial = false;
         self.node_mut(key).trials = 0;
         self.node_mut(key).attempt = 0;
@@ -635,6 +678,9 @@ impl Machine {
             State::Leaked { .. } => return Err(Refused::Leaked),
             _ => {
                 self.settle(key);
+                if due {
+                    self.node_mut(key).owed = Owed::Trial;
+                }
                 self.begin(key);
             }
         }
@@ -673,10 +719,13 @@ impl Machine {
             return Ok(());
         }
         match self.node(key).state {
+            State::Starting | State::Ready if self.node(key).doom.is_some() => {
+                self.doom(key, Rest::Removed)
+            }
             State::Starting | State::Ready => self.begin_stop(key, Why::Remove),
             State::Stopping { .. } | State::Stuck { .. } => {
                 if self.node(key).doom.is_some() {
-                    self.node_mut(key).doom = Some(Rest::Removed);
+                    self.doom(key, Rest::Removed);
                 } else {
                     self.change_why(key, Why::Remove);
                 }
@@ -690,11 +739,32 @@ impl Machine {
         Ok(())
     }
 
+    /// What a doomed child becomes, unless it is to be removed already.
+    fn doom(&mut self, key: Key, rest: Rest) {
+        if self.node(key).doom != Some(Rest::Removed) {
+            self.node_mut(key).doom = Some(rest);
+        }
+    }
+
+    /// On its way out of the tree.
+    fn is_being_removed(&self, key: Key) -> bool {
+        let node = self.node(key);
+        node.doom == Some(Rest::Removed)
+            || node.state.why() == Some(Why::Remove)
+            || node.op.as_ref().is_some_and(|op| op.removes())
+    }
+
     /// Restarts left before the budget of a child is exhausted, if it has one.
     pub(crate) fn attempts_left(&self, key: Key) -> Option<u32> {
         let intensity = self.intensity_of(key)?;
         let used = self.node(key).window.peek(self.now, &intensity);
         Some(intensity.restarts().saturating_sub(used))
+    }
+
+    /// Restarts that count against a child's own budget, and the budget.
+    pub(crate) fn budget(&self, key: Key) -> Option<(u32, Intensity)> {
+        let intensity = self.intensity_of(key)?;
+        Some((self.node(key).window.peek(self.now, &intensity), intensity))
     }
 
     pub(crate) fn restarts_in_window(&self, key: Key) -> u32 {
@@ -741,6 +811,19 @@ impl Machine {
         })
     }
 
+    /// The incarnations at or below `key` that have not ended.
+    pub(crate) fn running_below(&self, key: Key) -> Vec<(Key, u64)> {
+        let leaves = self.leaves(&[key]).into_iter();
+        leaves
+            .map(|leaf| (leaf, self.node(leaf).run))
+            .filter(|(leaf, run)| self.is_current(*leaf, *run))
+            .collect()
+    }
+
+    pub(crate) fn is_leaked(&self, key: Key, run: u64) -> bool {
+        self.is_current(key, run) && matches!(self.node(key).state, State::Leaked { .. })
+    }
+
     pub(crate) fn accounts(&self) -> Accounts {
         let mut accounts = Accounts {
             started: self.removed,
@@ -758,7 +841,7 @@ impl Machine {
                     accounts.leaked += 1;
                     accounts.stragglers.push(node.id.clone());
                 }
-                _ if node.aborted => {
+                _ if node.aborted_in_drain => {
                     accounts.aborted += 1;
                     accounts.stragglers.push(node.id.clone());
                 }
@@ -771,6 +854,11 @@ impl Machine {
 
     fn advance(&mut self, now: Time) {
         self.now = self.now.max(now);
+    }
+
+    /// A time that far ahead, cut off at the horizon.
+    fn later(&self, wait: Duration) -> Time {
+        later(self.now, wait)
     }
 
     fn refuse_while_draining(&self) -> Result<(), Refused> {
@@ -814,9 +902,15 @@ impl Machine {
         let stamp = match kind {
             TimerKind::Heartbeat => node.run,
             TimerKind::Joint => node.op.as_ref().map_or(0, |op| op.serial),
-            TimerKind::GiveUp => node.generation,
+            TimerKind::GiveUp => node.give_up,
             _ => node.stamp,
         };
+        // Void timers stay until their time; under churn they would outgrow the tree.
+        if self.timers.len() > 4 * self.nodes.len() + 1024 {
+            let mut timers = std::mem::take(&mut self.timers).into_vec();
+            timers.retain(|timer| !self.is_void(&timer.0));
+            self.timers = timers.into();
+        }
         let order = self.serial();
         self.timers.push(Reverse(Timer {
             at,
@@ -825,6 +919,18 @@ impl Machine {
             stamp,
             kind,
         }));
+    }
+
+    /// Whether what the timer was armed for has passed without it.
+    fn is_void(&self, timer: &Timer) -> bool {
+        let node = self.node(timer.key);
+        match timer.kind {
+            TimerKind::Heartbeat => node.run != timer.stamp,
+            TimerKind::Joint => node.op.as_ref().map(|op| op.serial) != Some(timer.stamp),
+            TimerKind::GiveUp => node.give_up != timer.stamp,
+            TimerKind::LastCall | TimerKind::DrainEnd => false,
+            _ => node.stamp != timer.stamp,
+        }
     }
 
     fn fire_timers(&mut self) {
@@ -854,17 +960,19 @@ impl Machine {
                 node.trials = node.trials.saturating_add(1);
                 self.trial(key, true);
             }
-            (TimerKind::Abort, State::Stopping { .. }) if same_state => self.abort(key),
+            (TimerKind::Abort, State::Stopping { .. }) if same_state && !node.aborted => {
+                self.abort(key);
+            }
             (TimerKind::Stuck, State::Stopping { why }) if same_state => {
                 self.note(key, Note::Stuck);
                 self.set_state(key, State::Stuck { why });
-                self.arm(key, self.now + LEAK_AFTER, TimerKind::Leak);
+                self.arm(key, self.later(LEAK_AFTER), TimerKind::Leak);
                 if self.drain.is_some() {
                     self.release_waiter(key);
                 }
             }
             (TimerKind::Leak, State::Stuck { .. }) if same_state => self.leak(key),
-            (TimerKind::Heartbeat, State::Starting | State::Ready) if node.run == timer.stamp => {
+            (TimerKind::Heartbeat, State::Ready) if node.run == timer.stamp => {
                 let run = timer.stamp;
                 self.effects.push(Effect::AskBeat { key, run });
             }
@@ -874,7 +982,7 @@ impl Machine {
                     self.advance_op(key);
                 }
             }
-            (TimerKind::GiveUp, _) => self.maybe_give_up(key),
+            (TimerKind::GiveUp, _) if node.give_up == timer.stamp => self.maybe_give_up(key),
             (TimerKind::LastCall, _) => self.last_call(),
             (TimerKind::DrainEnd, _) => self.drain_end(),
             _ => {}
@@ -915,7 +1023,7 @@ impl Machine {
         node.unhealthy = None;
         node.status = None;
         let generation = node.generation;
-        let (start_timeout, heartbeat) = (node.policy.start_timeout, node.policy.heartbeat);
+        let start_timeout = node.policy.start_timeout;
         self.set_state(key, State::Starting);
         self.effects.push(Effect::Spawn {
             key,
@@ -924,10 +1032,7 @@ impl Machine {
         });
         self.note(key, Note::Started { restart });
         if let Some(limit) = start_timeout {
-            self.arm(key, self.now + limit, TimerKind::Start);
-        }
-        if let Some(interval) = heartbeat {
-            self.arm(key, self.now + interval, TimerKind::Heartbeat);
+            self.arm(key, self.later(limit), TimerKind::Start);
         }
     }
 
@@ -942,8 +1047,12 @@ impl Machine {
             Owed::Trial => node.restarts += 1,
             Owed::Restart => {
                 node.restarts += 1;
-                node.window.record(now);
-                if let Some(parent) = node.parent.filter(|p| *p != ROOT) {
+                let parent = node.parent;
+                // A window that no budget reads would only grow.
+                if self.intensity_of(key).is_some() {
+                    self.node_mut(key).window.record(now);
+                }
+                if let Some(parent) = parent.filter(|p| *p != ROOT) {
                     self.node_mut(parent).member_window.record(now);
                 }
             }
@@ -969,6 +1078,10 @@ impl Machine {
         self.set_state(key, State::Ready);
         self.note(key, Note::Ready);
         self.health_changed(key);
+        // Nobody beats while starting; the start timeout watches over that.
+        if let Some(interval) = self.node(key).policy.heartbeat {
+            self.arm(key, self.later(interval), TimerKind::Heartbeat);
+        }
     }
 
     fn became_ready(&mut self, key: Key) {
@@ -985,7 +1098,7 @@ impl Machine {
             Why::Timeout(Timeout::Heartbeat(_)) => Duration::ZERO,
             _ => self.node(key).policy.stop_timeout,
         };
-        let mut abort_at = self.now.saturating_add(own);
+        let mut abort_at = self.later(own);
         if let Some(drain) = self.drain {
             abort_at = abort_at.min(drain.abort_at).max(self.now);
         }
@@ -1001,12 +1114,14 @@ impl Machine {
     }
 
     fn abort(&mut self, key: Key) {
+        let drain = self.drain.is_some();
         let node = self.node_mut(key);
         node.aborted = true;
+        node.aborted_in_drain = drain;
         let run = node.run;
         self.effects.push(Effect::Abort { key, run });
         self.note(key, Note::Aborted);
-        self.arm(key, self.now + ABORT_GRACE, TimerKind::Stuck);
+        self.arm(key, self.later(ABORT_GRACE), TimerKind::Stuck);
     }
 
     /// Changes what follows the end of a stopping child without restarting its timers.
@@ -1027,6 +1142,8 @@ impl Machine {
         if self.node(key).doom == Some(Rest::Held) {
             self.node_mut(key).doom = None;
         }
+        // A leaked child must not keep the heartbeats of all others frozen.
+        self.close_stall(key);
         self.note(key, Note::Leaked);
         self.set_state(key, State::Leaked { why });
         self.health_changed(key);
@@ -1043,12 +1160,16 @@ impl Machine {
             Some(Why::Timeout(timeout)) => Exit::TimedOut(timeout),
             _ => exit,
         };
+        if self.node(key).stalled {
+            let held = self.now.saturating_sub(self.node(key).stalled_since);
+            self.note(key, Note::Unstalled { held });
+        }
         self.close_stall(key);
         if matches!(state, State::Stuck { .. } | State::Leaked { .. }) {
             self.note(key, Note::Recovered);
         }
         self.node_mut(key).last_exit = Some(exit.clone());
-        let asked = !matches!(why, None | Some(Why::Timeout(_)));
+        let asked = !matches!(why, None | Some(Why::Timeout(_) | Why::Ending));
         if let Some(rest) = self.node(key).doom {
             if !asked && exit.is_failure() {
                 self.crashed(key, &exit);
@@ -1073,7 +1194,7 @@ impl Machine {
                     self.begin(key);
                 }
                 (Some(Why::Timeout(_)), _) => self.failed(key, exit),
-                (None, _) => self.ended_by_itself(key, exit),
+                (None | Some(Why::Ending), _) => self.ended_by_itself(key, exit),
             }
         }
         self.release_waiter(key);
@@ -1179,11 +1300,16 @@ impl Machine {
             return self.begin_node(key);
         }
         self.note(key, Note::Backoff { attempt, delay });
-        self.set_state(key, State::Backoff { until: now + delay });
+        self.set_state(
+            key,
+            State::Backoff {
+                until: later(now, delay),
+            },
+        );
         if joint {
-            self.joint_restart(parent, key, now + delay);
+            self.joint_restart(parent, key, later(now, delay));
         } else {
-            self.arm(key, now + delay, TimerKind::Backoff);
+            self.arm(key, later(now, delay), TimerKind::Backoff);
         }
     }
 
@@ -1251,18 +1377,18 @@ impl Machine {
         self.set_state(
             key,
             State::Quarantined {
-                until: delay.map(|d| now + d),
+                until: delay.map(|d| later(now, d)),
             },
         );
         if let Some(delay) = delay {
-            self.arm(key, now + delay, TimerKind::Trial);
+            self.arm(key, later(now, delay), TimerKind::Trial);
         }
         if let (true, Some(limit), false) = (
             first,
             self.defaults.give_up_after,
             self.node(key).policy.optional,
         ) {
-            self.arm(key, now + limit, TimerKind::GiveUp);
+            self.arm_give_up(key, later(now, limit));
         }
     }
 
@@ -1272,6 +1398,11 @@ impl Machine {
         node.owed = Owed::Trial;
         self.note(key, Note::Released { trial: by_timer });
         self.begin_node(key);
+    }
+
+    fn arm_give_up(&mut self, key: Key, at: Time) {
+        self.node_mut(key).give_up = self.serial();
+        self.arm(key, at, TimerKind::GiveUp);
     }
 
     fn maybe_give_up(&mut self, key: Key) {
@@ -1288,7 +1419,7 @@ impl Machine {
         if self.now.saturating_sub(since) >= limit {
             self.want_shutdown(key);
         } else {
-            self.arm(key, since + limit, TimerKind::GiveUp);
+            self.arm_give_up(key, later(since, limit));
         }
     }
 
@@ -1312,7 +1443,10 @@ impl Machine {
 
     fn stalled(&mut self, key: Key, run: u64, held: Duration) {
         if self.is_current(key, run) && !self.node(key).stalled {
-            self.node_mut(key).stalled = true;
+            let since = self.now.saturating_sub(held);
+            let node = self.node_mut(key);
+            node.stalled = true;
+            node.stalled_since = since;
             self.stalls += 1;
             self.note(key, Note::Stalled { held });
             self.health_changed(key);
@@ -1338,8 +1472,7 @@ impl Machine {
 
     fn beat(&mut self, key: Key, run: u64, last: Time) {
         let node = self.node(key);
-        let (Some(interval), State::Starting | State::Ready) = (node.policy.heartbeat, node.state)
-        else {
+        let (Some(interval), State::Ready) = (node.policy.heartbeat, node.state) else {
             return;
         };
         if node.run != run || self.drain.is_some() {
@@ -1348,17 +1481,18 @@ impl Machine {
         let charged = node.stalled;
         // While somebody holds a worker nobody else is late: the clock of the others stands still.
         let frozen = !charged && self.stalls > 0;
+        let last = last.max(node.ready_at.unwrap_or_default());
         let from = if charged {
             last
         } else {
             last.max(self.stall_end)
         };
         if frozen {
-            self.arm(key, self.now + interval, TimerKind::Heartbeat);
-        } else if self.now >= from + interval {
+            self.arm(key, self.later(interval), TimerKind::Heartbeat);
+        } else if self.now >= later(from, interval) {
             self.begin_stop(key, Why::Timeout(Timeout::Heartbeat(interval)));
         } else {
-            self.arm(key, from + interval, TimerKind::Heartbeat);
+            self.arm(key, later(from, interval), TimerKind::Heartbeat);
         }
     }
 
@@ -1414,7 +1548,14 @@ impl Machine {
         }
         self.condition_changed(key);
         if is && !was {
+            if self.node(key).initial {
+                let id = self.node(key).id.clone();
+                self.effects.push(Effect::Satisfied { id });
+            }
             self.wake_dependants(key);
+        }
+        if leaf && state != State::Done {
+            self.health_changed(key);
         }
     }
 
@@ -1518,6 +1659,7 @@ impl Node {
             kind,
             parent,
             members: Vec::new(),
+            place: 0,
             policy,
             initial,
             after: Vec::new(),
@@ -1537,7 +1679,9 @@ impl Node {
             on_trial: false,
             trials: 0,
             quarantined_since: None,
+            give_up: 0,
             aborted: false,
+            aborted_in_drain: false,
             satisfied: false,
             unsatisfied: 0,
             done: 0,
@@ -1550,6 +1694,7 @@ impl Node {
             status: None,
             unhealthy: None,
             stalled: false,
+            stalled_since: Time::ZERO,
             healthy: None,
             condition: None,
         }

@@ -26,16 +26,41 @@ pub(crate) type ThreadBody =
 /// How long an injected `block` fault holds its worker.
 const FAULT_BLOCK_FOR: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run_task(
+/// The task of a child: one incarnation after the other, as long as they replace each other in place.
+///
+/// A runtime that shuts down may drop the task before its first poll; that is an exit like any other.
+pub(crate) fn run_task(
     engine: Arc<Engine>,
-    mut incarnation: Arc<Incarnation>,
+    incarnation: Arc<Incarnation>,
     body: TaskBody,
-) {
-    loop {
-        let exit = Drive::new(&engine, incarnation.clone(), &body).await;
-        match engine.exited(&incarnation, exit) {
-            Some(next) => incarnation = next,
-            None => return,
+) -> impl Future<Output = ()> + Send {
+    let mut unpolled = Unpolled {
+        engine: engine.clone(),
+        incarnation: Some(incarnation),
+    };
+    async move {
+        let Some(mut incarnation) = unpolled.incarnation.take() else {
+            return;
+        };
+        loop {
+            let exit = Drive::new(&engine, incarnation.clone(), &body).await;
+            match engine.exited(&incarnation, exit) {
+                Some(next) => incarnation = next,
+                None => return,
+            }
+        }
+    }
+}
+
+struct Unpolled {
+    engine: Arc<Engine>,
+    incarnation: Option<Arc<Incarnation>>,
+}
+
+impl Drop for Unpolled {
+    fn drop(&mut self) {
+        if let Some(incarnation) = self.incarnation.take() {
+            self.engine.dropped(&incarnation, Exit::Cancelled);
         }
     }
 }
@@ -63,13 +88,17 @@ pub(crate) fn run_thread(
                 Err(payload) => panicked(payload),
             }
         };
-        let exit = incarnation.take_owned_failure().unwrap_or(exit);
         let mut owned = incarnation.close_owned();
+        let mut panicked_late = None;
         if !owned.is_empty() {
-            engine
-                .runtime()
-                .block_on(async { while owned.join_next().await.is_some() {} });
+            engine.ending(&incarnation);
+            engine.runtime().block_on(async {
+                while let Some(joined) = owned.join_next().await {
+                    panicked_late = panicked_late.take().or(owned_panic(joined));
+                }
+            });
         }
+        let exit = worst(exit, [incarnation.take_owned_failure(), panicked_late]);
         match engine.exited(&incarnation, exit) {
             Some(next) => {
                 engine.publish();
@@ -99,6 +128,9 @@ struct Drive<'a> {
     polled: bool,
     exit: Option<Exit>,
     owned: Option<JoinSet<()>>,
+    /// The body has ended and nobody has been told that it has.
+    body_ended: bool,
+    owned_panic: Option<Exit>,
     finished: bool,
 }
 
@@ -114,6 +146,8 @@ impl<'a> Drive<'a> {
             polled: false,
             exit: None,
             owned: None,
+            body_ended: false,
+            owned_panic: None,
             finished: false,
         }
     }
@@ -208,27 +242,60 @@ impl Future for Drive<'_> {
             };
             this.exit = Some(exit);
             this.owned = Some(this.incarnation.close_owned());
+            this.body_ended = true;
         }
         if let Some(owned) = &mut this.owned {
             loop {
                 match owned.poll_join_next(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Some(_)) => {}
+                    Poll::Pending => {
+                        // Shown as stopping from here on, with the timers of a stop.
+                        if std::mem::take(&mut this.body_ended) {
+                            this.engine.ending(&this.incarnation);
+                        }
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Some(joined)) => {
+                        this.owned_panic = this.owned_panic.take().or(owned_panic(joined));
+                    }
                     Poll::Ready(None) => break,
                 }
             }
         }
         this.finished = true;
-        Poll::Ready(this.exit.take().unwrap_or(Exit::Cancelled))
+        let exit = this.exit.take().unwrap_or(Exit::Cancelled);
+        let late = [
+            this.incarnation.take_owned_failure(),
+            this.owned_panic.take(),
+        ];
+        Poll::Ready(worst(exit, late))
     }
+}
+
+/// The body's own failure, else that of a task it owned.
+fn worst(exit: Exit, owned: [Option<Exit>; 2]) -> Exit {
+    if exit.is_failure() {
+        return exit;
+    }
+    owned.into_iter().flatten().next().unwrap_or(exit)
+}
+
+/// A task that was aborted may still panic in a destructor.
+fn owned_panic(joined: Result<(), tokio::task::JoinError>) -> Option<Exit> {
+    let error = joined.err().filter(tokio::task::JoinError::is_panic)?;
+    Some(panicked(error.into_panic()))
 }
 
 impl Drop for Drive<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            // The runtime is going away under us.
             let _ = self.drop_body();
-            self.engine.runtime_gone(&self.incarnation);
+            let exit = if std::thread::panicking() {
+                Exit::Failed("its supervision panicked; this is a defect of the kernel".to_owned())
+            } else {
+                // The runtime is going away under us.
+                Exit::Cancelled
+            };
+            self.engine.dropped(&self.incarnation, exit);
         }
     }
 }
@@ -288,6 +355,10 @@ impl Future for OwnedTask {
         };
         if exit.is_failure() {
             self.incarnation.owned_failed(exit);
+            // A thread sees no flags; its token tells it.
+            if let Some(engine) = self.engine.upgrade().filter(|_| self.incarnation.is_thread) {
+                engine.ending(&self.incarnation);
+            }
         }
         Poll::Ready(())
     }

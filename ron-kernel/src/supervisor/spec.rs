@@ -282,6 +282,14 @@ impl Group {
         self
     }
 
+    /// The budget of its members together; default as for children of the root. How often the group itself
+    /// may be restarted is its parent's to say: the configuration's budget at the root, the budget of the
+    /// enclosing group elsewhere.
+    pub fn intensity(mut self, intensity: Intensity) -> Group {
+        self.policy.intensity = Some(intensity);
+        self
+    }
+
     /// Whose fate is shared; default [`Strategy::OneForOne`].
     pub fn strategy(mut self, strategy: Strategy) -> Group {
         self.policy.strategy = strategy;
@@ -301,19 +309,6 @@ impl fmt::Debug for Group {
 macro_rules! shared_options {
     ($type:ident) => {
         impl $type {
-            /// When it is started again after it ended; default [`Restart::Transient`].
-            pub fn restart(mut self, restart: Restart) -> $type {
-                self.policy.restart = restart;
-                self
-            }
-
-            /// At most `restarts` in any sliding `window`; default `supervisor.restart_cap` in
-            /// `supervisor.restart_window` of the configuration (5 in 60 s).
-            pub fn intensity(mut self, intensity: Intensity) -> $type {
-                self.policy.intensity = Some(intensity);
-                self
-            }
-
             /// The delay before restarts; default from the configuration (100 ms to 30 s).
             pub fn backoff(mut self, backoff: Backoff) -> $type {
                 self.policy.backoff = Some(backoff);
@@ -321,7 +316,8 @@ macro_rules! shared_options {
             }
 
             /// Starts after `name` is ready and stops before it stops. Order only: it keeps running when
-            /// `name` fails later. `name` is a sibling, something beside an enclosing group, or a full id.
+            /// `name` fails later. Each start waits, a restart included: what needs `name` to start needs it
+            /// to start again. `name` is a sibling, something beside an enclosing group, or a full id.
             pub fn after(mut self, name: impl Into<String>) -> $type {
                 self.after.push(name.into());
                 self
@@ -347,6 +343,20 @@ shared_options!(Child);
 shared_options!(Group);
 
 impl Child {
+    /// When it is started again after it ended; default [`Restart::Transient`].
+    pub fn restart(mut self, restart: Restart) -> Child {
+        self.policy.restart = restart;
+        self
+    }
+
+    /// Its own restart budget. Default for children of the root: `supervisor.restart_cap` in
+    /// `supervisor.restart_window` of the configuration (5 in 60 s). A member of a group has none unless
+    /// it is given here; its restarts are charged to the group either way.
+    pub fn intensity(mut self, intensity: Intensity) -> Child {
+        self.policy.intensity = Some(intensity);
+        self
+    }
+
     /// How long it may take to end after its stop token is set before it is aborted; default 2 s. Never
     /// longer than what is left of the drain.
     pub fn stop_timeout(mut self, timeout: Duration) -> Child {

@@ -14,11 +14,11 @@ pub struct StopToken {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// false -> true, once. Release in `stop` pairs with Acquire in `is_stopping`.
+    /// false -> true, once. Release in `set` pairs with Acquire in `is_stopping`.
     set: AtomicBool,
     deadline: OnceLock<Instant>,
     tasks: Notify,
-    /// Held while setting, so that a thread between its check and its wait is not missed.
+    /// Taken between setting and waking, so that a thread between its check and its wait is not missed.
     threads: Mutex<()>,
     thread_wake: Condvar,
 }
@@ -67,16 +67,20 @@ impl StopToken {
         self.shared.deadline.get().copied()
     }
 
-    pub(crate) fn stop(&self, abort_at: Instant) {
+    /// Sets the token without waking anybody; [`wake`](Self::wake) must follow. Wakers are foreign code.
+    pub(crate) fn set(&self, abort_at: Instant) {
         let _ = self.shared.deadline.set(abort_at);
-        {
-            let _guard = self
-                .shared
+        self.shared.set.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn wake(&self) {
+        // A thread between its check and its wait holds this lock; after it nobody can miss the wake.
+        drop(
+            self.shared
                 .threads
                 .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            self.shared.set.store(true, Ordering::Release);
-        }
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         self.shared.thread_wake.notify_all();
         self.shared.tasks.notify_waiters();
     }
@@ -100,7 +104,8 @@ mod tests {
         });
         tokio::task::yield_now().await;
         let at = Instant::now() + Duration::from_secs(2);
-        token.stop(at);
+        token.set(at);
+        token.wake();
         task.await.unwrap();
         assert!(thread.join().unwrap());
         assert_eq!(token.deadline(), Some(at));

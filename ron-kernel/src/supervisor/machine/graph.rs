@@ -46,6 +46,20 @@ pub enum GraphError {
         /// The name as given.
         name: String,
     },
+    /// Groups are nested too deeply to be meant.
+    #[error("`{id}` lies more than {limit} groups deep; nest less")]
+    TooDeep {
+        /// The full id.
+        id: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// A watchdog that is always late.
+    #[error("`{child}` has a watchdog interval of zero; give it the longest time between two heartbeats")]
+    ZeroWatchdog {
+        /// The child.
+        child: String,
+    },
     /// The tree is full.
     #[error("the tree holds {limit} children, which is its limit")]
     TooMany {
@@ -56,6 +70,9 @@ pub enum GraphError {
     #[error("the kernel is shutting down")]
     ShuttingDown,
 }
+
+/// More levels than any service has; what walks the tree may recurse by level.
+const DEPTH_MAX: usize = 32;
 
 /// A point in time of one new node: when it may start, when it is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,18 +134,19 @@ impl Machine {
                     if let Some(new) = names.get(candidate.as_str()) {
                         return Some(Target::New(*new));
                     }
-                    self.ids
-                        .get(candidate.as_str())
-                        .map(|key| Target::Existing(*key))
+                    // What is on its way out has no end to wait for.
+                    let key = *self.ids.get(candidate.as_str())?;
+                    (!self.is_being_removed(key)).then_some(Target::Existing(key))
                 });
                 let Some(target) = found else {
-                    let known: Vec<&str> = names
+                    let mut known: Vec<&str> = names
                         .keys()
                         .chain(self.ids.keys())
                         .map(|known| &**known)
                         .filter(|known| *known != &*node.id)
-                        .take(12)
                         .collect();
+                    known.sort_unstable();
+                    known.truncate(12);
                     let known = if known.is_empty() {
                         "nothing".to_owned()
                     } else {
@@ -276,8 +294,10 @@ impl Machine {
             }
             self.ids.insert(new.id.clone(), key);
             let group = self.node_mut(parent);
+            let place = group.members.len();
             group.members.push(key);
             group.unsatisfied += 1;
+            self.node_mut(key).place = place;
             keys.push(key);
         }
         for (index, new) in fresh.iter().enumerate() {
@@ -296,6 +316,9 @@ impl Machine {
     /// Takes a node that does not run out of the tree.
     pub(super) fn forget(&mut self, key: Key) {
         let node = self.node(key);
+        if node.state == State::Gone {
+            return;
+        }
         let ran = node.kind != Kind::Group && node.generation > 0;
         let (id, after, parent) = (node.id.clone(), node.after.clone(), node.parent);
         self.removed += u64::from(ran);
@@ -305,15 +328,18 @@ impl Machine {
             self.node_mut(dep).dependants.remove(&key);
         }
         if let Some(parent) = parent {
+            let place = self.node(key).place;
             let group = self.node_mut(parent);
-            let position = group.members.iter().rposition(|m| *m == key);
-            if let Some(position) = position {
-                if parent == ROOT {
-                    // Order means nothing among the children of the root.
-                    group.members.swap_remove(position);
-                } else {
-                    group.members.remove(position);
+            if parent == ROOT {
+                // Order means nothing among the children of the root.
+                if group.members.get(place) == Some(&key) {
+                    group.members.swap_remove(place);
                 }
+                if let Some(moved) = group.members.get(place).copied() {
+                    self.node_mut(moved).place = place;
+                }
+            } else {
+                group.members.retain(|member| *member != key);
             }
             if !self.node(key).satisfied {
                 self.node_mut(parent).unsatisfied -= 1;
@@ -322,7 +348,8 @@ impl Machine {
         }
         self.ids.remove(&id);
         self.free.push(key);
-        self.effects.push(super::Effect::Removed { key });
+        self.node_mut(key).parent = None;
+        self.effects.push(super::Effect::Removed { key, id });
     }
 }
 
@@ -338,6 +365,21 @@ fn flatten<'a>(
         return Err(GraphError::BadName { name: name.clone() });
     }
     let id: Arc<str> = Arc::from(join(scope, name));
+    if id.matches('/').count() >= DEPTH_MAX {
+        return Err(GraphError::TooDeep {
+            id: id.to_string(),
+            limit: DEPTH_MAX,
+        });
+    }
+    if blueprint
+        .policy
+        .heartbeat
+        .is_some_and(|interval| interval.is_zero())
+    {
+        return Err(GraphError::ZeroWatchdog {
+            child: id.to_string(),
+        });
+    }
     let index = into.len();
     into.push(Fresh {
         blueprint,

@@ -8,12 +8,18 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(super) struct Op {
     pub(super) serial: u64,
-    /// Live leaves by falling rank.
-    targets: Vec<(u32, Key)>,
+    /// Live leaves by falling rank, with the incarnation that is to end.
+    targets: Vec<(u32, Key, u64)>,
     next: usize,
     /// Leaves of the present rank that have not ended.
     waiting: usize,
     then: Then,
+}
+
+impl Op {
+    pub(super) fn removes(&self) -> bool {
+        matches!(self.then, Then::Rest(Rest::Removed))
+    }
 }
 
 /// What follows when everything has ended.
@@ -68,7 +74,7 @@ impl Machine {
     }
 
     pub(super) fn begin_group(&mut self, group: Key) {
-        self.charge(group);
+        let restart = self.charge(group);
         let node = self.node_mut(group);
         // A restarted supervisor starts with a fresh intensity, as in OTP; its own restart was charged above.
         node.member_window = Window::default();
@@ -77,26 +83,25 @@ impl Machine {
         node.op = None;
         let members = node.members.clone();
         self.set_state(group, State::Starting);
-        self.begin_members(&members);
+        self.note(group, Note::Started { restart });
+        self.begin_members(group, &members);
         self.refresh_group(group);
     }
 
-    fn begin_members(&mut self, members: &[Key]) {
+    fn begin_members(&mut self, group: Key, members: &[Key]) {
         for &member in members {
+            // Removed since the operation began; the slot may be somebody else's.
+            if self.node(member).parent != Some(group) {
+                continue;
+            }
             match self.node(member).state {
-                State::Held
-                | State::Waiting
-                | State::Done
-                | State::Backoff { .. }
-                | State::Quarantined { .. } => {
-                    if let State::Backoff { .. } = self.node(member).state {
-                        // The failure that led here is what its restart is charged for.
-                    } else {
-                        self.settle(member);
-                    }
+                // The failure that led here is what its restart is charged for.
+                State::Backoff { .. } => self.begin_node(member),
+                State::Held | State::Waiting | State::Done => {
+                    self.settle(member);
                     self.begin_node(member);
                 }
-                // Stopped by an operator, or still running as a leak: not ours to start.
+                // Quarantined, stopped by an operator, or still running as a leak: not ours to start.
                 _ => {}
             }
         }
@@ -164,7 +169,13 @@ impl Machine {
             .into_iter()
             .chain(self.leaves(&members))
         {
-            if self.node(node).state == State::Stopped {
+            let ended_for_good = self.node(node).policy.restart == Restart::Temporary
+                && self.node(node).generation > 0;
+            let down = matches!(
+                self.node(node).state,
+                State::Stopped | State::Quarantined { .. }
+            );
+            if down && !ended_for_good {
                 self.set_state(node, State::Held);
             }
         }
@@ -222,7 +233,7 @@ impl Machine {
         }
         // The aborted get a moment to end before they count as leaked.
         let grace = ABORT_GRACE.min(within / 5);
-        let end_at = self.now.saturating_add(within);
+        let end_at = self.later(within);
         let abort_at = end_at.saturating_sub(grace);
         self.drain = Some(Drain { abort_at, end_at });
         self.arm(ROOT, abort_at, TimerKind::LastCall);
@@ -255,6 +266,9 @@ impl Machine {
         for leaf in self.leaves(&members) {
             let state = self.node(leaf).state;
             if state.is_live() {
+                if matches!(state, State::Starting | State::Ready) {
+                    self.begin_stop(leaf, Why::Joint);
+                }
                 if !self.node(leaf).aborted {
                     self.abort(leaf);
                 }
@@ -287,6 +301,10 @@ impl Machine {
             if group == owner || Some(group) == failed {
                 continue;
             }
+            // A quarantined group has its own way out, too.
+            if rest == Rest::Held && matches!(self.node(group).state, State::Quarantined { .. }) {
+                continue;
+            }
             self.settle(group);
             let state = match rest {
                 Rest::Held => State::Held,
@@ -296,8 +314,15 @@ impl Machine {
                 self.set_state(group, state);
             }
         }
+        let leaves = self.leaves(members);
+        // Nobody may start while the others come to rest: an optional one that is down lets others start.
+        for &leaf in &leaves {
+            if self.node(leaf).state == State::Waiting && Some(leaf) != failed {
+                self.set_state(leaf, State::Held);
+            }
+        }
         let mut targets = Vec::new();
-        for leaf in self.leaves(members) {
+        for leaf in leaves {
             self.node_mut(leaf).awaited_by = None;
             let state = self.node(leaf).state;
             if state.is_live() {
@@ -307,7 +332,7 @@ impl Machine {
                 } else {
                     rest
                 });
-                targets.push((self.node(leaf).rank, leaf));
+                targets.push((self.node(leaf).rank, leaf, self.node(leaf).run));
                 continue;
             }
             self.node_mut(leaf).doom = None;
@@ -317,6 +342,10 @@ impl Machine {
             match (state, rest) {
                 (State::Leaked { .. } | State::Gone, _) => {}
                 (State::Stopped, Rest::Held | Rest::Stopped) => {}
+                // A quarantine has its own way out; a Temporary child is never started again.
+                (State::Quarantined { .. }, Rest::Held) => {}
+                (State::Done, Rest::Held)
+                    if self.node(leaf).policy.restart == Restart::Temporary => {}
                 (State::Done | State::Quarantined { .. }, Rest::Stopped) if owner == ROOT => {}
                 (_, Rest::Held) => {
                     self.settle(leaf);
@@ -332,7 +361,7 @@ impl Machine {
                 }
             }
         }
-        targets.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        targets.sort_by_key(|(rank, ..)| std::cmp::Reverse(*rank));
         let serial = self.serial();
         self.node_mut(owner).op = Some(Box::new(Op {
             serial,
@@ -354,18 +383,21 @@ impl Machine {
                 return;
             }
             let from = op.next;
-            let Some((rank, _)) = op.targets.get(from).copied() else {
+            let Some((rank, ..)) = op.targets.get(from).copied() else {
                 return self.complete_op(owner);
             };
-            let batch: Vec<Key> = op.targets[from..]
+            let batch: Vec<(u32, Key, u64)> = op.targets[from..]
                 .iter()
-                .take_while(|(r, _)| *r == rank)
-                .map(|(_, key)| *key)
+                .take_while(|(r, ..)| *r == rank)
+                .copied()
                 .collect();
             op.next = from + batch.len();
             let live: Vec<Key> = batch
                 .into_iter()
-                .filter(|key| self.node(*key).state.is_live())
+                .filter(|(_, key, run)| {
+                    self.node(*key).run == *run && self.node(*key).state.is_live()
+                })
+                .map(|(_, key, _)| key)
                 .collect();
             if let Some(op) = self.node_mut(owner).op.as_mut() {
                 op.waiting = live.len();
@@ -414,7 +446,7 @@ impl Machine {
             return;
         };
         match op.then {
-            Then::Restart { members, .. } => self.begin_members(&members),
+            Then::Restart { members, .. } => self.begin_members(owner, &members),
             Then::Fail { exit } => {
                 self.node_mut(owner).last_exit = Some(exit.clone());
                 self.failed(owner, exit);
@@ -467,6 +499,11 @@ impl Machine {
         match rest {
             Rest::Removed => self.forget(key),
             Rest::Stopped => {
+                self.note(key, Note::Stopped { exit });
+                self.set_state(key, State::Stopped);
+            }
+            // Never started again, not even together with others.
+            Rest::Held if self.node(key).policy.restart == Restart::Temporary => {
                 self.note(key, Note::Stopped { exit });
                 self.set_state(key, State::Stopped);
             }

@@ -244,7 +244,10 @@ impl World {
                 }
                 Effect::WantsShutdown => self.wants_shutdown = true,
                 Effect::Ended => self.ended = true,
-                Effect::AskBeat { .. } | Effect::Condition { .. } | Effect::Removed { .. } => {}
+                Effect::AskBeat { .. }
+                | Effect::Condition { .. }
+                | Effect::Removed { .. }
+                | Effect::Satisfied { .. } => {}
             }
         }
         self.check();
@@ -1236,7 +1239,12 @@ proptest! {
                     world.perform();
                 }
                 (10, _) if exists => {
-                    let _ = world.machine.restart(world.now, any_key);
+                    // Early and outside the budget, but a restart in the accounts.
+                    let due = world.machine.node(any_key).owed != Owed::Nothing;
+                    if world.machine.restart(world.now, any_key).is_ok() && due {
+                        let id = world.machine.node(any_key).id.to_string();
+                        world.released.insert(id, true);
+                    }
                     world.perform();
                 }
                 (12, _) if exists => {
