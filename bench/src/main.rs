@@ -89,6 +89,7 @@ fn machine(gauge: &Gauge) -> String {
     let kernel = read("/proc/sys/kernel/osrelease");
     let here = env!("CARGO_MANIFEST_DIR");
     let commit = output("git", &["-C", here, "rev-parse", "--short", "HEAD"]);
+    // What is built: tests and papers may differ from the commit.
     let mut status = vec![
         "-C",
         here,
@@ -99,10 +100,10 @@ fn machine(gauge: &Gauge) -> String {
         "Cargo.lock",
     ];
     status.extend([
-        "../ron-bus",
-        "../ron-config",
-        "../ron-kernel",
-        "../ron-metrics",
+        "../ron-bus/src",
+        "../ron-config/src",
+        "../ron-kernel/src",
+        "../ron-metrics/src",
     ]);
     let changed = output("git", &status);
     let dirty = if changed.is_empty() {
