@@ -66,8 +66,8 @@ pub fn groups() -> Vec<Group> {
     .goal("drain", "ron-kernel, handle.start", Goal::AtMost(100.0))
     .note(
         "ron's bytes hold everything: the tokio task with the child's boxed future (a context and a wait for the stop), \
-         name, policy, body, stop token, the node of the state machine, its readiness condition and its metric series, \
-         with the spare capacity of the tables they are in. OTP's bytes are `erlang:memory(processes)`. The supervisors \
+         name, policy, body, stop token, the node of the state machine and its timer, and what is kept of its first \
+         events on the bus, with the spare capacity of the tables and queues they are in. OTP's bytes are `erlang:memory(processes)`. The supervisors \
          of ron, OTP and kameo restart their children; JoinSet and ractor leave that to more code.",
     );
     if let Some(otp) = Otp::compile() {
