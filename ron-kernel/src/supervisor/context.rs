@@ -35,7 +35,8 @@ pub(crate) struct Incarnation {
 
 #[derive(Debug, Default)]
 struct Owned {
-    tasks: JoinSet<()>,
+    /// Made by the first spawn; most children own nothing.
+    tasks: Option<JoinSet<()>>,
     failure: Option<Exit>,
     closed: bool,
 }
@@ -122,12 +123,14 @@ impl Incarnation {
     }
 
     /// Aborts the owned tasks and hands them over to be joined; no more can be added.
-    pub(crate) fn close_owned(&self) -> JoinSet<()> {
+    pub(crate) fn close_owned(&self) -> Option<JoinSet<()>> {
         let mut owned = self.owned();
         owned.closed = true;
         let mut tasks = std::mem::take(&mut owned.tasks);
         drop(owned);
-        tasks.abort_all();
+        if let Some(tasks) = &mut tasks {
+            tasks.abort_all();
+        }
         tasks
     }
 }
@@ -243,8 +246,9 @@ impl ChildContext {
         if owned.closed {
             return;
         }
-        while owned.tasks.try_join_next().is_some() {}
-        owned.tasks.spawn_on(
+        let tasks = owned.tasks.get_or_insert_with(JoinSet::new);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(
             OwnedTask::new(&engine, self.incarnation.clone(), future),
             engine.runtime(),
         );

@@ -8,6 +8,7 @@ use super::backoff::PolicyError;
 use super::context::{nanos, Incarnation, ABORT};
 use super::exit::Exit;
 use super::machine::GraphError;
+use super::machine::BUFFER_KEPT;
 use super::machine::{Effect, Input, Key, Machine, Note, Refused, Severity, State, Time, HORIZON};
 use super::runner;
 use super::spec::{Body, Kind, Spec};
@@ -409,6 +410,7 @@ impl Engine {
                 inner.machine.step(now, beat);
             }
         }
+        effects.shrink_to(BUFFER_KEPT);
         inner.effects = effects;
         if !inner.news.is_empty() {
             let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
@@ -418,6 +420,7 @@ impl Engine {
                 self.dropped_news.fetch_add(dropped, Ordering::Relaxed);
             }
             outbox.extend(inner.news.drain(..).take(room));
+            inner.news.shrink_to(BUFFER_KEPT);
         }
         replacement
     }
@@ -808,10 +811,12 @@ impl Engine {
     }
 
     fn next_news(&self) -> Option<Effect> {
-        self.outbox
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
+        let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = outbox.pop_front();
+        if next.is_none() && outbox.capacity() > BUFFER_KEPT {
+            outbox.shrink_to(BUFFER_KEPT);
+        }
+        next
     }
 
     fn tell(&self, effect: Effect) {

@@ -1,6 +1,9 @@
 //! How an incarnation of a child ended.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Why one incarnation of a child is no longer running.
@@ -101,6 +104,22 @@ impl Outcome for () {
 impl<E: Into<BoxError> + Send + 'static> Outcome for Result<(), E> {
     fn into_result(self) -> Result<(), BoxError> {
         self.map_err(Into::into)
+    }
+}
+
+/// A future with an [`Outcome`], as an object. Polls the future itself: an adapter around it would store
+/// it twice and add frames to every unwind.
+pub(crate) trait OutcomeFuture: Send {
+    fn poll_outcome(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
+}
+
+impl<F> OutcomeFuture for F
+where
+    F: Future + Send,
+    F::Output: Outcome,
+{
+    fn poll_outcome(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.poll(cx).map(Outcome::into_result)
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) const LEAK_AFTER: Duration = Duration::from_secs(5);
 pub(crate) const TRIAL_MIN: Duration = Duration::from_secs(30);
 /// Longest wait between two trials.
 pub(crate) const TRIAL_MAX: Duration = Duration::from_secs(300);
+/// Entries a buffer keeps room for between steps.
+pub(crate) const BUFFER_KEPT: usize = 256;
 /// No deadline lies further ahead than this, whatever durations are asked for: 30 years.
 pub(crate) const HORIZON: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// A tree holds at most this many nodes; 100,000 dynamic children are the design load.
@@ -165,7 +167,7 @@ pub(crate) struct Node {
     pub(crate) members: Vec<Key>,
     /// Children of the root: the index among its members.
     place: usize,
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<Policy>,
     /// Present from the start, so that the first readiness of the kernel waits for it.
     pub(crate) initial: bool,
     after: Vec<Key>,
@@ -186,6 +188,8 @@ pub(crate) struct Node {
     member_window: Window,
     /// A start that was decided and has not happened yet.
     owed: Owed,
+    /// Restarting without delay: not worth a word on readiness unless it goes on.
+    brief: bool,
     /// Groups: restarts of members that are decided and not started.
     pending: u32,
     on_trial: bool,
@@ -471,6 +475,8 @@ pub(crate) struct Machine {
     stall_end: Time,
     counts: [usize; State::COUNT],
     effects: Vec<Effect>,
+    /// The policy of the node inserted last.
+    policy: Arc<Policy>,
 }
 
 impl Machine {
@@ -492,8 +498,15 @@ impl Machine {
             stall_end: Time::ZERO,
             counts: [0; State::COUNT],
             effects: Vec::new(),
+            policy: Arc::new(Policy::default()),
         };
-        let root = Node::new(Arc::from(""), Kind::Group, None, Policy::default(), true);
+        let root = Node::new(
+            Arc::from(""),
+            Kind::Group,
+            None,
+            Arc::new(Policy::default()),
+            true,
+        );
         machine.nodes.push(root);
         machine.nodes[ROOT as usize].state = State::Starting;
         machine
@@ -535,6 +548,10 @@ impl Machine {
     /// Moves the effects decided so far into `into`, oldest first.
     pub(crate) fn take_effects(&mut self, into: &mut Vec<Effect>) {
         into.append(&mut self.effects);
+        // A burst such as the start of ten thousand children leaves no buffer behind.
+        if self.effects.capacity() > BUFFER_KEPT {
+            self.effects = Vec::new();
+        }
     }
 
     pub(crate) fn step(&mut self, now: Time, input: Input) {
@@ -1296,7 +1313,8 @@ impl Machine {
             Strategy::OneForOne => false,
             Strategy::OneForAll | Strategy::RestForOne => true,
         };
-        if !joint && delay.is_zero() {
+        self.node_mut(key).brief = !joint && delay.is_zero();
+        if self.node(key).brief {
             return self.begin_node(key);
         }
         self.note(key, Note::Backoff { attempt, delay });
@@ -1625,6 +1643,9 @@ impl Machine {
                 // More than half of the budget gone: no longer a hiccup.
                 let budget = node.policy.intensity.unwrap_or(self.defaults.intensity);
                 let storm = 2 * self.restarts_in_window(key) > budget.restarts();
+                if node.brief && !storm {
+                    return None;
+                }
                 if storm {
                     (Severity::NotReady, because("restart_storm"))
                 } else {
@@ -1653,7 +1674,13 @@ impl Machine {
 }
 
 impl Node {
-    fn new(id: Arc<str>, kind: Kind, parent: Option<Key>, policy: Policy, initial: bool) -> Self {
+    fn new(
+        id: Arc<str>,
+        kind: Kind,
+        parent: Option<Key>,
+        policy: Arc<Policy>,
+        initial: bool,
+    ) -> Self {
         Node {
             id,
             kind,
@@ -1675,6 +1702,7 @@ impl Node {
             window: Window::default(),
             member_window: Window::default(),
             owed: Owed::Nothing,
+            brief: false,
             pending: 0,
             on_trial: false,
             trials: 0,

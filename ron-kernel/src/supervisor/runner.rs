@@ -88,9 +88,8 @@ pub(crate) fn run_thread(
                 Err(payload) => panicked(payload),
             }
         };
-        let mut owned = incarnation.close_owned();
         let mut panicked_late = None;
-        if !owned.is_empty() {
+        if let Some(mut owned) = incarnation.close_owned() {
             engine.ending(&incarnation);
             engine.runtime().block_on(async {
                 while let Some(joined) = owned.join_next().await {
@@ -194,7 +193,7 @@ impl<'a> Drive<'a> {
                     engine: Arc::downgrade(self.engine),
                 })
             });
-            future.as_mut().poll(cx)
+            future.as_mut().poll_outcome(cx)
         }));
         polled.map_or_else(
             |payload| Poll::Ready(panicked(payload)),
@@ -241,7 +240,7 @@ impl Future for Drive<'_> {
                 _ => exit,
             };
             this.exit = Some(exit);
-            this.owned = Some(this.incarnation.close_owned());
+            this.owned = this.incarnation.close_owned();
             this.body_ended = true;
         }
         if let Some(owned) = &mut this.owned {
@@ -313,7 +312,7 @@ impl OwnedTask {
         F: Future + Send + 'static,
         F::Output: Outcome,
     {
-        let future: ChildFuture = Box::pin(async move { future.await.into_result() });
+        let future: ChildFuture = Box::pin(future);
         OwnedTask {
             engine: Arc::downgrade(engine),
             incarnation,
@@ -339,7 +338,8 @@ impl Future for OwnedTask {
         let Some(mut future) = self.future.take() else {
             return Poll::Ready(());
         };
-        let polled = self.with_mark(|| catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))));
+        let polled =
+            self.with_mark(|| catch_unwind(AssertUnwindSafe(|| future.as_mut().poll_outcome(cx))));
         let exit = match polled {
             Ok(Poll::Pending) => {
                 self.future = Some(future);

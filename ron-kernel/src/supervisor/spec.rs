@@ -2,7 +2,7 @@
 
 use super::backoff::Backoff;
 use super::context::ChildContext;
-use super::exit::{BoxError, Outcome};
+use super::exit::{BoxError, Outcome, OutcomeFuture};
 use super::intensity::Intensity;
 use super::machine::Blueprint;
 use std::fmt;
@@ -73,7 +73,7 @@ pub enum Exhausted {
     Shutdown,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) restart: Restart,
     pub(crate) strategy: Strategy,
@@ -105,7 +105,7 @@ impl Default for Policy {
     }
 }
 
-pub(crate) type ChildFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+pub(crate) type ChildFuture = Pin<Box<dyn OutcomeFuture>>;
 
 /// The body of a child; called once per incarnation.
 #[derive(Clone)]
@@ -153,10 +153,7 @@ impl Child {
         Fut: Future + Send + 'static,
         Fut::Output: Outcome,
     {
-        let body = move |cx| -> ChildFuture {
-            let future = body(cx);
-            Box::pin(async move { future.await.into_result() })
-        };
+        let body = move |cx| -> ChildFuture { Box::pin(body(cx)) };
         Child::new(name.into(), Kind::Task, Body::Task(Arc::new(body)))
     }
 

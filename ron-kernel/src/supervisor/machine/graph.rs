@@ -251,6 +251,14 @@ impl Machine {
             .collect())
     }
 
+    /// Most children have the same policy: they share it.
+    fn shared(&mut self, policy: &Policy) -> Arc<Policy> {
+        if *self.policy != *policy {
+            self.policy = Arc::new(policy.clone());
+        }
+        self.policy.clone()
+    }
+
     /// The rank above everything that must be ready for `key` to be ready.
     fn ready_rank(&self, key: Key) -> u32 {
         let node = self.node(key);
@@ -274,7 +282,7 @@ impl Machine {
                 new.id.clone(),
                 blueprint.kind,
                 Some(parent),
-                blueprint.policy.clone(),
+                self.shared(&blueprint.policy),
                 initial,
             );
             node.rank = ranks[index];
