@@ -26,7 +26,7 @@ const SECOND_SIGINT_AFTER: Duration = Duration::from_millis(500);
 const EXIT_SLACK: Duration = Duration::from_secs(1);
 /// How often the signal thread looks whether a shutdown that nobody signalled has begun.
 const SIGNAL_TICK: Duration = Duration::from_millis(200);
-/// What the last line on stderr may take.
+/// What the last line may take.
 const PRINT_FOR: Duration = Duration::from_millis(100);
 /// Exit code after a second SIGINT, as shells give it to an interrupted process.
 const ABORTED: i32 = 130;
@@ -165,8 +165,8 @@ struct Desk {
     wake: Notify,
 }
 
-/// A thread that answers signals and ends the process when the shutdown does not. It writes no log: a log
-/// writer that hangs must not keep it from that.
+/// A thread that answers signals and ends the process when the shutdown does not. It waits for no log
+/// writer: one that hangs must not keep it from that.
 struct Signals {
     desk: Arc<Desk>,
     thread: JoinHandle<()>,
@@ -249,10 +249,8 @@ impl Handlers {
             if interrupt {
                 match interrupted {
                     Some(first) if now.duration_since(first) >= SECOND_SIGINT_AFTER => {
-                        exit_now(
-                            ABORTED,
-                            "second SIGINT: aborted without waiting for children".to_owned(),
-                        );
+                        let text = "second SIGINT: aborted without waiting for children";
+                        exit_now(ABORTED, "aborted", text);
                     }
                     Some(_) => {}
                     None => {
@@ -281,15 +279,21 @@ impl Handlers {
             if limit.is_some_and(|limit| now >= limit) {
                 let text =
                     "shutdown did not end within drain.linger and drain.deadline; exiting by force";
-                exit_now(1, text.to_owned());
+                exit_now(1, "exit_by_force", text);
             }
         }
     }
 }
 
-/// Ends the process even if nobody reads its stderr.
-fn exit_now(code: i32, text: String) {
-    let printer = std::thread::Builder::new().spawn(move || eprintln!("error: {text}"));
+/// Ends the process with a last line, even if nobody takes that line.
+fn exit_now(code: i32, event: &'static str, text: &'static str) -> ! {
+    let printer = std::thread::Builder::new().spawn(move || {
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!(event, exit_code = code, "{text}");
+        } else {
+            eprintln!("error: {text}");
+        }
+    });
     if let Ok(printer) = printer {
         let begun = std::time::Instant::now();
         while !printer.is_finished() && begun.elapsed() < PRINT_FOR {

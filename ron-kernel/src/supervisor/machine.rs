@@ -1580,9 +1580,10 @@ impl Machine {
     fn wake_dependants(&mut self, key: Key) {
         let dependants: Vec<Key> = self.node(key).dependants.iter().copied().collect();
         for dependant in dependants {
-            for leaf in self.leaves(&[dependant]) {
-                if self.node(leaf).state == State::Waiting && self.unmet(leaf).is_none() {
-                    self.begin(leaf);
+            let waiting = self.leaves(&[dependant]).into_iter();
+            for node in waiting.chain(self.groups(&[dependant])) {
+                if self.node(node).state == State::Waiting && self.unmet(node).is_none() {
+                    self.begin_node(node);
                 }
             }
         }

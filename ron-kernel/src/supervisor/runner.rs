@@ -70,6 +70,8 @@ pub(crate) fn run_thread(
     mut incarnation: Arc<Incarnation>,
     body: &ThreadBody,
 ) {
+    // The clock of the runtime, which tests may have paused.
+    let _entered = engine.runtime().enter();
     loop {
         if !incarnation.gated {
             engine.ready(&incarnation);

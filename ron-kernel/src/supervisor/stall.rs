@@ -201,6 +201,7 @@ fn watch(engine: &Weak<Engine>, id: u64, stop: &(Mutex<bool>, Condvar)) {
         let Some(engine) = engine.upgrade() else {
             return;
         };
+        let _entered = engine.runtime().enter();
         let now = Instant::now();
         // When this thread was late the whole machine may have been; such a sample proves nothing.
         let late = now.duration_since(last) > interval + threshold / 2;

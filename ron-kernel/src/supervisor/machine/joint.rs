@@ -74,6 +74,10 @@ impl Machine {
     }
 
     pub(super) fn begin_group(&mut self, group: Key) {
+        // Its members wait for themselves; one without members waits here.
+        if self.node(group).members.is_empty() && self.unmet(group).is_some() {
+            return self.set_state(group, State::Waiting);
+        }
         let restart = self.charge(group);
         let node = self.node_mut(group);
         // A restarted supervisor starts with a fresh intensity, as in OTP; its own restart was charged above.

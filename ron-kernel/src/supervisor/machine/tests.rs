@@ -851,6 +851,21 @@ fn names_resolve_from_the_inside_out_and_cycles_are_named() {
     assert!(matches!(refuse(vec![leaf("")]), GraphError::BadName { .. }));
 }
 
+#[test]
+fn an_empty_group_has_its_place_in_the_order_too() {
+    let gate = group("gate", Strategy::OneForOne, vec![]).after(&["db"]);
+    let mut world = World::new(vec![leaf("db"), gate, leaf("web").after(&["gate"])]);
+    assert_eq!(
+        (world.state("gate"), world.state("web")),
+        ("waiting", "waiting")
+    );
+    world.ready("db");
+    assert_eq!(
+        (world.state("gate"), world.state("web")),
+        ("ready", "starting")
+    );
+}
+
 // ----- stop, leak, drain -------------------------------------------------------------------------
 
 #[test]
