@@ -80,19 +80,21 @@ fn a_waker_that_looks_at_the_tree_does_not_deadlock() {
     let (stopped, when_stopped) = mpsc::channel();
     let saw = std::sync::Mutex::new(saw);
     let child = Child::thread("thread", move |cx: ChildContext| {
-        let nosy = Nosy(cx.kernel().unwrap(), saw.lock().unwrap().clone());
-        let waker = Waker::from(Arc::new(nosy));
+        let (look, looked) = mpsc::channel();
+        let waker = Waker::from(Arc::new(Nosy(cx.kernel().unwrap(), look)));
         let mut stopping = Box::pin(cx.stopping_owned());
         let polled = stopping.as_mut().poll(&mut Context::from_waker(&waker));
         assert_eq!(polled, Poll::Pending);
         cx.ready();
-        while !cx.wait_stopping(PATIENCE) {}
+        // Not by its token: who drops the future before it is woken is not woken.
+        let children = looked.recv_timeout(PATIENCE);
+        let _ = saw.lock().unwrap().send(children);
     });
     // On a thread of its own: what deadlocks must not take the test with it.
     thread::spawn(move || {
         let runtime = Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let kernel = Kernel::builder().child(child.gated(PATIENCE));
+            let kernel = Kernel::builder().child(child.gated(PATIENCE).stop_timeout(PATIENCE));
             let running = kernel.build().unwrap().start().await.unwrap();
             running.handle().ready().await;
             let _ = stopped.send(running.handle().stop("thread").await);
@@ -101,9 +103,6 @@ fn a_waker_that_looks_at_the_tree_does_not_deadlock() {
     });
     let stop = when_stopped.recv_timeout(PATIENCE);
     stop.expect("the stop resolves").unwrap();
-    assert_eq!(
-        seen.recv_timeout(PATIENCE),
-        Ok(1),
-        "the waker saw the one child"
-    );
+    let children = seen.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(children, Ok(1), "the waker saw the one child");
 }

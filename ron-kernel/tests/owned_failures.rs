@@ -3,6 +3,7 @@
 use ron_kernel::bus::Subscriber;
 use ron_kernel::supervisor::{Backoff, Child, ChildContext, Exit, Intensity, Restart};
 use ron_kernel::{Change, ChildEvent, Kernel, KernelBuilder, Running, LIFECYCLE_TOPIC};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -54,14 +55,17 @@ fn outlived(gates: &Arc<Mutex<Vec<mpsc::Sender<()>>>>) -> Child {
                 return Ok(());
             }
             let (open, gate) = mpsc::channel();
-            let (holding, held) = tokio::sync::oneshot::channel();
+            let holds = Arc::new(AtomicBool::new(false));
+            let holding = holds.clone();
             cx.spawn(async move {
-                let _ = holding.send(());
+                holding.store(true, Ordering::SeqCst);
                 let _ = gate.recv();
             });
             gates.lock().unwrap().push(open);
-            let _ = held.await;
-            // Seen before anything is told of the end of the body.
+            // By a timer: whom a task wakes before it blocks may wait for its worker.
+            while !holds.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             Err("the body failed")
         }
     });
