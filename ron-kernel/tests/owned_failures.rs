@@ -40,7 +40,7 @@ async fn until(changes: &mut Subscriber<ChildEvent>, name: &str) -> ChildEvent {
             }
         }
     };
-    let found = tokio::time::timeout(PATIENCE, reading).await;
+    let found = tokio::time::timeout(PATIENCE / 2, reading).await;
     found.unwrap_or_else(|_| panic!("never {name}"))
 }
 
@@ -59,7 +59,7 @@ fn outlived(gates: &Arc<Mutex<Vec<mpsc::Sender<()>>>>) -> Child {
             let holding = holds.clone();
             cx.spawn(async move {
                 holding.store(true, Ordering::SeqCst);
-                let _ = gate.recv();
+                let _ = gate.recv_timeout(PATIENCE);
             });
             gates.lock().unwrap().push(open);
             // By a timer: whom a task wakes before it blocks may wait for its worker.
