@@ -8,7 +8,7 @@ use crate::supervisor::engine::{Engine, Parts};
 use crate::supervisor::machine::{Input, Machine, HORIZON};
 use crate::supervisor::stall::Watchdog;
 use crate::supervisor::{Child, Group, PolicyError, Spec, TreeError};
-use crate::telemetry::{Telemetry, TokioClock};
+use crate::telemetry::{shielded, Telemetry, TokioClock};
 use ron_bus::{Bus, BusConfig};
 use ron_config::{Loaded, Settings};
 use ron_metrics::{HealthState, Identity, Metrics};
@@ -227,8 +227,8 @@ impl Kernel {
         let beat = runtime.spawn(async move {
             while let Some(engine) = weak.upgrade() {
                 engine.telemetry.health.beat();
-                engine.telemetry.watch_lag();
-                engine.telemetry.remind_unready(engine.now());
+                shielded(|| engine.telemetry.watch_lag());
+                shielded(|| engine.telemetry.remind_unready(engine.now()));
                 drop(engine);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -417,8 +417,9 @@ fn needed_features(config: &Config) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Tells replicas and restarts of a service apart: process id and start time.
-fn instance() -> String {
+/// A name for this run of this process that tells replicas and restarts apart: process id and time. What a
+/// kernel without a [`bus`](KernelBuilder::bus) of the caller's gives its own; give it to yours.
+pub fn instance() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let millis = since.map_or(0, |since| since.as_millis());
     format!("{:x}-{millis:x}", std::process::id())
@@ -509,9 +510,11 @@ impl Driver {
         engine.drive_until(None, Engine::shutdown_requested).await;
         let begun = Instant::now();
         let config = engine.config();
-        engine
-            .telemetry
-            .announce_shutdown(&engine.shutdown_reason());
+        shielded(|| {
+            engine
+                .telemetry
+                .announce_shutdown(&engine.shutdown_reason())
+        });
         if !config.drain.linger.is_zero() {
             engine
                 .drive_until(Some(begun + config.drain.linger.min(HORIZON)), |_| false)
@@ -534,7 +537,7 @@ impl Driver {
             )
         });
         let report = ShutdownReport::new(accounts, begun.elapsed(), failure);
-        log_report(&report);
+        shielded(|| log_report(&report));
         engine.join_ended_threads();
         engine.telemetry.close();
         self.beat.abort();

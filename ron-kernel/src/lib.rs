@@ -61,7 +61,8 @@
 //! `ron_kernel_crashes_total{service}` equals the number of `ServiceCrashed` events of that service.
 //! `service_restarts_total{service}` counts the restarts that followed, trials included: it equals the
 //! crashes, less the one whose restart is pending while the child is in backoff, in quarantine or not to
-//! be restarted. [`ShutdownReport`]: `started = stopped + aborted + leaked + quarantined`.
+//! be restarted. A member that comes back with its restarted group is counted at the group. What fails during
+//! the shutdown is neither told on topic `kernel` nor counted. [`ShutdownReport`]: `started = stopped + aborted + leaked + quarantined`.
 //!
 //! # Features
 //!
@@ -107,7 +108,7 @@ pub use config::{
 };
 pub use event::{Change, ChildEvent, KERNEL_TOPIC, LIFECYCLE_TOPIC};
 pub use handle::{ControlError, KernelHandle};
-pub use kernel::{Kernel, KernelBuilder, KernelError, Running};
+pub use kernel::{instance, Kernel, KernelBuilder, KernelError, Running};
 pub use reload::ReloadError;
 pub use report::ShutdownReport;
 pub use snapshot::{Explanation, Reason, TreeNode};

@@ -1,5 +1,6 @@
 //! Running a kernel as a whole program: runtime, signals, panic hook, exit code.
 
+use crate::config::DrainConfig;
 use crate::kernel::{KernelBuilder, KernelError};
 use crate::reload::Reloader;
 use crate::report::ShutdownReport;
@@ -265,14 +266,18 @@ impl Handlers {
             if hangup {
                 desk.hangup.notify_one();
             }
-            let Some(engine) = desk.engine.get().and_then(Weak::upgrade) else {
-                continue;
-            };
-            if let Some(reason) = reason {
-                engine.request_shutdown(reason);
+            let engine = desk.engine.get().and_then(Weak::upgrade);
+            let mut stopping = reason.is_some();
+            let mut drain = DrainConfig::default();
+            // Without an engine the start itself hangs, and the defaults have to do.
+            if let Some(engine) = engine {
+                if let Some(reason) = reason {
+                    engine.request_shutdown(reason);
+                }
+                stopping = engine.shutdown_requested();
+                drain = engine.config().drain.clone();
             }
-            if limit.is_none() && engine.shutdown_requested() {
-                let drain = &engine.config().drain;
+            if limit.is_none() && stopping {
                 let allowed = drain.linger.saturating_add(drain.deadline).min(HORIZON);
                 limit = Some(now + allowed + EXIT_SLACK);
             }

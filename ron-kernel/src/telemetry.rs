@@ -6,6 +6,7 @@ use crate::supervisor::machine::State;
 use crate::supervisor::{Exit, Kind};
 use ron_bus::{Bus, Topic};
 use ron_metrics::{Condition, Counter, Feed, HealthState, KindLabel, Metrics, ServiceLabel, Watch};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -514,6 +515,11 @@ impl Telemetry {
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
     }
+}
+
+/// Log layers and health watchers are foreign code; their panic must end neither the driver nor the beat.
+pub(crate) fn shielded<R: Default>(tell: impl FnOnce() -> R) -> R {
+    catch_unwind(AssertUnwindSafe(tell)).unwrap_or_default()
 }
 
 fn is_ready(state: ron_metrics::State) -> bool {

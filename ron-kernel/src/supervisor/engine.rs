@@ -18,9 +18,8 @@ use crate::event::{Change, ChildEvent, KernelEvent};
 use crate::handle::fault_flag;
 use crate::reload::Reloader;
 use crate::report::ShutdownReport;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{shielded, Telemetry};
 use std::collections::{HashSet, VecDeque};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
@@ -747,7 +746,7 @@ impl Engine {
         loop {
             self.act(None, |machine, now| machine.step(now, Input::Tick));
             self.publish();
-            let health_at = self.telemetry.step_health();
+            let health_at = shielded(|| self.telemetry.step_health());
             if done(self) {
                 return;
             }
@@ -782,20 +781,23 @@ impl Engine {
             };
             while let Some(effect) = self.next_news() {
                 // Subscribers and log layers are foreign code; their panic is not a child's.
-                let told = catch_unwind(AssertUnwindSafe(|| self.tell(effect)));
-                if told.is_err() {
+                let told = shielded(|| {
+                    self.tell(effect);
+                    true
+                });
+                if !told {
                     self.dropped_news.fetch_add(1, Ordering::Relaxed);
                 }
             }
             let dropped = self.dropped_news.swap(0, Ordering::Relaxed);
             if dropped > 0 {
-                let _ = catch_unwind(AssertUnwindSafe(|| {
+                shielded(|| {
                     tracing::error!(
                         event = "news_lost",
                         dropped,
                         "news of children lost: the log writer hung or panicked"
                     );
-                }));
+                });
             }
             drop(telling);
             self.changed.notify_waiters();

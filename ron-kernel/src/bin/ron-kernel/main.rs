@@ -140,7 +140,10 @@ fn run(loaded: &Loaded<Runner>) -> ExitCode {
     };
     Lines::install(SERVICE, filter.clone());
     announce(loaded);
-    let bus = match Bus::new(BusConfig::default().capacity(config.kernel.bus.capacity)) {
+    let settings = BusConfig::default()
+        .capacity(config.kernel.bus.capacity)
+        .instance(ron_kernel::instance());
+    let bus = match Bus::new(settings) {
         Ok(bus) => bus,
         Err(error) => return refuse(&error.to_string(), USAGE),
     };
