@@ -852,6 +852,38 @@ fn names_resolve_from_the_inside_out_and_cycles_are_named() {
 }
 
 #[test]
+fn a_leaked_staller_does_not_keep_the_heartbeats_of_others_frozen() {
+    let beat = leaf("beat").policy(|p| p.heartbeat = Some(SECOND));
+    let mut world = World::new(vec![leaf("wedged"), beat]);
+    world.all_ready();
+    let (wedged, beat) = (world.key("wedged"), world.key("beat"));
+    let (w, b) = (world.live[&wedged].run, world.live[&beat].run);
+    world.input(Input::Stalled {
+        key: wedged,
+        run: w,
+        held: SECOND,
+    });
+    world.machine.stop(world.now, wedged).unwrap();
+    world.perform();
+    world.pass(2 * SECOND + ABORT_GRACE + LEAK_AFTER);
+    assert_eq!(
+        (world.state("wedged"), world.state("beat")),
+        ("leaked", "ready")
+    );
+    world.pass(SECOND);
+    world.input(Input::Beat {
+        key: beat,
+        run: b,
+        last: Time::ZERO,
+    });
+    assert_eq!(
+        world.state("beat"),
+        "stopping",
+        "late, and nobody to blame but itself"
+    );
+}
+
+#[test]
 fn an_empty_group_has_its_place_in_the_order_too() {
     let gate = group("gate", Strategy::OneForOne, vec![]).after(&["db"]);
     let mut world = World::new(vec![leaf("db"), gate, leaf("web").after(&["gate"])]);
