@@ -367,8 +367,17 @@ fn walk<'a>(
             let wanted = filling.errors.len() < MAX_DIAGNOSTICS;
             let suggestion = wanted.then(|| index.suggest(&path)).flatten();
             let suggestion = suggestion.map(|known| format!("{base}{known}"));
+            // Where the syntax is broken, the value of a secret may have been read as a key.
+            let (path, problem) = if filling.broken && suggestion.is_none() {
+                (
+                    prefix.to_owned() + "?",
+                    "unknown key; not shown while the syntax is broken",
+                )
+            } else {
+                (path, "unknown key")
+            };
             let diagnostic = Diagnostic::new(format!("{base}{path}"), filling.place(entry.span))
-                .problem("unknown key")
+                .problem(problem)
                 .suggestion(suggestion);
             filling.fail((FILE, entry.span.start), diagnostic);
         }

@@ -47,21 +47,22 @@ fn load(path: &Path, text: &[u8]) -> Result<Loaded<Service>, ConfigErrors> {
 
 /// Loads, and shows everything there is to show: none of it may panic or hold a secret.
 fn survive(dir: &TempDir, name: &str, text: &[u8]) {
+    let mut keys = Vec::new();
     let shown = match load(&dir.path().join(name), text) {
         Ok(loaded) => {
             let printed = loaded.print();
             format!("{printed}{}{:?}", printed.to_json(), loaded.snapshot())
         }
-        Err(errors) => format!("{errors}{}{errors:?}", errors.to_json()),
+        Err(errors) => {
+            let unknown = errors.iter().filter(|error| error.what() == "unknown key");
+            keys.extend(unknown.map(|error| error.key().to_owned()));
+            format!("{errors}{}{errors:?}", errors.to_json())
+        }
     };
-    let fragments = ["canary-token", "canary-one", "canary-two", "canary-word"];
-    for fragment in fragments {
-        // A mutation may turn a secret into a key of its own; names of keys are shown.
-        let whole = text
-            .windows(fragment.len())
-            .any(|w| w == fragment.as_bytes());
-        let as_key = String::from_utf8_lossy(text).contains(&format!("{fragment} "));
-        assert!(!whole || as_key || !shown.contains(fragment), "{shown}");
+    for fragment in ["canary-token", "canary-one", "canary-two", "canary-word"] {
+        // A mutation may make a key of a secret in a file whose syntax is whole; such keys are shown.
+        let is_key = keys.iter().any(|key| key.contains(fragment));
+        assert!(is_key || !shown.contains(fragment), "{shown}");
     }
 }
 

@@ -70,8 +70,11 @@ impl Window {
     }
 
     pub(crate) fn peek(&self, now: Duration, intensity: &Intensity) -> u32 {
-        let inside = |start: &&Duration| now.saturating_sub(**start) < intensity.window;
-        u32::try_from(self.starts.iter().filter(inside).count()).unwrap_or(u32::MAX)
+        // Times only grow, so the old ones stand together at the front.
+        let old = self
+            .starts
+            .partition_point(|start| now.saturating_sub(*start) >= intensity.window);
+        u32::try_from(self.starts.len() - old).unwrap_or(u32::MAX)
     }
 }
 
