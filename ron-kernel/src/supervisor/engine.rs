@@ -20,6 +20,7 @@ use crate::reload::Reloader;
 use crate::report::ShutdownReport;
 use crate::telemetry::{shielded, Telemetry};
 use std::collections::{HashSet, VecDeque};
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
@@ -466,8 +467,8 @@ impl Engine {
             Body::Task(body) => {
                 self.telemetry.spawned(Kind::Task);
                 if in_place != Some(key) {
-                    self.runtime
-                        .spawn(runner::run_task(self.clone(), incarnation, body.clone()));
+                    let task = runner::run_task(self.clone(), incarnation.clone(), body.clone());
+                    self.spawn_named(&incarnation.id, task);
                     return None;
                 }
                 return Some(incarnation);
@@ -481,6 +482,20 @@ impl Engine {
         }
         inner.threads.push((incarnation, body));
         None
+    }
+
+    /// Under `tokio_unstable` the task carries the child's name, for tokio-console.
+    #[cfg(tokio_unstable)]
+    fn spawn_named(&self, id: &str, task: impl Future<Output = ()> + Send + 'static) {
+        // Fails only where the runtime is shut down, which drops the task and so reports its exit.
+        let _ = tokio::task::Builder::new()
+            .name(id)
+            .spawn_on(task, &self.runtime);
+    }
+
+    #[cfg(not(tokio_unstable))]
+    fn spawn_named(&self, _: &str, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
     fn start_thread(self: &Arc<Self>, incarnation: Arc<Incarnation>, body: runner::ThreadBody) {
