@@ -1,4 +1,4 @@
-//! A [kameo] actor as a child. Outside the semver and Rust 1.80 promises: it moves with kameo.
+//! A kameo actor as a child. Outside the semver and Rust 1.80 promises: it moves with kameo.
 //!
 //! ```
 //! use kameo::actor::{Actor, ActorRef};
@@ -35,8 +35,6 @@
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! [kameo]: https://docs.rs/kameo
 
 use crate::supervisor::{BoxError, Child, ChildContext};
 use kameo::actor::{Actor, ActorRef, PreparedActor};
