@@ -98,20 +98,41 @@ fn an_unreadable_file_hides_no_defect_of_the_environment() {
 #[cfg(unix)]
 #[test]
 fn a_file_that_may_not_be_read_says_so() {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    const AS_NOBODY: &str = "TEST_UNREADABLE_FILE";
+    let judge = |path: &std::path::Path| {
+        let text = only(refused(path));
+        assert!(
+            text.contains("may not be read (permission denied)"),
+            "{text}"
+        );
+    };
+    if let Some(path) = std::env::var_os(AS_NOBODY) {
+        return judge(path.as_ref());
+    }
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("svc.toml");
     fs::write(&path, "").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-    if fs::File::open(&path).is_ok() {
-        // The superuser may read anything; there is nothing to refuse.
-        return;
+    if fs::metadata(&path).unwrap().uid() != 0 {
+        return judge(&path);
     }
-    let text = only(refused(&path));
-    assert!(
-        text.contains("may not be read (permission denied)"),
-        "{text}"
-    );
+    // Root may read anything: this test runs itself as nobody, from a copy that nobody may execute.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = dir.path().join("test");
+    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let output = std::process::Command::new(&copy)
+        .args(["--exact", "a_file_that_may_not_be_read_says_so"])
+        .env(AS_NOBODY, &path)
+        .current_dir("/")
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("1 passed"), "{told}");
 }
 
 #[test]

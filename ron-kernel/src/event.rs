@@ -32,7 +32,8 @@ pub enum KernelEvent {
         /// Why; never empty.
         reason: String,
     },
-    /// The kernel shuts down. Nothing follows on this topic.
+    /// The kernel shuts down. Nothing is published on this topic afterwards; a reader that is behind gets this
+    /// first and then the rest.
     Shutdown,
 }
 

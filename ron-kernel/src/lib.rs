@@ -53,8 +53,9 @@
 //! # Events
 //!
 //! Topic `kernel` carries [`KernelEvent`], topic `kernel.lifecycle` carries [`ChildEvent`]; both can be
-//! tailed as JSON. Nothing follows `Shutdown` on topic `kernel`. The event informs; only a child's own
-//! stop token is a command.
+//! tailed as JSON. Nothing is published on topic `kernel` after `Shutdown`, which goes by the control lane:
+//! a reader that is behind gets it first and then what was published before. The event informs; only a
+//! child's own stop token is a command.
 //!
 //! # Accounts
 //!
