@@ -3,11 +3,13 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
+#[cfg(doc)]
 use crate::subscriber::Overflow;
+use crate::subscriber::Policy;
 
 /// What a reader was offered and what became of it, both lanes together.
 ///
-/// At any instant `offered = delivered + filtered + lost.total() + pending`. All but `pending` only grow.
+/// At any instant `offered = delivered + filtered + conflated + lost.total() + pending`. All but `pending` only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Account {
@@ -15,8 +17,10 @@ pub struct Account {
     pub offered: u64,
     /// Events handed to the reader.
     pub delivered: u64,
-    /// Events its filter refused.
+    /// Events that are not in its interest, or that its filter refused.
     pub filtered: u64,
+    /// Events replaced, unread, by a newer one of the same key.
+    pub conflated: u64,
     /// Events it will never see.
     pub lost: Lost,
     /// Events that wait for it, including those it is cloning right now.
@@ -27,7 +31,8 @@ impl Account {
     /// Whether the law of this account holds; `false` is a defect of this crate.
     #[must_use]
     pub fn is_balanced(&self) -> bool {
-        self.offered == self.delivered + self.filtered + self.lost.total() + self.pending
+        let settled = self.delivered + self.filtered + self.conflated + self.lost.total();
+        self.offered == settled + self.pending
     }
 }
 
@@ -36,6 +41,7 @@ impl AddAssign for Account {
         self.offered += other.offered;
         self.delivered += other.delivered;
         self.filtered += other.filtered;
+        self.conflated += other.conflated;
         self.lost += other.lost;
         self.pending += other.pending;
     }
@@ -45,11 +51,19 @@ impl AddAssign for Account {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lost {
-    /// Overwritten before a [`DropOldest`](Overflow::DropOldest) reader came to them.
+    /// Overwritten before the reader came to them: in the ring of a [`DropOldest`](Overflow::DropOldest) reader, or in
+    /// the control lane.
     pub lagged: u64,
     /// Unread when a [`Disconnect`](Overflow::Disconnect) reader was cut off.
     pub disconnected: u64,
-    /// Their `Clone`, `Drop`, `Serialize` or the filter panicked in the reader.
+    /// Published at once while the buffer of a [`Block`](Overflow::Block) reader was full.
+    pub block_full: u64,
+    /// Published by [`publish_wait`](crate::Topic::publish_wait) when the buffer of a [`Block`](Overflow::Block) reader
+    /// was still full at its deadline.
+    pub block_deadline: u64,
+    /// Of a new key while a [`Conflate`](Overflow::Conflate) reader held its maximum of keys.
+    pub conflate_full: u64,
+    /// Their `Clone`, `Drop`, `Serialize`, the filter or the key function panicked.
     pub panicked: u64,
     /// Unread when the reader was dropped. Its own choice, so no sign of overload.
     pub abandoned: u64,
@@ -62,10 +76,10 @@ impl Lost {
         self.overflowed() + self.panicked + self.abandoned
     }
 
-    /// Lost because the reader was too slow: `lagged + disconnected`. This is what `bus_lagged_total` counts.
+    /// Lost because the reader was too slow: all but `panicked` and `abandoned`. This is what `bus_lagged_total` counts.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
-        self.lagged + self.disconnected
+        self.lagged + self.disconnected + self.block_full + self.block_deadline + self.conflate_full
     }
 }
 
@@ -73,6 +87,9 @@ impl AddAssign for Lost {
     fn add_assign(&mut self, other: Self) {
         self.lagged += other.lagged;
         self.disconnected += other.disconnected;
+        self.block_full += other.block_full;
+        self.block_deadline += other.block_deadline;
+        self.conflate_full += other.conflate_full;
         self.panicked += other.panicked;
         self.abandoned += other.abandoned;
     }
@@ -143,7 +160,7 @@ pub struct ReaderStats {
     /// The name it was built with; names need not be unique.
     pub name: Arc<str>,
     /// Its policy.
-    pub overflow: Overflow,
+    pub overflow: Policy,
     /// `false` once a [`Disconnect`](Overflow::Disconnect) reader was cut off.
     pub connected: bool,
     /// Its account.

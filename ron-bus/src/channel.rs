@@ -1,24 +1,24 @@
-//! One topic's shared state behind one lock, and the only code that takes it.
+//! One topic's shared state, the publishing side of it, and the only code that takes its lock.
 //!
 //! Nothing of the user's runs under the lock: events are moved in and out as values or shared pointers, displaced ones
-//! and wakers are dropped or woken after unlocking, and readers clone, filter and encode on their own time.
+//! and wakers are dropped or woken after unlocking, readers clone, filter and encode on their own time, and publishers
+//! make the copies for queued readers before they lock.
 
+use std::collections::VecDeque;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::account::{Account, TopicState, TopicStats};
+use crate::account::{TopicState, TopicStats};
 use crate::config::{Identity, CONTROL_SLOTS};
-use crate::readers::{Extents, ReaderSpec, Readers, Tally};
-use crate::ring::{Node, Parcel, Ring};
-use crate::subscriber::{Lane, Overflow, RecvError, Start, SubscribeError};
+use crate::interest::{Class, Interest};
+use crate::offering::{Copied, Offering};
+use crate::readers::{ClassCounts, Extents, Readers, Wakeup};
+use crate::ring::{Node, Ring};
+use crate::sync::{self, AtomicU64, Mutex, MutexGuard, Ordering, Padded};
 use crate::topic::{Published, Refusal};
-
-/// Events a reader takes out per locking; bounds what a batch holds on to.
-const CLAIM_MAX: usize = 256;
-/// Events a filter may refuse per poll before the task lets others run.
-const FILTERED_PER_POLL: usize = 128;
+use crate::waiters::Waiters;
 
 /// Renders an event as JSON.
 pub(crate) type Encode<E> = fn(&E, &mut Vec<u8>) -> serde_json::Result<()>;
@@ -35,239 +35,208 @@ pub(crate) struct Fixed<E> {
 
 pub(crate) struct Channel<E> {
     pub(crate) fixed: Fixed<E>,
+    /// Raised under the lock whenever a reader has to look at more than the data lane.
+    pub(crate) urgent: Padded<AtomicU64>,
+    /// Set by the first reader with an interest.
+    pub(crate) classify: OnceLock<fn(&E) -> Class>,
     state: Mutex<State<E>>,
+    /// Room for the copies a publisher makes for queued readers; kept for its allocation.
+    pub(crate) staging: std::sync::Mutex<Vec<Copied<E>>>,
 }
 
-struct State<E> {
+pub(crate) struct State<E> {
     /// Open -> Sealed -> Closed, or Open -> Closed.
-    phase: TopicState,
-    data: Ring<E>,
-    control: Ring<E>,
-    /// The event that sealed the topic: outside the ring, so that nothing displaces it.
-    last: Option<Arc<Node<E>>>,
-    readers: Readers,
-}
-
-/// Where a claimed event comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Data,
-    Control,
-    Last,
-}
-
-type Claimed<E> = (Source, Arc<Node<E>>);
-
-enum Claim {
-    Ready,
-    Empty,
+    pub(crate) phase: TopicState,
+    pub(crate) ring: Ring<E>,
+    /// No `Disconnect` reader has lost an event before this one; `u64::MAX` if there is no such reader.
+    pub(crate) guarded: u64,
+    /// Present once a reader is interested in classes.
+    pub(crate) counts: Option<Box<ClassCounts>>,
+    /// Number of the next control event.
+    pub(crate) control_next: u64,
+    /// The newest control events' allocations, oldest first.
+    control_nodes: VecDeque<sync::Arc<Node<E>>>,
+    /// The event that sealed the topic: outside the lanes, so that nothing displaces it.
+    pub(crate) last: Option<sync::Arc<Node<E>>>,
+    pub(crate) readers: Readers<E>,
+    pub(crate) waiters: Waiters,
+    /// Empty; kept for its allocation.
+    pub(crate) trash: Vec<sync::Arc<Node<E>>>,
 }
 
 impl<E> State<E> {
-    fn extents(&self) -> Extents {
-        Extents {
-            data: self.data.extent(),
-            control: self.control.extent(),
+    /// The readers, and what has been published to them.
+    pub(crate) fn split(&mut self) -> (&mut Readers<E>, Extents<'_>) {
+        let extents = Extents {
+            tail: self.ring.tail(),
+            next: self.ring.next(),
+            classes: self.counts.as_deref(),
             last: self.last.is_some(),
-        }
-    }
-
-    fn ring(&mut self, lane: Lane) -> &mut Ring<E> {
-        match lane {
-            Lane::Data => &mut self.data,
-            Lane::Control => &mut self.control,
-        }
-    }
-
-    fn push(&mut self, lane: Lane, parcel: &mut Parcel<E>, stamp_ms: i64) -> u64 {
-        let ring = self.ring(lane);
-        ring.push(parcel, stamp_ms);
-        let overrun = ring.extent().tail > ring.guarded;
-        let seq = ring.extent().head - 1;
-        if overrun {
-            let extents = self.extents();
-            self.ring(lane).guarded = self.readers.cut_overrun(lane, extents);
-        }
-        seq
-    }
-
-    /// Hands up to `max` events to the reader: control lane, then the last event, then data up to a gap.
-    fn claim(
-        &mut self,
-        key: usize,
-        max: usize,
-        into: &mut Vec<Claimed<E>>,
-    ) -> Result<Claim, RecvError> {
-        let extents = self.extents();
-        let Some(reader) = self.readers.reader(key) else {
-            return Err(RecvError::Closed);
         };
-        if let Some(gap) = reader.cut {
-            return Err(RecvError::Disconnected(gap));
-        }
-        if let Some(gap) = reader.observe_gap(Lane::Control, extents) {
-            return Err(RecvError::Lagged(gap));
-        }
-        let max = max.min(CLAIM_MAX);
-        while into.len() < max && reader.control.floor() < extents.control.head {
-            into.push((
-                Source::Control,
-                Arc::clone(self.control.at(reader.control.floor())),
-            ));
-            reader.control.claimed += 1;
-        }
-        if let (Some(last), false) = (&self.last, reader.last_settled) {
-            if into.len() < max {
-                into.push((Source::Last, Arc::clone(last)));
+        (&mut self.readers, extents)
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, node: Node<E>, capacity: u64) -> Option<Node<E>> {
+        if let Some(counts) = &mut self.counts {
+            counts.publish(node.class);
+            if let Some(expired @ 1..) = self.ring.next().checked_sub(capacity) {
+                counts.expire(self.ring.class_of(expired));
             }
         }
-        let behind = extents.data.tail > reader.data.floor();
-        if behind && into.is_empty() {
-            if let Some(gap) = reader.observe_gap(Lane::Data, extents) {
-                if reader.cut.is_some() {
-                    self.readers.connected -= 1;
-                    return Err(RecvError::Disconnected(gap));
+        let displaced = self.ring.push(node);
+        if self.ring.tail() > self.guarded {
+            let (readers, extents) = self.split();
+            self.guarded = readers.cut_overrun(extents);
+        }
+        displaced
+    }
+
+    /// An allocation for a control event, and what was in it.
+    fn control_node(&mut self, node: Node<E>) -> (sync::Arc<Node<E>>, Option<Displaced<E>>) {
+        let reused = match self.control_nodes.len() > CONTROL_SLOTS {
+            true => self.control_nodes.pop_front(),
+            false => None,
+        };
+        match reused {
+            None => (sync::Arc::new(node), None),
+            Some(mut reused) => match sync::Arc::get_mut(&mut reused) {
+                Some(place) => {
+                    let old = std::mem::replace(place, node);
+                    (reused, Some(Displaced::Node(old)))
                 }
-                return Err(RecvError::Lagged(gap));
-            }
-        }
-        while !behind && into.len() < max && reader.data.floor() < extents.data.head {
-            into.push((Source::Data, Arc::clone(self.data.at(reader.data.floor()))));
-            reader.data.claimed += 1;
-        }
-        match (into.is_empty(), self.phase) {
-            (false, _) => Ok(Claim::Ready),
-            (true, TopicState::Open) => Ok(Claim::Empty),
-            (true, TopicState::Sealed | TopicState::Closed) => Err(RecvError::Closed),
+                None => (sync::Arc::new(node), Some(Displaced::Shared(reused))),
+            },
         }
     }
 }
+
+/// What a publisher has to drop once it has released the lock.
+#[allow(dead_code)] // held only to be dropped
+enum Displaced<E> {
+    Node(Node<E>),
+    Shared(sync::Arc<Node<E>>),
+}
+
+pub(crate) type PublishResult<E> = Result<Published, (E, Refusal)>;
 
 impl<E> Channel<E> {
     pub(crate) fn new(fixed: Fixed<E>) -> Self {
         let state = State {
             phase: TopicState::Open,
-            data: Ring::new(fixed.capacity),
-            control: Ring::new(CONTROL_SLOTS),
+            ring: Ring::new(fixed.capacity),
+            guarded: u64::MAX,
+            counts: None,
+            control_next: 1,
+            control_nodes: VecDeque::new(),
             last: None,
             readers: Readers::default(),
+            waiters: Waiters::default(),
+            trash: Vec::new(),
         };
         Self {
             fixed,
+            urgent: Padded(AtomicU64::new(0)),
+            classify: OnceLock::new(),
             state: Mutex::new(state),
+            staging: std::sync::Mutex::default(),
         }
     }
 
     /// A panic under the lock is a defect of this crate alone; the state is kept whole between any two statements
     /// that could fail, so a poisoned lock is taken over.
-    fn lock(&self) -> MutexGuard<'_, State<E>> {
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State<E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stamp_ms(&self) -> i64 {
+    pub(crate) fn stamp_ms(&self) -> i64 {
         if self.fixed.encode.is_none() {
             return 0;
         }
-        let millis = |d: std::time::Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+        let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
         match (self.fixed.wall_clock)().duration_since(UNIX_EPOCH) {
             Ok(after) => millis(after),
             Err(before) => -millis(before.duration()),
         }
     }
 
-    /// Publishes one event and drops the one it displaces, after everyone was woken.
-    pub(crate) fn publish_one(&self, lane: Lane, event: E) -> Result<Published, (E, Refusal)> {
-        let stamp_ms = self.stamp_ms();
-        let mut state = self.lock();
-        if let Err(refusal) = refuse_unless_open(state.phase) {
-            drop(state);
-            return Err((event, refusal));
-        }
-        let mut parcel = Parcel::Event(event);
-        let seq = state.push(lane, &mut parcel, stamp_ms);
-        let readers = state.readers.connected;
-        self.wake_parked(state);
-        drop(parcel);
-        Ok(Published { seq, readers })
-    }
-
-    /// Publishes all events of `parcels` or none; displaced events stay in `parcels` for the caller to drop.
-    pub(crate) fn publish_all(
-        &self,
-        lane: Lane,
-        parcels: &mut [Parcel<E>],
-    ) -> Result<Published, Refusal> {
-        let stamp_ms = self.stamp_ms();
-        let mut state = self.lock();
-        refuse_unless_open(state.phase)?;
-        let mut seq = 0;
-        for parcel in parcels {
-            seq = state.push(lane, parcel, stamp_ms);
-        }
-        let readers = state.readers.connected;
-        self.wake_parked(state);
-        Ok(Published { seq, readers })
-    }
-
-    /// Publishes the event past the rings and lets nothing follow it.
-    pub(crate) fn publish_last(&self, event: E) -> Result<Published, (E, Refusal)> {
-        let stamp_ms = self.stamp_ms();
-        let mut state = self.lock();
-        if let Err(refusal) = refuse_unless_open(state.phase) {
-            drop(state);
-            return Err((event, refusal));
-        }
-        let seq = state.control.extent().head;
-        state.last = Some(Arc::new(Node {
-            seq,
+    #[inline]
+    pub(crate) fn node(&self, event: E, stamp_ms: i64) -> Node<E> {
+        let class = self.classify.get().map(|classify| classify(&event));
+        Node {
             stamp_ms,
+            class,
             event,
-        }));
-        state.phase = TopicState::Sealed;
-        let readers = state.readers.connected;
-        self.wake_parked(state);
-        Ok(Published { seq, readers })
+        }
     }
 
+    /// Makes the slow path read what it has not seen.
+    fn raise_urgent(&self) {
+        // Pairs with the load in `Receiver::claim_readable`; the lock orders the stores among themselves.
+        let raised = self.urgent.0.load(Ordering::Relaxed) + 1;
+        self.urgent.0.store(raised, Ordering::Release);
+    }
+
+    /// Lets nothing more be published, and tells everyone who waits.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.phase = TopicState::Closed;
-        self.wake_parked(state);
+        self.raise_urgent();
+        let waiter = state.waiters.notify();
+        let everyone = state.readers.wakeup_all();
+        self.wake(state, everyone);
+        waiter.into_iter().for_each(Waker::wake);
     }
 
-    /// Wakes who is parked now, in batches outside the lock. A waker that panics keeps nobody from being woken.
-    fn wake_parked<'a>(&'a self, state: MutexGuard<'a, State<E>>) {
-        let mut left = state.readers.parked();
-        let mut held = Some(state);
+    /// Wakes whom `wakeup` names, in batches outside the lock. A waker that panics keeps nobody from being woken.
+    #[inline]
+    pub(crate) fn wake<'a>(&'a self, state: MutexGuard<'a, State<E>>, wakeup: Wakeup) {
+        if wakeup.is_nobody() {
+            return;
+        }
+        self.wake_parked(state, wakeup);
+    }
+
+    fn wake_parked<'a>(&'a self, mut state: MutexGuard<'a, State<E>>, mut left: Wakeup) {
         let mut panic = None;
-        while left > 0 {
-            let mut state = held.take().unwrap_or_else(|| self.lock());
-            let batch = state.readers.unpark(&mut left);
+        while let Some(batch) = state.readers.unpark(&mut left) {
             drop(state);
             for waker in batch.into_iter().flatten() {
                 if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
                     panic = Some(payload);
                 }
             }
+            if left.is_nobody() {
+                break;
+            }
+            state = self.lock();
         }
-        drop(held);
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
     }
 
+    pub(crate) fn queue_depth(&self) -> u64 {
+        let mut state = self.lock();
+        let (readers, extents) = state.split();
+        readers.queue_depth(extents)
+    }
+
     pub(crate) fn stats(&self) -> TopicStats {
-        let state = self.lock();
-        let extents = state.extents();
-        let (readers, by_name, total) = state.readers.stats(extents);
+        let mut state = self.lock();
+        let (phase, control_next) = (state.phase, state.control_next);
+        let (readers, extents) = state.split();
+        let subscribers = readers.connected;
+        let (readers, by_name, total) = readers.stats(extents);
         TopicStats {
             name: Arc::clone(&self.fixed.name),
-            state: state.phase,
+            state: phase,
             capacity: self.fixed.capacity,
             json: self.fixed.encode.is_some(),
-            seq: extents.data.head - 1,
-            control_seq: extents.control.head - 1 + u64::from(extents.last),
-            subscribers: state.readers.connected,
+            seq: extents.next - 1,
+            control_seq: control_next - 1 + u64::from(extents.last),
+            subscribers,
             readers,
             by_name,
             total,
@@ -275,242 +244,176 @@ impl<E> Channel<E> {
     }
 }
 
-fn refuse_unless_open(phase: TopicState) -> Result<(), Refusal> {
+impl<E: Clone> Channel<E> {
+    /// Publishes one data event and drops the one it displaces, after everyone was woken.
+    #[inline]
+    pub(crate) fn publish(&self, event: E) -> PublishResult<E> {
+        let node = self.node(event, self.stamp_ms());
+        let mut state = self.lock();
+        if let Err(refusal) = refuse_unless_open(state.phase) {
+            drop(state);
+            return Err((node.event, refusal));
+        }
+        if self.needs_care(&state, node.class) {
+            drop(state);
+            return self.publish_with_care(node);
+        }
+        let published = Published {
+            seq: state.ring.next(),
+            readers: state.readers.connected,
+        };
+        let wakeup = state.readers.wakeup(wanted_by(node.class));
+        let displaced = state.push(node, self.fixed.capacity as u64);
+        let surplus = state.ring.take_surplus();
+        self.wake(state, wakeup);
+        drop((displaced, surplus));
+        Ok(published)
+    }
+
+    /// Publishes all data events of `parcels` or none; displaced ones stay in `parcels` for the caller to drop.
+    /// Queued readers are served event by event; then a refusal leaves the rest in `parcels`, and counts what went.
+    pub(crate) fn publish_all(
+        &self,
+        parcels: &mut [Option<Node<E>>],
+    ) -> (u64, Result<Published, Refusal>) {
+        let mut state = self.lock();
+        if let Err(refusal) = refuse_unless_open(state.phase) {
+            return (0, Err(refusal));
+        }
+        let mut wanted = Interest::NONE;
+        for node in parcels.iter().flatten() {
+            if self.needs_care(&state, node.class) {
+                drop(state);
+                return self.publish_each_with_care(parcels);
+            }
+            wanted = wanted | wanted_by(node.class);
+        }
+        let wakeup = state.readers.wakeup(wanted);
+        let capacity = self.fixed.capacity as u64;
+        let mut count = 0;
+        for parcel in parcels {
+            if let Some(node) = parcel.take() {
+                *parcel = state.push(node, capacity);
+                count += 1;
+            }
+        }
+        let published = Published {
+            seq: state.ring.next() - 1,
+            readers: state.readers.connected,
+        };
+        let surplus = state.ring.take_surplus();
+        self.wake(state, wakeup);
+        drop(surplus);
+        (count, Ok(published))
+    }
+
+    /// Whether a data event of `class` takes more than a push: a copy for queued readers, or its class.
+    #[inline]
+    fn needs_care(&self, state: &State<E>, class: Option<Class>) -> bool {
+        !state.readers.queued.is_empty() || (class.is_none() && state.counts.is_some())
+    }
+
+    #[cold]
+    fn publish_with_care(&self, node: Node<E>) -> PublishResult<E> {
+        Offering::new(self, node).publish()
+    }
+
+    #[cold]
+    fn publish_each_with_care(
+        &self,
+        parcels: &mut [Option<Node<E>>],
+    ) -> (u64, Result<Published, Refusal>) {
+        let mut done = (0, Err(Refusal::Closed));
+        for parcel in parcels {
+            let Some(node) = parcel.take() else { continue };
+            let stamp_ms = node.stamp_ms;
+            match self.publish_with_care(node) {
+                Ok(published) => done = (done.0 + 1, Ok(published)),
+                Err((event, refusal)) => {
+                    *parcel = Some(Node {
+                        stamp_ms,
+                        class: None,
+                        event,
+                    });
+                    return (done.0, Err(refusal));
+                }
+            }
+        }
+        done
+    }
+
+    /// Publishes on the control lane.
+    pub(crate) fn publish_control(&self, key: Option<u64>, event: E) -> PublishResult<E> {
+        let mut node = self.node(event, self.stamp_ms());
+        let mut state = self.lock();
+        if let Err(refusal) = refuse_unless_open(state.phase) {
+            drop(state);
+            return Err((node.event, refusal));
+        }
+        if node.class.is_none() && state.counts.is_some() {
+            drop(state);
+            node = self.node(node.event, node.stamp_ms);
+            state = self.lock();
+            if let Err(refusal) = refuse_unless_open(state.phase) {
+                drop(state);
+                return Err((node.event, refusal));
+            }
+        }
+        let wanted = wanted_by(node.class);
+        let seq = state.control_next;
+        state.control_next += 1;
+        let mut trash = std::mem::take(&mut state.trash);
+        let (node, displaced) = state.control_node(node);
+        let published = Published {
+            seq,
+            readers: state.readers.connected,
+        };
+        let (readers, extents) = state.split();
+        readers.offer_control(seq, key, &node, extents, &mut trash);
+        state.control_nodes.push_back(node);
+        self.raise_urgent();
+        let wakeup = state.readers.wakeup(wanted);
+        self.wake(state, wakeup);
+        drop(displaced);
+        if trash.capacity() > 0 {
+            trash.clear();
+            self.lock().trash = trash;
+        }
+        Ok(published)
+    }
+
+    /// Publishes the event past the lanes and lets nothing follow it.
+    pub(crate) fn publish_last(&self, event: E) -> PublishResult<E> {
+        let node = self.node(event, self.stamp_ms());
+        let mut state = self.lock();
+        if let Err(refusal) = refuse_unless_open(state.phase) {
+            drop(state);
+            return Err((node.event, refusal));
+        }
+        let seq = state.control_next;
+        state.last = Some(sync::Arc::new(node));
+        state.phase = TopicState::Sealed;
+        self.raise_urgent();
+        let readers = state.readers.connected;
+        let waiter = state.waiters.notify();
+        let everyone = state.readers.wakeup_all();
+        self.wake(state, everyone);
+        waiter.into_iter().for_each(Waker::wake);
+        Ok(Published { seq, readers })
+    }
+}
+
+/// Which readers a data or control event may wake.
+#[inline]
+pub(crate) fn wanted_by(class: Option<Class>) -> Interest {
+    class.map_or(Interest::ALL, Interest::from)
+}
+
+pub(crate) fn refuse_unless_open(phase: TopicState) -> Result<(), Refusal> {
     match phase {
         TopicState::Open => Ok(()),
         TopicState::Sealed => Err(Refusal::Sealed),
         TopicState::Closed => Err(Refusal::Closed),
-    }
-}
-
-/// One reader's end of a channel.
-pub(crate) struct Receiver<E> {
-    pub(crate) channel: Arc<Channel<E>>,
-    key: usize,
-    /// Empty between calls; kept for its allocation.
-    claimed: Vec<Claimed<E>>,
-}
-
-/// What became of one claimed event.
-pub(crate) enum Verdict {
-    Delivered,
-    Filtered,
-}
-
-impl<E> Receiver<E> {
-    pub(crate) fn connect(
-        channel: &Arc<Channel<E>>,
-        spec: ReaderSpec,
-    ) -> Result<Self, SubscribeError> {
-        let mut state = channel.lock();
-        let topic = || Arc::clone(&channel.fixed.name);
-        if state.phase == TopicState::Closed {
-            return Err(SubscribeError::Closed { topic: topic() });
-        }
-        let limit = channel.fixed.max_readers;
-        if !spec.unlimited && state.readers.limited >= limit {
-            return Err(SubscribeError::TooMany {
-                topic: topic(),
-                limit,
-            });
-        }
-        let extents = state.extents();
-        let data = match spec.start {
-            Start::Live => extents.data.head,
-            Start::Retained(n) => extents.data.tail.max(
-                extents
-                    .data
-                    .head
-                    .saturating_sub(u64::try_from(n).unwrap_or(u64::MAX)),
-            ),
-        };
-        let control = extents.control.head;
-        if spec.overflow == Overflow::Disconnect {
-            state.data.guarded = state.data.guarded.min(data);
-            state.control.guarded = state.control.guarded.min(control);
-        }
-        let key = state.readers.insert(spec, data, control);
-        drop(state);
-        Ok(Self {
-            channel: Arc::clone(channel),
-            key,
-            claimed: Vec::new(),
-        })
-    }
-
-    pub(crate) fn account(&self) -> Account {
-        let state = self.channel.lock();
-        state.readers.account(self.key, state.extents())
-    }
-
-    /// Claims without waiting; `false` when there is nothing.
-    fn try_claim(&mut self, max: usize) -> Result<bool, RecvError> {
-        let claim = self
-            .channel
-            .lock()
-            .claim(self.key, max, &mut self.claimed)?;
-        Ok(matches!(claim, Claim::Ready))
-    }
-
-    /// Claims or parks.
-    fn poll_claim(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Result<(), RecvError>> {
-        let mut state = self.channel.lock();
-        match state.claim(self.key, max, &mut self.claimed) {
-            Ok(Claim::Ready) => return Poll::Ready(Ok(())),
-            Err(error) => return Poll::Ready(Err(error)),
-            Ok(Claim::Empty) if state.readers.repark(self.key, cx.waker()) => return Poll::Pending,
-            Ok(Claim::Empty) => drop(state),
-        }
-        let waker = cx.waker().clone();
-        let mut state = self.channel.lock();
-        match state.claim(self.key, max, &mut self.claimed) {
-            Ok(Claim::Ready) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(error)),
-            Ok(Claim::Empty) => {
-                let replaced = state.readers.park(self.key, waker);
-                drop(state);
-                drop(replaced);
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Runs `take` over the claimed events in order and books each verdict, also when `take` panics: then that event
-    /// counts as lost to the panic and those behind it go back to pending.
-    fn consume(&mut self, mut take: impl FnMut(Lane, Arc<Node<E>>, bool) -> Verdict) {
-        let mut settlement = Settlement {
-            channel: &self.channel,
-            key: self.key,
-            tally: Tally::default(),
-        };
-        let tally = &mut settlement.tally;
-        for (source, node) in self.claimed.drain(..) {
-            tally.panicked += 1;
-            let (lane, is_last) = match source {
-                Source::Data => (Lane::Data, false),
-                Source::Control => (Lane::Control, false),
-                Source::Last => (Lane::Control, true),
-            };
-            match source {
-                Source::Data => tally.data += 1,
-                Source::Control => tally.control += 1,
-                Source::Last => tally.last = true,
-            }
-            let verdict = take(lane, node, is_last);
-            tally.panicked -= 1;
-            match verdict {
-                Verdict::Delivered => tally.delivered += 1,
-                Verdict::Filtered => tally.filtered += 1,
-            }
-        }
-    }
-
-    /// The next event that `take` turns into something, or `None` when nothing waits.
-    pub(crate) fn try_next<R>(
-        &mut self,
-        mut take: impl FnMut(Lane, &Node<E>, bool) -> Option<R>,
-    ) -> Result<Option<R>, RecvError> {
-        while self.try_claim(1)? {
-            if let Some(item) = self.consume_one(&mut take) {
-                return Ok(Some(item));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The next event that `take` turns into something.
-    pub(crate) fn poll_next<R>(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut take: impl FnMut(Lane, &Node<E>, bool) -> Option<R>,
-    ) -> Poll<Result<R, RecvError>> {
-        for _ in 0..FILTERED_PER_POLL {
-            match self.poll_claim(cx, 1) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) => {}
-            }
-            if let Some(item) = self.consume_one(&mut take) {
-                return Poll::Ready(Ok(item));
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    /// Feeds `take` a batch of up to `max` events; ready once it delivered at least one.
-    pub(crate) fn poll_many(
-        &mut self,
-        cx: &mut Context<'_>,
-        max: usize,
-        mut take: impl FnMut(Lane, Arc<Node<E>>, bool) -> Verdict,
-    ) -> Poll<Result<usize, RecvError>> {
-        let mut examined = 0;
-        while examined < FILTERED_PER_POLL {
-            match self.poll_claim(cx, max) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) => {}
-            }
-            examined += self.claimed.len();
-            let mut delivered = 0;
-            self.consume(|lane, node, is_last| {
-                let verdict = take(lane, node, is_last);
-                delivered += usize::from(matches!(verdict, Verdict::Delivered));
-                verdict
-            });
-            if delivered > 0 {
-                return Poll::Ready(Ok(delivered));
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    fn consume_one<R>(
-        &mut self,
-        take: &mut impl FnMut(Lane, &Node<E>, bool) -> Option<R>,
-    ) -> Option<R> {
-        let mut item = None;
-        self.consume(|lane, node, is_last| {
-            let taken = take(lane, &node, is_last);
-            drop(node);
-            match taken {
-                Some(taken) => {
-                    item = Some(taken);
-                    Verdict::Delivered
-                }
-                None => Verdict::Filtered,
-            }
-        });
-        item
-    }
-}
-
-impl<E> Drop for Receiver<E> {
-    fn drop(&mut self) {
-        let mut state = self.channel.lock();
-        let extents = state.extents();
-        let waker = state.readers.remove(self.key, extents);
-        drop(state);
-        drop(waker);
-    }
-}
-
-/// Books a tally when it goes out of scope, by return or by panic.
-struct Settlement<'a, E> {
-    channel: &'a Channel<E>,
-    key: usize,
-    tally: Tally,
-}
-
-impl<E> Drop for Settlement<'_, E> {
-    fn drop(&mut self) {
-        let mut state = self.channel.lock();
-        if let Some((data, control)) = state.readers.settle(self.key, &self.tally) {
-            state.data.guarded = state.data.guarded.min(data);
-            state.control.guarded = state.control.guarded.min(control);
-        }
     }
 }
 

@@ -13,6 +13,8 @@ pub(crate) const CAPACITY_MAX: usize = 1 << 20;
 pub(crate) const CONTROL_SLOTS: usize = 16;
 /// Tails per bus: each is an operator or an audit log, and each reads every topic it matches.
 pub(crate) const TAILS_MAX: usize = 64;
+/// Keys a conflating reader may hold: as many as a ring holds events.
+pub(crate) const KEYS_MAX: usize = 1 << 20;
 const TOPICS_MAX: usize = 1 << 16;
 const READERS_MAX: usize = 1 << 20;
 const NAME_BYTES_MAX: usize = 128;

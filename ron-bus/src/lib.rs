@@ -117,7 +117,7 @@
 //!
 //! Topics, readers per topic, tails and names with counters of their own are bounded; see [`BusConfig`],
 //! [`Bus::tail`] and [`TopicStats::by_name`].
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 // The README is compiled and run with the documentation tests.
 #[cfg(doctest)]
@@ -128,19 +128,26 @@ mod account;
 mod bus;
 mod channel;
 mod config;
+mod interest;
+mod offering;
+mod queue;
 mod readers;
+mod receiver;
 mod ring;
 mod subscriber;
+mod sync;
 mod tail;
 mod timestamp;
 mod topic;
+mod waiters;
 
 pub use account::{Account, Lost, NameStats, ReaderStats, TopicState, TopicStats};
 pub use bus::{Bus, Json, Plain, TopicSpec};
 pub use config::{BusConfig, BusError, NameError};
+pub use interest::{Class, Classify, Interest};
 pub use subscriber::{
-    Delivery, Gap, Lane, Overflow, RecvError, Start, SubscribeError, Subscriber, SubscriberBuilder,
-    SubscriberStream,
+    Delivery, Gap, Lane, Overflow, Policy, RecvError, Start, SubscribeError, Subscriber,
+    SubscriberBuilder, SubscriberStream,
 };
 pub use tail::{Tail, TailError, TailLine};
 pub use timestamp::rfc3339;

@@ -1,13 +1,17 @@
-//! The readers of one topic: positions, accounts, parked wakers. Plain arithmetic under the topic's lock; runs no
-//! code of the user.
+//! The readers of one topic: positions, buffers, accounts, and the lists they wait in. Plain bookkeeping under the
+//! topic's lock; runs no code of the user.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use crate::account::{Account, Lost, NameStats, ReaderStats};
-use crate::ring::Extent;
-use crate::subscriber::{Gap, Lane, Overflow, Start};
+use crate::interest::{Class, Interest};
+use crate::queue::{Buffer, Control, ControlEntry, Missed, Pressed};
+use crate::ring::{Node, Ring};
+use crate::subscriber::{Gap, Lane, Policy};
+use crate::sync::{self, fence, AtomicU64, Ordering, Padded};
 
 /// Names with an account of their own per topic: more than a screen of readers, and a bound on metric series.
 const NAMES_MAX: usize = 64;
@@ -15,187 +19,352 @@ const NAME_OF_THE_REST: &str = "other";
 /// Wakers taken out per locking, so that the list fits on the stack.
 const WAKE_BATCH: usize = 32;
 
-/// What both lanes hold at this instant.
+/// How far a cursor reader is in the data lane. Written by the reader alone, and read under the topic's lock.
+///
+/// `position` is the first event whose fate is open; `position..claim` are in the reader's hands and will be delivered
+/// even if the ring has passed them. A reader claims without the lock: it raises `claim`, issues a `SeqCst` fence, and
+/// then looks whether the ring has passed the claim. Who judges a reader under the lock, after the head was raised,
+/// issues a `SeqCst` fence and then looks at `claim`. So either the judge sees the claim, or the reader sees the head
+/// and gives the claim back. `claim` is lowered under the lock only.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) position: AtomicU64,
+    pub(crate) claim: AtomicU64,
+}
+
+/// What a topic has published, for accounts.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Extents {
-    pub(crate) data: Extent,
-    pub(crate) control: Extent,
+pub(crate) struct Extents<'a> {
+    pub(crate) tail: u64,
+    pub(crate) next: u64,
+    pub(crate) classes: Option<&'a ClassCounts>,
     /// Whether the topic is sealed by a last event.
     pub(crate) last: bool,
 }
 
-/// A reader's place in one lane. `next` is the first event whose fate is open, `next..next + claimed` are in the
-/// reader's hands.
+/// Data events by class, since somebody on the topic is interested in classes. Those from before have none, and
+/// count as of interest to everyone.
 #[derive(Debug)]
-pub(crate) struct Cursor {
-    start: u64,
-    pub(crate) next: u64,
-    pub(crate) claimed: u64,
-    /// Set when the reader was cut off: events from here on are not offered.
-    end: Option<u64>,
+pub(crate) struct ClassCounts {
+    published: [u64; Class::COUNT + 1],
+    /// Of these, older than the tail.
+    expired: [u64; Class::COUNT + 1],
 }
 
-impl Cursor {
-    fn new(start: u64) -> Self {
-        Self {
-            start,
-            next: start,
-            claimed: 0,
-            end: None,
+impl ClassCounts {
+    pub(crate) fn new(next: u64, tail: u64) -> Self {
+        let mut counts = Self {
+            published: [0; Class::COUNT + 1],
+            expired: [0; Class::COUNT + 1],
+        };
+        counts.published[Class::COUNT] = next - 1;
+        counts.expired[Class::COUNT] = tail - 1;
+        counts
+    }
+
+    pub(crate) fn publish(&mut self, class: Option<Class>) {
+        self.published[Self::index(class)] += 1;
+    }
+
+    pub(crate) fn expire(&mut self, class: Option<Class>) {
+        self.expired[Self::index(class)] += 1;
+    }
+
+    fn index(class: Option<Class>) -> usize {
+        class.map_or(Class::COUNT, |class| usize::from(class.index()))
+    }
+
+    fn sum(counts: &[u64; Class::COUNT + 1], interest: Interest) -> u64 {
+        let mut left = interest.0;
+        let mut sum = counts[Class::COUNT];
+        while left != 0 {
+            sum += counts[left.trailing_zeros() as usize];
+            left &= left - 1;
         }
-    }
-
-    /// The first event that is neither settled nor in the reader's hands.
-    pub(crate) fn floor(&self) -> u64 {
-        self.next + self.claimed
-    }
-
-    fn offered(&self, extent: Extent) -> u64 {
-        self.end.unwrap_or(extent.head) - self.start
-    }
-
-    /// Overwritten, and the reader does not know yet.
-    fn missed(&self, extent: Extent) -> u64 {
-        match self.end {
-            Some(_) => 0,
-            None => extent.tail.saturating_sub(self.floor()),
-        }
-    }
-
-    fn pending(&self, extent: Extent) -> u64 {
-        match self.end {
-            Some(_) => self.claimed,
-            None => self.claimed + (extent.head - self.floor().max(extent.tail)),
-        }
-    }
-
-    /// Ends the lane for this reader; returns how many unread events that costs it.
-    fn cut(&mut self, extent: Extent) -> u64 {
-        self.end = Some(extent.head);
-        extent.head - self.floor()
+        sum
     }
 }
 
-/// What a reader did with the events it had claimed.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) data: u64,
-    pub(crate) control: u64,
-    pub(crate) last: bool,
-    pub(crate) delivered: u64,
-    pub(crate) filtered: u64,
-    pub(crate) panicked: u64,
-}
-
-/// Who a reader is and where it begins.
+/// Who a reader is.
 pub(crate) struct ReaderSpec {
     pub(crate) name: Arc<str>,
-    pub(crate) overflow: Overflow,
-    pub(crate) start: Start,
+    pub(crate) policy: Policy,
+    pub(crate) interest: Option<Interest>,
     /// A tail: not counted against the limit on readers.
     pub(crate) unlimited: bool,
 }
 
-#[derive(Debug)]
-pub(crate) struct Reader {
+/// How a reader gets its data events.
+pub(crate) enum Source<E> {
+    /// From the ring.
+    Cursor(Arc<Padded<Progress>>),
+    /// From its own buffer, after `history` retained events.
+    Queued {
+        buffer: Buffer<E>,
+        history: u64,
+        deadline: Duration,
+        key: Option<fn(&E) -> u64>,
+    },
+}
+
+pub(crate) struct Reader<E> {
     name: Arc<str>,
     unlimited: bool,
     group: usize,
-    overflow: Overflow,
-    pub(crate) data: Cursor,
-    pub(crate) control: Cursor,
+    pub(crate) policy: Policy,
+    pub(crate) interest: Option<Interest>,
+    pub(crate) source: Source<E>,
+    pub(crate) control: Control<E>,
     /// Whether the event that sealed the topic is settled.
     pub(crate) last_settled: bool,
-    delivered: u64,
+    /// Data events before this one are not offered.
+    start: u64,
+    /// Set when the reader was cut off: data events from here on are not offered.
+    end: Option<u64>,
+    /// Events of interest before `start`, by the topic's counts.
+    start_matching: u64,
+    /// Events behind `start` and before `position` that are not of interest.
+    skipped: u64,
+    control_offered: u64,
+    /// What was not taken from the ring and delivered.
+    delivered_otherwise: u64,
+    /// What was settled in the ring and not delivered.
+    undelivered: u64,
     filtered: u64,
-    lagged: u64,
-    disconnected: u64,
-    panicked: u64,
+    conflated: u64,
+    lost: Lost,
     /// Connected -> cut off, for good; the gap is what the reader is told.
     pub(crate) cut: Option<Gap>,
     /// Present while the reader is parked.
     waker: Option<Waker>,
 }
 
-impl Reader {
-    /// Moves past events of `lane` that were overwritten unread, if there are any.
+/// What a reader did with data events it had claimed from the ring.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) settled: u64,
+    pub(crate) filtered: u64,
+    pub(crate) panicked: u64,
+}
+
+impl<E> Reader<E> {
+    pub(crate) fn wants(&self, class: Option<Class>) -> bool {
+        match (self.interest, class) {
+            (Some(interest), Some(class)) => interest.contains(class),
+            _ => true,
+        }
+    }
+
+    /// First event that is neither settled nor in the reader's hands. For judges: behind a fence.
+    fn position_and_floor(&self) -> (u64, u64) {
+        match &self.source {
+            Source::Cursor(progress) => {
+                // In this order: a claim seen is then never older than the position.
+                let position = progress.0.position.load(Ordering::Acquire);
+                let claim = progress.0.claim.load(Ordering::Acquire);
+                (position, position.max(claim))
+            }
+            Source::Queued { .. } => (self.start, self.start),
+        }
+    }
+
+    /// Events of interest before `seq`, by the topic's counts; `seq` is at or behind the reader's position.
+    fn matching_before(&self, seq: u64) -> u64 {
+        self.start_matching + (seq - self.start) - self.skipped
+    }
+
+    /// Events in `floor..tail`, all of them and those of interest.
+    fn missed(&self, floor: u64, extents: Extents<'_>) -> u64 {
+        if self.end.is_some() || floor >= extents.tail {
+            return 0;
+        }
+        match (self.interest, extents.classes) {
+            (Some(interest), Some(classes)) => {
+                ClassCounts::sum(&classes.expired, interest) - self.matching_before(floor)
+            }
+            _ => extents.tail - floor,
+        }
+    }
+
+    /// Events of interest at `floor` or behind it that are still in the ring.
+    fn waiting(&self, floor: u64, extents: Extents<'_>) -> u64 {
+        if self.end.is_some() {
+            return 0;
+        }
+        match (self.interest, extents.classes) {
+            (Some(interest), Some(classes)) => {
+                let expired = ClassCounts::sum(&classes.expired, interest);
+                let seen = match floor >= extents.tail {
+                    true => self.matching_before(floor),
+                    false => expired,
+                };
+                ClassCounts::sum(&classes.published, interest) - seen
+            }
+            _ => extents.next - floor.max(extents.tail),
+        }
+    }
+
+    /// Moves a cursor past events that were overwritten unread, if there are any, and says which of interest.
     ///
-    /// Only the data lane of a `Disconnect` reader ends here: its control lane goes on so that the last event of a
-    /// sealed topic still arrives.
-    pub(crate) fn observe_gap(&mut self, lane: Lane, extents: Extents) -> Option<Gap> {
-        let (cursor, extent) = match lane {
-            Lane::Data => (&mut self.data, extents.data),
-            Lane::Control => (&mut self.control, extents.control),
+    /// `Err` is the final gap of a `Disconnect` reader.
+    pub(crate) fn observe_gap(&mut self, extents: Extents<'_>) -> Result<Option<Gap>, Gap> {
+        let (position, floor) = self.position_and_floor();
+        let missed = self.missed(floor, extents);
+        let Source::Cursor(progress) = &self.source else {
+            return Ok(None);
         };
-        let missed = cursor.missed(extent);
-        if missed == 0 {
+        if floor >= extents.tail {
+            return Ok(None);
+        }
+        if missed > 0 && self.policy == Policy::Disconnect {
+            return Err(self.cut_off_from_data(extents));
+        }
+        let progress = Arc::clone(progress);
+        let passed = extents.tail - position;
+        self.skipped += passed - missed;
+        self.undelivered += passed;
+        self.filtered += passed - missed;
+        self.lost.lagged += missed;
+        progress.0.claim.store(extents.tail, Ordering::Release);
+        progress.0.position.store(extents.tail, Ordering::Release);
+        Ok((missed > 0).then_some(Gap {
+            lane: Lane::Data,
+            first_missed: position,
+            last_missed: extents.tail - 1,
+            missed,
+        }))
+    }
+
+    fn cut_off_from_data(&mut self, extents: Extents<'_>) -> Gap {
+        let (_, floor) = self.position_and_floor();
+        let missed = self.missed(floor, extents) + self.waiting(floor, extents);
+        let gap = Gap {
+            lane: Lane::Data,
+            first_missed: floor,
+            last_missed: extents.next - 1,
+            missed,
+        };
+        self.cut_off(gap, floor, missed, extents);
+        gap
+    }
+
+    fn cut_off(&mut self, gap: Gap, floor: u64, missed: u64, extents: Extents<'_>) {
+        self.cut = Some(gap);
+        self.end = Some(extents.next);
+        let rest = extents.next - floor;
+        self.filtered += rest - missed;
+        self.lost.disconnected += missed;
+    }
+
+    /// Cuts the reader off because its control lane is full; `unread` are the events it had there and the new one.
+    fn cut_off_from_control(&mut self, first: u64, last: u64, unread: u64, extents: Extents<'_>) {
+        let (_, floor) = self.position_and_floor();
+        let missed = self.missed(floor, extents) + self.waiting(floor, extents);
+        let gap = Gap {
+            lane: Lane::Control,
+            first_missed: first,
+            last_missed: last,
+            missed: unread,
+        };
+        self.cut_off(gap, floor, missed, extents);
+        self.lost.disconnected += unread;
+    }
+
+    /// Skips events in the ring that are not of interest.
+    pub(crate) fn skip(&mut self, events: u64) {
+        if let Source::Cursor(progress) = &self.source {
+            let position = progress.0.position.load(Ordering::Relaxed) + events;
+            progress.0.claim.store(position, Ordering::Release);
+            progress.0.position.store(position, Ordering::Release);
+            self.skipped += events;
+            self.undelivered += events;
+            self.filtered += events;
+        }
+    }
+
+    /// Books what the reader did with its claim and gives back the rest of it.
+    fn settle(&mut self, tally: &Tally) {
+        let Source::Cursor(progress) = &self.source else {
+            return;
+        };
+        let position = progress.0.position.load(Ordering::Relaxed) + tally.settled;
+        let returned = progress.0.claim.load(Ordering::Relaxed) - position;
+        if self.cut.is_some() {
+            self.lost.disconnected += returned;
+            self.undelivered += returned;
+        }
+        let position = position + if self.cut.is_some() { returned } else { 0 };
+        progress.0.position.store(position, Ordering::Release);
+        progress.0.claim.store(position, Ordering::Release);
+        self.undelivered += tally.filtered + tally.panicked;
+        self.filtered += tally.filtered;
+        self.lost.panicked += tally.panicked;
+    }
+
+    /// Takes back a control event that was claimed and not settled. A reader that was cut off meanwhile has lost it; it
+    /// must be dropped outside the lock.
+    pub(crate) fn put_back(&mut self, entry: ControlEntry<E>) -> Option<ControlEntry<E>> {
+        if self.cut.is_none() {
+            self.control.put_back(entry);
             return None;
         }
-        if lane == Lane::Data && self.overflow == Overflow::Disconnect {
-            self.cut_off(lane, extents);
-            return self.cut;
-        }
-        let gap = Gap {
+        self.control.settle(1);
+        self.lost.disconnected += 1;
+        Some(entry)
+    }
+
+    /// Books events that did not come from the ring: of the control lane, of its own buffer, and the last one.
+    pub(crate) fn settle_otherwise(&mut self, delivered: u64, filtered: u64, panicked: u64) {
+        self.delivered_otherwise += delivered;
+        self.filtered += filtered;
+        self.lost.panicked += panicked;
+    }
+
+    pub(crate) fn note(&mut self, what: impl FnOnce(&mut u64, &mut Lost)) {
+        what(&mut self.conflated, &mut self.lost);
+    }
+
+    /// Takes what the reader has to be told of its control lane or of its own buffer.
+    pub(crate) fn gap(lane: Lane, missed: &mut Option<Missed>) -> Option<Gap> {
+        missed.take().map(|missed| Gap {
             lane,
-            first_missed: cursor.next,
-            last_missed: extent.tail - 1,
-        };
-        cursor.next = extent.tail;
-        self.lagged += missed;
-        Some(gap)
+            first_missed: missed.first,
+            last_missed: missed.last,
+            missed: missed.count,
+        })
     }
 
-    fn cut_off(&mut self, lane: Lane, extents: Extents) {
-        let (cursor, extent) = match lane {
-            Lane::Data => (&self.data, extents.data),
-            Lane::Control => (&self.control, extents.control),
-        };
-        self.cut = Some(Gap {
-            lane,
-            first_missed: cursor.floor(),
-            last_missed: extent.head - 1,
-        });
-        self.disconnected += self.data.cut(extents.data) + self.control.cut(extents.control);
-    }
-
-    fn settle(&mut self, tally: &Tally) {
-        let returned = (self.data.claimed - tally.data) + (self.control.claimed - tally.control);
-        if self.cut.is_some() {
-            self.disconnected += returned;
-        }
-        self.data.next += tally.data;
-        self.data.claimed = 0;
-        self.control.next += tally.control;
-        self.control.claimed = 0;
-        self.last_settled |= tally.last;
-        self.delivered += tally.delivered;
-        self.filtered += tally.filtered;
-        self.panicked += tally.panicked;
-    }
-
-    fn account(&self, extents: Extents) -> Account {
+    fn account(&self, extents: Extents<'_>) -> Account {
         let last_offered = extents.last && (self.last_settled || self.cut.is_none());
-        let missed_data = self.data.missed(extents.data);
-        let (lagging, dying) = match self.overflow {
-            Overflow::DropOldest => (missed_data, 0),
-            Overflow::Disconnect => (0, missed_data),
-        };
-        Account {
-            offered: self.data.offered(extents.data)
-                + self.control.offered(extents.control)
+        let mut account = Account {
+            offered: self.end.unwrap_or(extents.next) - self.start
+                + self.control_offered
                 + u64::from(last_offered),
-            delivered: self.delivered,
+            delivered: self.delivered_otherwise,
             filtered: self.filtered,
-            lost: Lost {
-                lagged: self.lagged + lagging + self.control.missed(extents.control),
-                disconnected: self.disconnected + dying,
-                panicked: self.panicked,
-                abandoned: 0,
-            },
-            pending: self.data.pending(extents.data)
-                + self.control.pending(extents.control)
-                + u64::from(last_offered && !self.last_settled),
+            conflated: self.conflated,
+            lost: self.lost,
+            pending: self.control.pending() + u64::from(last_offered && !self.last_settled),
+        };
+        match &self.source {
+            Source::Cursor(_) => {
+                let (position, floor) = self.position_and_floor();
+                let (missed, waiting) = (self.missed(floor, extents), self.waiting(floor, extents));
+                account.delivered += position - self.start - self.undelivered;
+                account.pending += floor - position + waiting;
+                if self.end.is_none() {
+                    account.filtered += extents.next - floor - missed - waiting;
+                }
+                match self.policy {
+                    Policy::Disconnect => account.lost.disconnected += missed,
+                    _ => account.lost.lagged += missed,
+                }
+            }
+            Source::Queued {
+                buffer, history, ..
+            } => account.pending += history + buffer.pending(),
         }
+        account
     }
 }
 
@@ -206,44 +375,111 @@ struct Group {
     departed: Account,
 }
 
-/// The slab of readers, the queue of parked ones and the accounts by name.
-#[derive(Debug, Default)]
-pub(crate) struct Readers {
-    slots: Vec<Option<Reader>>,
+/// The slab of readers, the lists of parked ones and the accounts by name.
+pub(crate) struct Readers<E> {
+    slots: Vec<Option<Reader<E>>>,
     free: Vec<usize>,
-    parked: VecDeque<usize>,
+    waits: Waits,
     groups: Vec<Group>,
+    /// Readers with a buffer of their own.
+    pub(crate) queued: Vec<usize>,
+    /// Changes with `queued`.
+    pub(crate) queued_version: u64,
     /// Readers that are not cut off.
     pub(crate) connected: usize,
     /// Readers that count against the limit.
     pub(crate) limited: usize,
 }
 
-impl Readers {
-    pub(crate) fn insert(&mut self, spec: ReaderSpec, data: u64, control: u64) -> usize {
-        let ReaderSpec {
-            name,
-            overflow,
-            unlimited,
-            start: _,
-        } = spec;
-        let group = self.group_of(&name);
-        self.limited += usize::from(!unlimited);
+/// Who is parked. A reader without interest is in `any` while it is parked. One with an interest is entered in the list
+/// of each of its classes and stays there until that list is used, parked or not; `entered` says where each slot is.
+#[derive(Debug, Default)]
+struct Waits {
+    any: VecDeque<usize>,
+    /// Empty, or one list per class and one for readers that want no class.
+    classes: Vec<VecDeque<usize>>,
+    entered: Vec<u128>,
+    parked: usize,
+}
+
+/// Whom to wake: where in the lists a wake-up has come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wakeup {
+    any: usize,
+    classes: u128,
+    of_class: usize,
+}
+
+/// The lists that a reader of this interest waits in.
+fn lists(interest: Interest) -> u128 {
+    match interest.0 {
+        0 => 1 << Class::COUNT,
+        classes => u128::from(classes),
+    }
+}
+
+impl Wakeup {
+    pub(crate) const NOBODY: Self = Self {
+        any: 0,
+        classes: 0,
+        of_class: 0,
+    };
+
+    #[inline]
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.any == 0 && self.classes == 0
+    }
+}
+
+impl<E> Default for Readers<E> {
+    fn default() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            waits: Waits::default(),
+            groups: Vec::new(),
+            queued: Vec::new(),
+            queued_version: 1,
+            connected: 0,
+            limited: 0,
+        }
+    }
+}
+
+impl<E> Readers<E> {
+    /// `start` is the first data event offered, and `retained` how many of those were published before.
+    pub(crate) fn insert(
+        &mut self,
+        spec: ReaderSpec,
+        source: Source<E>,
+        start: u64,
+        start_matching: u64,
+    ) -> usize {
+        let group = self.group_of(&spec.name);
+        self.limited += usize::from(!spec.unlimited);
         self.groups[group].readers += 1;
         self.connected += 1;
+        let is_queued = matches!(source, Source::Queued { .. });
+        let interest = spec.interest.filter(|i| *i != Interest::ALL);
         let reader = Reader {
-            name,
-            unlimited,
+            name: spec.name,
+            unlimited: spec.unlimited,
             group,
-            overflow,
-            data: Cursor::new(data),
-            control: Cursor::new(control),
+            policy: spec.policy,
+            interest,
+            source,
+            control: Control::new(),
             last_settled: false,
-            delivered: 0,
+            start,
+            end: None,
+            start_matching,
+            skipped: 0,
+            control_offered: 0,
+            delivered_otherwise: 0,
+            undelivered: 0,
             filtered: 0,
-            lagged: 0,
-            disconnected: 0,
-            panicked: 0,
+            conflated: 0,
+            lost: Lost::default(),
             cut: None,
             waker: None,
         };
@@ -254,63 +490,137 @@ impl Readers {
             }
             None => {
                 self.slots.push(Some(reader));
+                self.waits.entered.push(0);
                 self.slots.len() - 1
             }
         };
+        if is_queued {
+            self.queued.push(key);
+            self.queued_version += 1;
+        }
         // Parking and leaving allocate nothing.
-        self.parked.reserve(self.slots.len() - self.parked.len());
+        self.waits.reserve(interest, self.slots.len());
         self.free.reserve(self.slots.len() - self.free.len());
         key
     }
 
-    /// Forgets the reader and returns its waker, which must be dropped outside the lock.
-    pub(crate) fn remove(&mut self, key: usize, extents: Extents) -> Option<Waker> {
+    /// Takes the reader out; it must be dropped outside the lock.
+    pub(crate) fn remove(&mut self, key: usize, extents: Extents<'_>) -> Option<Reader<E>> {
         let reader = self.slots.get_mut(key)?.take()?;
         self.free.push(key);
         self.connected -= usize::from(reader.cut.is_none());
         self.limited -= usize::from(!reader.unlimited);
         if reader.waker.is_some() {
-            self.parked.retain(|parked| *parked != key);
+            self.waits.parked -= 1;
+            if reader.interest.is_none() {
+                self.waits.any.retain(|parked| *parked != key);
+            }
         }
+        if matches!(reader.source, Source::Queued { .. }) {
+            self.queued.retain(|queued| *queued != key);
+            self.queued_version += 1;
+        }
+        fence(Ordering::SeqCst);
         let mut account = reader.account(extents);
         account.lost.abandoned += std::mem::take(&mut account.pending);
         let group = &mut self.groups[reader.group];
         group.readers -= 1;
         group.departed += account;
-        reader.waker
+        Some(reader)
     }
 
-    pub(crate) fn reader(&mut self, key: usize) -> Option<&mut Reader> {
+    pub(crate) fn reader(&mut self, key: usize) -> Option<&mut Reader<E>> {
         self.slots.get_mut(key)?.as_mut()
     }
 
-    /// Books what the reader did with its claim. Returns the floors of a `Disconnect` reader, which may have fallen.
-    pub(crate) fn settle(&mut self, key: usize, tally: &Tally) -> Option<(u64, u64)> {
-        let reader = self.slots.get_mut(key)?.as_mut()?;
+    /// Books what the reader did with its claim. Returns the position of a `Disconnect` reader, which may be lower
+    /// than its claim was.
+    pub(crate) fn settle(&mut self, key: usize, tally: &Tally) -> Option<u64> {
+        let reader = self.reader(key)?;
         reader.settle(tally);
-        let guards = reader.overflow == Overflow::Disconnect && reader.cut.is_none();
-        guards.then(|| (reader.data.floor(), reader.control.floor()))
+        let guards = reader.policy == Policy::Disconnect && reader.cut.is_none();
+        guards.then(|| reader.position_and_floor().1)
     }
 
-    /// Cuts off every `Disconnect` reader that just lost an event of `lane`; returns the lowest floor of the others.
-    pub(crate) fn cut_overrun(&mut self, lane: Lane, extents: Extents) -> u64 {
+    /// Cuts off every `Disconnect` reader that just lost a data event; returns the lowest floor of the others.
+    pub(crate) fn cut_overrun(&mut self, extents: Extents<'_>) -> u64 {
         let mut lowest = u64::MAX;
+        fence(Ordering::SeqCst);
         for reader in self.slots.iter_mut().flatten() {
-            if reader.overflow != Overflow::Disconnect || reader.cut.is_some() {
+            if reader.policy != Policy::Disconnect || reader.cut.is_some() {
                 continue;
             }
-            let (cursor, extent) = match lane {
-                Lane::Data => (&reader.data, extents.data),
-                Lane::Control => (&reader.control, extents.control),
-            };
-            if cursor.missed(extent) > 0 {
-                reader.cut_off(lane, extents);
+            let (_, floor) = reader.position_and_floor();
+            if reader.missed(floor, extents) > 0 {
+                reader.cut_off_from_data(extents);
                 self.connected -= 1;
             } else {
-                lowest = lowest.min(cursor.floor());
+                lowest = lowest.min(floor.max(extents.tail));
             }
         }
         lowest
+    }
+
+    /// Offers a control event to everyone; puts what must be dropped outside the lock into `trash`.
+    pub(crate) fn offer_control(
+        &mut self,
+        seq: u64,
+        key: Option<u64>,
+        node: &sync::Arc<Node<E>>,
+        extents: Extents<'_>,
+        trash: &mut Vec<sync::Arc<Node<E>>>,
+    ) {
+        fence(Ordering::SeqCst);
+        for reader in self.slots.iter_mut().flatten() {
+            if reader.cut.is_some() {
+                continue;
+            }
+            reader.control_offered += 1;
+            if !reader.wants(node.class) {
+                reader.filtered += 1;
+                continue;
+            }
+            let control = &mut reader.control;
+            let strict = reader.policy == Policy::Disconnect;
+            if strict && control.is_full() && !control.has_twin(key) {
+                let first = control.front().unwrap_or(seq);
+                let unread = control.cut();
+                let count = unread.len() as u64 + 1;
+                trash.extend(unread.into_iter().map(|entry| entry.node));
+                reader.cut_off_from_control(first, seq, count, extents);
+                self.connected -= 1;
+                continue;
+            }
+            match control.push(seq, key, sync::Arc::clone(node)) {
+                Pressed::Nothing => {}
+                Pressed::Conflated(old) => {
+                    reader.conflated += 1;
+                    trash.push(old);
+                }
+                Pressed::Lost(old) => {
+                    reader.lost.lagged += 1;
+                    trash.push(old);
+                }
+            }
+        }
+    }
+
+    /// The shortest deadline beyond `waited` of those `Block` readers that have no room for an event of `class`.
+    pub(crate) fn blocked(&self, class: Option<Class>, waited: Duration) -> Option<Duration> {
+        let readers = self
+            .queued
+            .iter()
+            .filter_map(|key| self.slots[*key].as_ref());
+        readers
+            .filter_map(|reader| match &reader.source {
+                Source::Queued {
+                    buffer: Buffer::Fifo(fifo),
+                    deadline,
+                    ..
+                } if fifo.is_full() && reader.wants(class) && *deadline > waited => Some(*deadline),
+                _ => None,
+            })
+            .min()
     }
 
     /// Parks the reader with the waker it left last time, if that wakes the same task.
@@ -321,36 +631,102 @@ impl Readers {
 
     /// Parks the reader; returns the waker it replaces, which must be dropped outside the lock.
     pub(crate) fn park(&mut self, key: usize, waker: Waker) -> Option<Waker> {
-        let replaced = self.reader(key)?.waker.replace(waker);
+        let reader = self.slots.get_mut(key)?.as_mut()?;
+        let replaced = reader.waker.replace(waker);
         if replaced.is_none() {
-            self.parked.push_back(key);
+            self.waits.enter(key, reader.interest);
         }
         replaced
     }
 
-    pub(crate) fn parked(&self) -> usize {
-        self.parked.len()
+    /// Everyone who is parked now and wants one of `classes`.
+    #[inline]
+    pub(crate) fn wakeup(&self, classes: Interest) -> Wakeup {
+        if self.waits.parked == 0 {
+            return Wakeup::NOBODY;
+        }
+        self.waits.wakeup(u128::from(classes.0))
     }
 
-    /// Takes out the wakers of up to `left` readers that parked first, at most one batch of them.
-    pub(crate) fn unpark(&mut self, left: &mut usize) -> [Option<Waker>; WAKE_BATCH] {
+    /// Everyone who is parked now, whatever they want.
+    pub(crate) fn wakeup_all(&self) -> Wakeup {
+        self.waits
+            .wakeup(u128::MAX >> (u128::BITS as usize - 1 - Class::COUNT))
+    }
+
+    /// Takes out the wakers of readers that parked first, at most one batch of them; `None` when none are left.
+    pub(crate) fn unpark(&mut self, left: &mut Wakeup) -> Option<[Option<Waker>; WAKE_BATCH]> {
+        if left.is_nobody() {
+            return None;
+        }
         let mut batch = [const { None }; WAKE_BATCH];
-        *left = (*left).min(self.parked.len());
-        for place in batch.iter_mut().take(*left) {
-            *left -= 1;
-            if let Some(key) = self.parked.pop_front() {
-                *place = self.reader(key).and_then(|r| r.waker.take());
+        let mut places = batch.iter_mut();
+        while left.any > 0 && places.len() > 0 {
+            left.any -= 1;
+            let waker = self
+                .waits
+                .any
+                .pop_front()
+                .and_then(|key| self.take_waker(key));
+            if let (Some(_), Some(place)) = (&waker, places.next()) {
+                *place = waker;
             }
         }
-        batch
+        while left.any == 0 && left.classes != 0 && places.len() > 0 {
+            let class = left.classes.trailing_zeros() as usize;
+            if left.of_class == 0 {
+                left.of_class = self.waits.classes[class].len();
+            }
+            while left.of_class > 0 && places.len() > 0 {
+                left.of_class -= 1;
+                let Some(key) = self.waits.classes[class].pop_front() else {
+                    left.of_class = 0;
+                    break;
+                };
+                self.waits.entered[key] &= !(1 << class);
+                let wants = self.slots[key]
+                    .as_ref()
+                    .and_then(|reader| reader.interest)
+                    .is_some_and(|interest| lists(interest) >> class & 1 == 1);
+                let waker = if wants { self.take_waker(key) } else { None };
+                if let (Some(_), Some(place)) = (&waker, places.next()) {
+                    *place = waker;
+                }
+            }
+            if left.of_class == 0 {
+                left.classes &= left.classes - 1;
+            }
+        }
+        Some(batch)
     }
 
-    pub(crate) fn account(&self, key: usize, extents: Extents) -> Account {
+    fn take_waker(&mut self, key: usize) -> Option<Waker> {
+        let waker = self.slots[key].as_mut()?.waker.take();
+        self.waits.parked -= usize::from(waker.is_some());
+        waker
+    }
+
+    pub(crate) fn account(&self, key: usize, extents: Extents<'_>) -> Account {
+        fence(Ordering::SeqCst);
         let reader = self.slots.get(key).and_then(Option::as_ref);
         reader.map(|r| r.account(extents)).unwrap_or_default()
     }
 
-    pub(crate) fn stats(&self, extents: Extents) -> (Vec<ReaderStats>, Vec<NameStats>, Account) {
+    /// How far the slowest reader is behind.
+    pub(crate) fn queue_depth(&self, extents: Extents<'_>) -> u64 {
+        fence(Ordering::SeqCst);
+        let readers = self.slots.iter().flatten();
+        readers
+            .map(|reader| reader.account(extents).pending)
+            .max()
+            .unwrap_or(0)
+    }
+
+    pub(crate) fn stats(
+        &self,
+        extents: Extents<'_>,
+    ) -> (Vec<ReaderStats>, Vec<NameStats>, Account) {
+        fence(Ordering::SeqCst);
         let mut by_name: Vec<NameStats> = self
             .groups
             .iter()
@@ -366,7 +742,7 @@ impl Readers {
             by_name[reader.group].account += account;
             readers.push(ReaderStats {
                 name: Arc::clone(&reader.name),
-                overflow: reader.overflow,
+                overflow: reader.policy,
                 connected: reader.cut.is_none(),
                 account,
             });
@@ -395,4 +771,59 @@ impl Readers {
             self.groups.len() - 1
         })
     }
+}
+
+impl Waits {
+    fn reserve(&mut self, interest: Option<Interest>, readers: usize) {
+        let Some(interest) = interest else {
+            self.any.reserve(readers - self.any.len());
+            return;
+        };
+        if self.classes.is_empty() {
+            self.classes.resize_with(Class::COUNT + 1, VecDeque::new);
+        }
+        for (class, list) in self.classes.iter_mut().enumerate() {
+            if lists(interest) >> class & 1 == 1 {
+                list.reserve(readers - list.len());
+            }
+        }
+    }
+
+    fn wakeup(&self, classes: u128) -> Wakeup {
+        Wakeup {
+            any: self.any.len(),
+            classes: if self.classes.is_empty() { 0 } else { classes },
+            of_class: 0,
+        }
+    }
+
+    fn enter(&mut self, key: usize, interest: Option<Interest>) {
+        self.parked += 1;
+        let Some(interest) = interest else {
+            self.any.push_back(key);
+            return;
+        };
+        let mut missing = lists(interest) & !self.entered[key];
+        self.entered[key] |= missing;
+        while missing != 0 {
+            self.classes[missing.trailing_zeros() as usize].push_back(key);
+            missing &= missing - 1;
+        }
+    }
+}
+
+/// Events of interest that were published before the data event `start`.
+pub(crate) fn matching_before<E>(
+    ring: &Ring<E>,
+    counts: &ClassCounts,
+    interest: Interest,
+    start: u64,
+) -> u64 {
+    let retained = (start..ring.next())
+        .filter(|seq| {
+            ring.class_of(*seq)
+                .map_or(true, |class| interest.contains(class))
+        })
+        .count() as u64;
+    ClassCounts::sum(&counts.published, interest) - retained
 }

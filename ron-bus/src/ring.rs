@@ -1,100 +1,293 @@
-//! One lane's storage: the newest events by sequence number, in slots that are reused.
+//! The data lane's storage, and the only unsafe code of this crate.
+//!
+//! Slots lie in blocks. A publisher writes the next slot under the topic's lock and then raises the head; a reader
+//! holds the block it reads from and reads slots below the head without a lock. Three rules make that sound:
+//!
+//! 1. *One writer.* Slots are written through `&mut Ring`, which only the holder of the topic's lock has.
+//! 2. *Written once while shared.* A block is written front to back, each slot once, between two openings, and it is
+//!    opened only when [`Arc::get_mut`] proves that no reader holds it. So a slot is written at most once in the time a
+//!    reader holds its block, and that write is the one that makes the reader's sequence number appear.
+//! 3. *Read below the head.* A reader reads a slot only after an `Acquire` load of the head that is beyond it, which
+//!    pairs with the `Release` store behind the write.
+//!
+//! A block that a stalled reader holds is set aside (`held`) when its turn comes and another takes its place; it is
+//! reused once the reader has let go. Since the ring keeps an `Arc` of every block, readers never drop events.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::mem::needs_drop;
+
+use crate::interest::Class;
+use crate::sync::{Arc, AtomicU64, Ordering, Padded, UnsafeCell};
+
+/// Slots of a block in a long ring: enough to make a batch cheap, and what a stalled reader keeps alive at most.
+const BLOCK_MAX: u64 = 64;
+/// Blocks to a capacity: the ring has room for one block more than it holds events.
+const BLOCKS: u64 = 8;
 
 /// An event with what the bus knows about it.
+#[derive(Clone)]
 pub(crate) struct Node<E> {
-    pub(crate) seq: u64,
     /// Milliseconds since 1970 at publish; 0 on topics without encoder.
     pub(crate) stamp_ms: i64,
+    /// Its class, once somebody on the topic is interested in classes.
+    pub(crate) class: Option<Class>,
     pub(crate) event: E,
 }
 
-/// What a publish puts in, and after the push what it has to drop once the lock is released.
-pub(crate) enum Parcel<E> {
-    Empty,
-    Event(E),
-    /// A slot whose event some reader was cloning when it was overwritten.
-    #[allow(dead_code)] // held only to be dropped outside the lock
-    Node(Arc<Node<E>>),
+/// The first sequence number that is not published yet. Written under the topic's lock.
+pub(crate) type Head = std::sync::Arc<Padded<AtomicU64>>;
+
+struct Block<E> {
+    /// Sequence number of the first slot; changes only while nobody else holds the block.
+    first: u64,
+    slots: Box<[UnsafeCell<Option<Node<E>>>]>,
 }
 
-/// The events `tail..head` of a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) tail: u64,
-    pub(crate) head: u64,
+// SAFETY: shared blocks are read by several threads at once (hence `E: Sync`) and their events are dropped by
+// whichever thread writes the slot next (hence `E: Send`); the three rules above order writes before reads.
+#[allow(unsafe_code)]
+unsafe impl<E: Send + Sync> Sync for Block<E> {}
+
+impl<E> Block<E> {
+    fn new(first: u64, slots: u64) -> Self {
+        Self {
+            first,
+            slots: (0..slots).map(|_| UnsafeCell::new(None)).collect(),
+        }
+    }
 }
 
-/// The first event has sequence number 1 and lives in slot 0.
-///
-/// A slot is a shared pointer so that a reader clones its event after releasing the lock. The publisher that comes
-/// round to a slot nobody reads replaces the event in place; only if a reader is at it that very moment does the slot
-/// get a new allocation, and the old one goes with the reader.
+/// The events `tail..next`, and at most two blocks' worth of older ones whose slots have not been needed yet.
 pub(crate) struct Ring<E> {
-    slots: Vec<Arc<Node<E>>>,
-    capacity: usize,
-    head: u64,
-    /// No `Disconnect` reader's position is below this; `u64::MAX` if there is none.
-    pub(crate) guarded: u64,
+    head: Head,
+    next: u64,
+    capacity: u64,
+    block_len: u64,
+    blocks_max: usize,
+    blocks: Vec<Arc<Block<E>>>,
+    /// Where in `blocks` the next slot is.
+    open: usize,
+    /// Blocks that readers still held when their turn came.
+    held: Vec<Arc<Block<E>>>,
+    /// Openings since `held` was last needed.
+    calm: usize,
+    /// A block that is no longer needed, to be dropped outside the lock.
+    surplus: Option<Arc<Block<E>>>,
 }
 
 impl<E> Ring<E> {
     pub(crate) fn new(capacity: usize) -> Self {
+        let capacity = capacity as u64;
+        let block_len = match capacity / BLOCKS {
+            0 => 1,
+            share => BLOCK_MAX.min(1 << share.ilog2()),
+        };
+        // The block that is opened for an event must hold none of the `capacity - 1` before it.
+        let blocks_max = (capacity + block_len - 1).div_ceil(block_len) as usize;
         Self {
-            slots: Vec::with_capacity(capacity),
+            head: Head::new(Padded(AtomicU64::new(1))),
+            next: 1,
             capacity,
-            head: 1,
-            guarded: u64::MAX,
+            block_len,
+            blocks_max,
+            blocks: Vec::new(),
+            open: 0,
+            held: Vec::new(),
+            calm: 0,
+            surplus: None,
         }
     }
 
-    pub(crate) fn extent(&self) -> Extent {
-        Extent {
-            tail: self.head - self.slots.len() as u64,
-            head: self.head,
-        }
+    /// The first sequence number that is not published yet.
+    #[inline]
+    pub(crate) fn next(&self) -> u64 {
+        self.next
     }
 
-    /// Stores the parcel's event as the newest and leaves in the parcel what it displaced.
-    pub(crate) fn push(&mut self, parcel: &mut Parcel<E>, stamp_ms: i64) {
-        let Parcel::Event(event) = std::mem::replace(parcel, Parcel::Empty) else {
-            return;
-        };
-        let seq = self.head;
-        self.head += 1;
-        if self.slots.len() < self.capacity {
-            self.slots.push(Arc::new(Node {
-                seq,
-                stamp_ms,
-                event,
-            }));
-            return;
+    /// The oldest sequence number that is still readable.
+    #[inline]
+    pub(crate) fn tail(&self) -> u64 {
+        self.next.saturating_sub(self.capacity).max(1)
+    }
+
+    /// Stores the newest event; returns the one whose slot it took, if that one needs dropping.
+    #[inline]
+    pub(crate) fn push(&mut self, node: Node<E>) -> Option<Node<E>> {
+        let offset = ((self.next - 1) & (self.block_len - 1)) as usize;
+        if offset == 0 {
+            self.open_block();
         }
-        let index = self.index(seq);
-        let slot = &mut self.slots[index];
-        *parcel = match Arc::get_mut(slot) {
-            Some(node) => {
-                (node.seq, node.stamp_ms) = (seq, stamp_ms);
-                Parcel::Event(std::mem::replace(&mut node.event, event))
+        let block = &self.blocks[self.open];
+        let displaced = block.slots[offset].with_mut(|slot| {
+            // SAFETY: rule 1 excludes other writers. Readers read below the head, and this slot is not below it: the
+            // block was opened at `next - offset` (rule 2) and the head is `next`.
+            #[allow(unsafe_code)]
+            let slot = unsafe { &mut *slot };
+            if needs_drop::<E>() {
+                slot.replace(node)
+            } else {
+                *slot = Some(node);
+                None
             }
-            None => Parcel::Node(std::mem::replace(
-                slot,
-                Arc::new(Node {
-                    seq,
-                    stamp_ms,
-                    event,
-                }),
-            )),
+        });
+        self.next += 1;
+        // Pairs with the load in `View::refresh`.
+        self.head.0.store(self.next, Ordering::Release);
+        displaced
+    }
+
+    /// Makes `blocks[open]` the block of `next`, whose events are all older than the tail, and nobody's.
+    #[cold]
+    fn open_block(&mut self) {
+        let turn = ((self.next - 1) / self.block_len) as usize % self.blocks_max;
+        self.open = turn;
+        if turn == self.blocks.len() {
+            let block = Block::new(self.next, self.block_len);
+            self.blocks.push(Arc::new(block));
+            return;
+        }
+        if let Some(block) = Arc::get_mut(&mut self.blocks[turn]) {
+            block.first = self.next;
+            self.calm += 1;
+            if !self.held.is_empty() && self.calm > 2 * self.blocks_max {
+                self.let_go();
+            }
+            return;
+        }
+        self.calm = 0;
+        let spare = self.take_held().map(|mut block| {
+            if let Some(block) = Arc::get_mut(&mut block) {
+                block.first = self.next;
+            }
+            block
+        });
+        let fresh = spare.unwrap_or_else(|| Arc::new(Block::new(self.next, self.block_len)));
+        let held = std::mem::replace(&mut self.blocks[turn], fresh);
+        self.held.push(held);
+    }
+
+    /// A block set aside that no reader holds any more.
+    fn take_held(&mut self) -> Option<Arc<Block<E>>> {
+        let free = self
+            .held
+            .iter_mut()
+            .position(|block| Arc::get_mut(block).is_some())?;
+        Some(self.held.swap_remove(free))
+    }
+
+    /// After two quiet rounds: one block less.
+    fn let_go(&mut self) {
+        if self.surplus.is_none() {
+            self.surplus = self.take_held();
+        }
+    }
+
+    /// What a publisher has to drop once it has released the lock.
+    #[inline]
+    pub(crate) fn take_surplus(&mut self) -> Option<impl Sized> {
+        self.surplus.take()
+    }
+
+    /// The class of the event `seq`, which must lie within `tail..next`.
+    pub(crate) fn class_of(&self, seq: u64) -> Option<Class> {
+        self.slot(seq).with(|slot| {
+            // SAFETY: writers are excluded, since they need `&mut self`; the slot was written by an earlier one.
+            #[allow(unsafe_code)]
+            let slot = unsafe { &*slot };
+            slot.as_ref().and_then(|node| node.class)
+        })
+    }
+
+    fn slot(&self, seq: u64) -> &UnsafeCell<Option<Node<E>>> {
+        let block = &self.blocks[self.place(seq)];
+        &block.slots[(seq - block.first) as usize]
+    }
+
+    fn place(&self, seq: u64) -> usize {
+        ((seq - 1) / self.block_len) as usize % self.blocks_max
+    }
+
+    /// A reader's side of this ring.
+    pub(crate) fn view(&self) -> View<E> {
+        View {
+            head: Head::clone(&self.head),
+            seen: self.next,
+            block: None,
+            range: (0, 0),
+        }
+    }
+
+    /// Views of all blocks from that of `start` on, as they are now.
+    pub(crate) fn views(&self, start: u64) -> VecDeque<View<E>> {
+        let mut views = VecDeque::new();
+        let mut seq = start;
+        while seq < self.next {
+            let mut view = self.view();
+            self.pin(&mut view, seq);
+            seq = view.range.1;
+            views.push_back(view);
+        }
+        views
+    }
+
+    /// Lets `view` read the block of `seq`, which must lie within `tail..next`.
+    pub(crate) fn pin(&self, view: &mut View<E>, seq: u64) {
+        let block = &self.blocks[self.place(seq)];
+        debug_assert!(block.first <= seq && seq < self.next && seq >= self.tail());
+        if !Head::ptr_eq(&self.head, &view.head) {
+            return;
+        }
+        view.seen = self.next;
+        view.range = (block.first, block.first + self.block_len);
+        view.block = Some(Arc::clone(block));
+    }
+}
+
+/// What one reader may read without a lock: the slots of one block that are below the head.
+pub(crate) struct View<E> {
+    head: Head,
+    /// The head as last seen; slots below it are written.
+    seen: u64,
+    block: Option<Arc<Block<E>>>,
+    /// First sequence number of the block, and the first beyond it.
+    range: (u64, u64),
+}
+
+impl<E> View<E> {
+    /// Loads the head.
+    #[inline]
+    pub(crate) fn refresh(&mut self) -> u64 {
+        // Pairs with the store in `Ring::push`.
+        self.seen = self.head.0.load(Ordering::Acquire);
+        self.seen
+    }
+
+    /// The first sequence number behind `seq` that this view cannot read, or `None` if it cannot read `seq`.
+    #[inline]
+    pub(crate) fn readable_from(&self, seq: u64) -> Option<u64> {
+        let end = self.range.1.min(self.seen);
+        (self.range.0 <= seq && seq < end).then_some(end)
+    }
+
+    /// Shows `f` the events `from..to`, as far as they are readable.
+    #[inline]
+    pub(crate) fn for_each(&self, from: u64, to: u64, mut f: impl FnMut(u64, &Node<E>) -> bool) {
+        let (Some(block), Some(end)) = (&self.block, self.readable_from(from)) else {
+            return;
         };
-    }
-
-    /// The event `seq`, which must lie within [`extent`](Self::extent).
-    pub(crate) fn at(&self, seq: u64) -> &Arc<Node<E>> {
-        &self.slots[self.index(seq)]
-    }
-
-    fn index(&self, seq: u64) -> usize {
-        ((seq - 1) % self.capacity as u64) as usize
+        let first = self.range.0;
+        let slots = &block.slots[(from - first) as usize..(to.min(end) - first) as usize];
+        for (seq, slot) in (from..).zip(slots) {
+            let go_on = slot.with(|slot| {
+                // SAFETY: the slot is below a head loaded with `Acquire`, so its write happened before (rule 3), and
+                // it is not written again while `self.block` is held (rule 2).
+                #[allow(unsafe_code)]
+                let slot = unsafe { &*slot };
+                slot.as_ref().map_or(false, |node| f(seq, node))
+            });
+            if !go_on {
+                return;
+            }
+        }
     }
 }

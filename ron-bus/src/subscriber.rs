@@ -11,9 +11,10 @@ use futures_core::Stream;
 use thiserror::Error;
 
 use crate::account::Account;
-use crate::channel::{Channel, Receiver, Verdict};
-use crate::config::{checked_name, NameError};
-use crate::readers::ReaderSpec;
+use crate::channel::Channel;
+use crate::config::{checked_name, NameError, KEYS_MAX};
+use crate::interest::{Class, Classify, Interest};
+use crate::receiver::{Connect, Item, Receiver};
 
 /// Which of a topic's two sequences an event belongs to. Complete: a topic has two lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,16 +26,88 @@ pub enum Lane {
     Control,
 }
 
-/// What happens to a reader that has not read an event when its slot is needed. The publisher never waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// What happens to a reader that is too slow for the data lane. [`publish`](crate::Topic::publish) waits for nobody.
+///
+/// *Cursor* readers, the first two, read the topic's ring and cost the publisher nothing. *Queued* readers, the last
+/// two, have a buffer of their own, into which the publisher puts a copy of each event: that costs it one
+/// `Clone` and about as much as a publish once more for each such reader, and batches are published event by event.
+#[derive(Default)]
 #[non_exhaustive]
-pub enum Overflow {
+pub enum Overflow<E> {
     /// The oldest unread events are lost; the reader is told which ones and goes on with the oldest retained.
     #[default]
     DropOldest,
     /// The reader is cut off: all its unread events are lost, and from then on every receive returns
     /// [`RecvError::Disconnected`]. For readers to which a stream with a hole is useless.
     Disconnect,
+    /// The newest events are lost while the reader's buffer, as long as the topic's capacity, is full;
+    /// [`publish_wait`](crate::Topic::publish_wait) gives it time to make room.
+    Block {
+        /// How long `publish_wait` waits for this reader, from its call on; zero to [`Duration::MAX`], which is for
+        /// ever.
+        deadline: Duration,
+    },
+    /// A new event replaces the unread one of the same key; the reader sees in
+    /// [`conflated`](Delivery::conflated) how many it stands for.
+    ///
+    /// The reader takes the newest event of every key as one sweep, reads that in order, and then takes the next
+    /// sweep. So sequence numbers never go back and a key that changes all the time is not starved by others; in
+    /// return an event may be read while its successor already waits for the next sweep.
+    Conflate {
+        /// The key of an event. The publisher calls it, outside all locks.
+        key: fn(&E) -> u64,
+        /// Keys that may wait for the next sweep, 1 to 1,048,576; events of more keys are lost until it is taken.
+        max_keys: usize,
+    },
+}
+
+impl<E> Overflow<E> {
+    pub(crate) fn policy(&self) -> Policy {
+        match self {
+            Self::DropOldest => Policy::DropOldest,
+            Self::Disconnect => Policy::Disconnect,
+            Self::Block { .. } => Policy::Block,
+            Self::Conflate { .. } => Policy::Conflate,
+        }
+    }
+}
+
+impl<E> Clone for Overflow<E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for Overflow<E> {}
+
+impl<E> fmt::Debug for Overflow<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DropOldest => f.write_str("DropOldest"),
+            Self::Disconnect => f.write_str("Disconnect"),
+            Self::Block { deadline } => {
+                f.debug_struct("Block").field("deadline", deadline).finish()
+            }
+            Self::Conflate { key: _, max_keys } => f
+                .debug_struct("Conflate")
+                .field("max_keys", max_keys)
+                .finish_non_exhaustive(),
+        }
+    }
+}
+
+/// Which [`Overflow`] a reader was built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Policy {
+    /// [`Overflow::DropOldest`].
+    DropOldest,
+    /// [`Overflow::Disconnect`].
+    Disconnect,
+    /// [`Overflow::Block`].
+    Block,
+    /// [`Overflow::Conflate`].
+    Conflate,
 }
 
 /// Where in the data lane a new reader begins. In the control lane every reader begins with the next event, and the
@@ -57,11 +130,14 @@ pub struct Delivery<E> {
     pub seq: u64,
     /// The lane.
     pub lane: Lane,
+    /// How many earlier events of the same key, which the reader had not read, this one stands for. Not 0 only with
+    /// [`Overflow::Conflate`] and [`publish_control_keyed`](crate::Topic::publish_control_keyed).
+    pub conflated: u64,
     /// The event.
     pub event: E,
 }
 
-/// A run of events of one lane that a reader missed. Both ends belong to it.
+/// Events of one lane that a reader missed. Both ends belong to the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Gap {
@@ -71,13 +147,16 @@ pub struct Gap {
     pub first_missed: u64,
     /// Sequence number of the newest event missed.
     pub last_missed: u64,
+    pub(crate) missed: u64,
 }
 
 impl Gap {
     /// How many events were missed, at least 1.
+    ///
+    /// Less than the length of the run if some in it were no loss: not of the reader's interest, or conflated.
     #[must_use]
     pub fn missed(&self) -> u64 {
-        self.last_missed - self.first_missed + 1
+        self.missed
     }
 }
 
@@ -130,6 +209,12 @@ pub enum SubscribeError {
         /// The limit in force.
         limit: usize,
     },
+    /// [`Overflow::Conflate`] with too few or too many keys. The caller's mistake.
+    #[error("reader may hold {got} keys, must be 1 to {KEYS_MAX}")]
+    MaxKeys {
+        /// What was asked for.
+        got: usize,
+    },
     /// The topic is closed. A sealed topic still takes readers, who find its last event.
     #[error("topic {topic} is closed and takes no readers")]
     Closed {
@@ -145,8 +230,9 @@ type Filter<E> = Box<dyn Fn(&E) -> bool + Send + Sync>;
 pub struct SubscriberBuilder<'a, E> {
     channel: &'a Arc<Channel<E>>,
     name: String,
-    overflow: Overflow,
+    overflow: Overflow<E>,
     start: Start,
+    interest: Option<(Interest, fn(&E) -> Class)>,
     filter: Option<Filter<E>>,
 }
 
@@ -157,6 +243,7 @@ impl<'a, E: Clone + Send + Sync + 'static> SubscriberBuilder<'a, E> {
             name: "anonymous".to_owned(),
             overflow: Overflow::default(),
             start: Start::default(),
+            interest: None,
             filter: None,
         }
     }
@@ -169,7 +256,7 @@ impl<'a, E: Clone + Send + Sync + 'static> SubscriberBuilder<'a, E> {
     }
 
     /// Sets what happens when the reader is too slow; default [`Overflow::DropOldest`].
-    pub fn overflow(mut self, overflow: Overflow) -> Self {
+    pub fn overflow(mut self, overflow: Overflow<E>) -> Self {
         self.overflow = overflow;
         self
     }
@@ -180,10 +267,46 @@ impl<'a, E: Clone + Send + Sync + 'static> SubscriberBuilder<'a, E> {
         self
     }
 
+    /// Offers the reader only events of these classes, on both lanes; default all. A second call replaces the first.
+    ///
+    /// Others count as `filtered` when they are published, do not wake the reader, take no room in its buffer, and are
+    /// no loss when they are overwritten. The last event of a sealed topic is always offered.
+    ///
+    /// ```
+    /// use ron_bus::{Bus, BusConfig, Class, Classify};
+    ///
+    /// #[derive(Clone)]
+    /// enum Order { Placed(u32), Cancelled(u32) }
+    /// const CANCELLED: Class = Class::at::<1>();
+    /// impl Classify for Order {
+    ///     fn class(&self) -> Class {
+    ///         match self {
+    ///             Self::Placed(_) => Class::at::<0>(),
+    ///             Self::Cancelled(_) => CANCELLED,
+    ///         }
+    ///     }
+    /// }
+    /// # let bus = Bus::new(BusConfig::default())?;
+    /// let orders = bus.topic::<Order>("orders")?;
+    /// let mut refunds = orders.subscriber().interest(CANCELLED).build()?;
+    /// orders.publish_many([Order::Placed(1), Order::Placed(2), Order::Cancelled(1)])?;
+    /// assert_eq!(refunds.try_recv()?.map(|d| d.seq), Some(3));
+    /// assert_eq!(refunds.account().filtered, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn interest(mut self, classes: impl Into<Interest>) -> Self
+    where
+        E: Classify,
+    {
+        self.interest = Some((classes.into(), E::class));
+        self
+    }
+
     /// Skips events for which `wanted` returns `false`; default none. A second call replaces the first.
     ///
     /// It runs in the reader, before the clone, on both lanes, except for the last event of a sealed topic, which
-    /// nobody can filter out. Skipped events count as `filtered`, and they still wake the reader.
+    /// nobody can filter out. Skipped events count as `filtered`; they still wake the reader, and one that is
+    /// overwritten unread counts as lost. Where a class will do, [`interest`](Self::interest) is cheaper and exact.
     pub fn filter(mut self, wanted: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Box::new(wanted));
         self
@@ -193,13 +316,20 @@ impl<'a, E: Clone + Send + Sync + 'static> SubscriberBuilder<'a, E> {
     ///
     /// # Errors
     ///
-    /// The name is invalid, the topic has too many readers, or it is closed.
+    /// The name or the number of keys is invalid, the topic has too many readers, or it is closed.
     pub fn build(self) -> Result<Subscriber<E>, SubscribeError> {
         checked_name(&self.name)?;
-        let spec = ReaderSpec {
+        if let Overflow::Conflate { max_keys: got, .. } = self.overflow {
+            if !(1..=KEYS_MAX).contains(&got) {
+                return Err(SubscribeError::MaxKeys { got });
+            }
+        }
+        let spec = Connect {
             name: self.name.as_str().into(),
             overflow: self.overflow,
             start: self.start,
+            interest: self.interest,
+            filters: self.filter.is_some(),
             unlimited: false,
         };
         let receiver = Receiver::connect(self.channel, spec)?;
@@ -217,6 +347,7 @@ impl<E> fmt::Debug for SubscriberBuilder<'_, E> {
             .field("name", &self.name)
             .field("overflow", &self.overflow)
             .field("start", &self.start)
+            .field("interest", &self.interest.map(|(interest, _)| interest))
             .field("filter", &self.filter.is_some())
             .finish()
     }
@@ -281,20 +412,13 @@ impl<E: Clone + Send + Sync + 'static> Subscriber<E> {
     /// As [`recv`](Self::recv).
     pub fn try_recv(&mut self) -> Result<Option<Delivery<E>>, RecvError> {
         let filter = self.filter.as_deref();
-        self.receiver.try_next(|lane, node, is_last| {
-            let wanted = is_last || filter.map_or(true, |f| f(&node.event));
-            wanted.then(|| Delivery {
-                seq: node.seq,
-                lane,
-                event: node.event.clone(),
-            })
-        })
+        self.receiver.try_next(|item| delivery(filter, item))
     }
 
     /// Waits for at least one event, then appends all that wait, at most `max`, to `out`; returns how many.
     ///
-    /// A batch ends before a gap and after 256 events, so it may be smaller than what waits. `max` = 0 returns 0 at
-    /// once. Far cheaper per event than [`recv`](Self::recv), as the topic is locked per batch.
+    /// A batch ends before a gap, so it may be smaller than what waits. `max` = 0 returns 0 at once. Cheaper per event
+    /// than [`recv`](Self::recv), as positions are stored and memory barriers issued per batch.
     ///
     /// # Errors
     ///
@@ -318,19 +442,12 @@ impl<E: Clone + Send + Sync + 'static> Subscriber<E> {
         let filter = self.filter.as_deref();
         let receiver = &mut self.receiver;
         poll_fn(|cx| {
-            receiver.poll_many(cx, max, |lane, node, is_last| {
-                if !is_last && !filter.map_or(true, |f| f(&node.event)) {
-                    drop(node);
-                    return Verdict::Filtered;
+            receiver.poll_many(cx, max, |item| match delivery(filter, item) {
+                Some(delivery) => {
+                    out.push(delivery);
+                    true
                 }
-                let delivery = Delivery {
-                    seq: node.seq,
-                    lane,
-                    event: node.event.clone(),
-                };
-                drop(node);
-                out.push(delivery);
-                Verdict::Delivered
+                None => false,
             })
         })
         .await
@@ -373,14 +490,7 @@ impl<E: Clone + Send + Sync + 'static> Subscriber<E> {
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery<E>, RecvError>> {
         let filter = self.filter.as_deref();
-        self.receiver.poll_next(cx, |lane, node, is_last| {
-            let wanted = is_last || filter.map_or(true, |f| f(&node.event));
-            wanted.then(|| Delivery {
-                seq: node.seq,
-                lane,
-                event: node.event.clone(),
-            })
-        })
+        self.receiver.poll_next(cx, |item| delivery(filter, item))
     }
 }
 
@@ -403,6 +513,22 @@ impl<E> fmt::Debug for Subscriber<E> {
         f.debug_struct("Subscriber")
             .field("topic", &self.topic())
             .finish_non_exhaustive()
+    }
+}
+
+#[inline]
+fn delivery<E: Clone>(
+    filter: Option<&(dyn Fn(&E) -> bool + Send + Sync)>,
+    item: Item<'_, E>,
+) -> Option<Delivery<E>> {
+    match filter {
+        Some(wanted) if !item.is_last && !wanted(item.event.get()) => None,
+        _ => Some(Delivery {
+            seq: item.seq,
+            lane: item.lane,
+            conflated: item.conflated,
+            event: item.event.into_owned(),
+        }),
     }
 }
 

@@ -9,10 +9,9 @@ use std::task::{Context, Poll, Waker};
 use futures_core::Stream;
 use thiserror::Error;
 
-use crate::channel::{Channel, Encode, Fixed, Receiver};
+use crate::channel::{Channel, Encode, Fixed};
 use crate::config::{checked_name, NameError};
-use crate::readers::ReaderSpec;
-use crate::ring::Node;
+use crate::receiver::{Connect, Item, Receiver};
 use crate::subscriber::{Gap, Lane, Overflow, RecvError, Start};
 use crate::timestamp::push_rfc3339_millis;
 
@@ -131,7 +130,7 @@ impl fmt::Debug for Tail {
 ///
 /// An event: `{"topic","seq","epoch","instance","ts","event"}`, with the time of publishing in RFC 3339, UTC,
 /// milliseconds. A gap: `{"topic","lagged","first_missed","last_missed"}`. Lines of the control lane, whose numbers are
-/// its own, have `"lane":"control"` behind the topic. An event whose `Serialize` fails has
+/// its own, have `"lane":"control"` behind the topic; one that stands for earlier events ends with `"conflated":n`. An event whose `Serialize` fails has
 /// `{"type":"Unencodable","error":"..."}` in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -270,10 +269,12 @@ where
     E: Send + Sync + 'static,
 {
     let encode = channel.fixed.encode?;
-    let spec = ReaderSpec {
+    let spec = Connect {
         name: "tail".into(),
         overflow: Overflow::DropOldest,
         start,
+        interest: None,
+        filters: false,
         unlimited: true,
     };
     let receiver = Receiver::connect(channel, spec).ok()?;
@@ -287,7 +288,7 @@ where
 impl<E: Send + Sync> Lines for TopicLines<E> {
     fn poll_line(&mut self, cx: Option<&mut Context<'_>>) -> Poll<Option<TailLine>> {
         let (fixed, encode) = (&self.channel.fixed, self.encode);
-        let render = |lane, node: &Node<E>, _| Some(event_line(fixed, encode, lane, node));
+        let render = |item: Item<'_, E>| Some(event_line(fixed, encode, &item));
         let received = match cx {
             Some(cx) => self.receiver.poll_next(cx, render),
             None => match self.receiver.try_next(render).transpose() {
@@ -305,9 +306,9 @@ impl<E: Send + Sync> Lines for TopicLines<E> {
     }
 }
 
-fn event_line<E>(fixed: &Fixed<E>, encode: Encode<E>, lane: Lane, node: &Node<E>) -> TailLine {
+fn event_line<E>(fixed: &Fixed<E>, encode: Encode<E>, item: &Item<'_, E>) -> TailLine {
     let mut event = Vec::new();
-    if let Err(error) = encode(&node.event, &mut event) {
+    if let Err(error) = encode(item.event.get(), &mut event) {
         let error = serde_json::Value::from(error.to_string());
         event = format!(r#"{{"type":"Unencodable","error":{error}}}"#).into_bytes();
     }
@@ -315,17 +316,20 @@ fn event_line<E>(fixed: &Fixed<E>, encode: Encode<E>, lane: Lane, node: &Node<E>
     let mut text = format!(
         r#"{{"topic":"{}",{}"seq":{},"epoch":{},"instance":{instance},"ts":""#,
         fixed.name,
-        lane_member(lane),
-        node.seq,
+        lane_member(item.lane),
+        item.seq,
         fixed.identity.epoch
     );
-    push_rfc3339_millis(&mut text, node.stamp_ms);
+    push_rfc3339_millis(&mut text, item.stamp_ms);
     text.push_str(r#"","event":"#);
     text.push_str(&String::from_utf8_lossy(&event));
+    if item.conflated > 0 {
+        text.push_str(&format!(r#","conflated":{}"#, item.conflated));
+    }
     text.push('}');
     TailLine {
         topic: Arc::clone(&fixed.name),
-        lane,
+        lane: item.lane,
         lagged: false,
         text,
     }

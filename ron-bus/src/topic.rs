@@ -8,8 +8,8 @@ use thiserror::Error;
 use crate::account::TopicStats;
 use crate::channel::Channel;
 use crate::config::{BusError, NameError};
-use crate::ring::Parcel;
-use crate::subscriber::{Lane, SubscribeError, Subscriber, SubscriberBuilder};
+use crate::offering::Offering;
+use crate::subscriber::{SubscribeError, Subscriber, SubscriberBuilder};
 
 /// Events published per locking by `publish_many`; they pass through the stack.
 const BATCH: usize = 16;
@@ -65,12 +65,13 @@ impl<E: Clone + Send + Sync + 'static> Topic<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn publish(&self, event: E) -> Result<Published, PublishError<E>> {
-        self.publish_one(Lane::Data, event)
+        let published = self.owner.channel.publish(event);
+        published.map_err(|(event, refusal)| self.refused(event, refusal))
     }
 
     /// Publishes on the control lane, which readers look at first and which data cannot displace.
     ///
-    /// It has 16 slots of its own: a reader that misses more than 16 control events loses the oldest, like data.
+    /// A reader holds 16 unread control events: of more it loses the oldest, or is cut off if that is its policy.
     ///
     /// # Errors
     ///
@@ -80,7 +81,26 @@ impl<E: Clone + Send + Sync + 'static> Topic<E> {
     ///
     /// As [`publish`](Self::publish).
     pub fn publish_control(&self, event: E) -> Result<Published, PublishError<E>> {
-        self.publish_one(Lane::Control, event)
+        let published = self.owner.channel.publish_control(None, event);
+        published.map_err(|(event, refusal)| self.refused(event, refusal))
+    }
+
+    /// Publishes on the control lane an event that may stand for earlier ones of its key.
+    ///
+    /// A reader that has 16 unread control events loses none to it if one of them has the same key: the oldest such
+    /// event goes, and [`Delivery::conflated`](crate::Delivery::conflated) of this one counts it. So a thing that
+    /// repeats itself, such as one service's crashes, does not push out what others have to say.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    ///
+    /// # Panics
+    ///
+    /// As [`publish`](Self::publish).
+    pub fn publish_control_keyed(&self, key: u64, event: E) -> Result<Published, PublishError<E>> {
+        let published = self.owner.channel.publish_control(Some(key), event);
+        published.map_err(|(event, refusal)| self.refused(event, refusal))
     }
 
     /// Publishes the last event of the topic on the control lane and seals the topic.
@@ -94,10 +114,8 @@ impl<E: Clone + Send + Sync + 'static> Topic<E> {
     ///
     /// The topic is already sealed or closed; the event comes back.
     pub fn publish_last(&self, event: E) -> Result<Published, PublishError<E>> {
-        let channel = &self.owner.channel;
-        channel
-            .publish_last(event)
-            .map_err(|(event, refusal)| self.refused(event, refusal))
+        let published = self.owner.channel.publish_last(event);
+        published.map_err(|(event, refusal)| self.refused(event, refusal))
     }
 
     /// Publishes events on the data lane, locking the topic once per 16 of them.
@@ -117,6 +135,8 @@ impl<E: Clone + Send + Sync + 'static> Topic<E> {
         &self,
         events: impl IntoIterator<Item = E>,
     ) -> Result<PublishedMany, PublishManyError<E>> {
+        let channel = &*self.owner.channel;
+        let stamp_ms = channel.stamp_ms();
         let mut events = events.into_iter().fuse();
         let mut done = PublishedMany {
             count: 0,
@@ -124,32 +144,25 @@ impl<E: Clone + Send + Sync + 'static> Topic<E> {
             readers: 0,
         };
         loop {
-            let mut parcels = [const { Parcel::Empty }; BATCH];
+            let mut parcels = [const { None }; BATCH];
             let mut filled = 0;
             for (parcel, event) in parcels.iter_mut().zip(&mut events) {
-                *parcel = Parcel::Event(event);
+                *parcel = Some(channel.node(event, stamp_ms));
                 filled += 1;
             }
             if filled == 0 {
                 return Ok(done);
             }
-            match self
-                .owner
-                .channel
-                .publish_all(Lane::Data, &mut parcels[..filled])
-            {
+            let (count, published) = channel.publish_all(&mut parcels[..filled]);
+            done.count += count;
+            match published {
                 Ok(published) => {
-                    done.count += filled as u64;
                     done.last_seq = Some(published.seq);
                     done.readers = published.readers;
                 }
                 Err(refusal) => {
-                    let unsent = parcels.into_iter().filter_map(|p| match p {
-                        Parcel::Event(event) => Some(event),
-                        Parcel::Empty | Parcel::Node(_) => None,
-                    });
-                    let (topic, unsent) =
-                        (Arc::clone(&self.owner.channel.fixed.name), unsent.collect());
+                    let unsent = parcels.into_iter().flatten().map(|node| node.event);
+                    let (topic, unsent) = (Arc::clone(&channel.fixed.name), unsent.collect());
                     return Err(PublishManyError {
                         unsent,
                         published: done,
@@ -158,7 +171,59 @@ impl<E: Clone + Send + Sync + 'static> Topic<E> {
                     });
                 }
             }
+            if filled < BATCH {
+                return Ok(done);
+            }
         }
+    }
+
+    /// Publishes on the data lane once every [`Block`](crate::Overflow::Block) reader that wants the event has room
+    /// for it or has used up its deadline. Without such readers it does not wait.
+    ///
+    /// The event is published to all readers at the end of the wait. Publishers that wait are woken in the order in
+    /// which they began to; [`publish`](Self::publish) may come between. It returns within a tick of the runtime's
+    /// timer, 1 ms, of the last deadline.
+    ///
+    /// # Errors
+    ///
+    /// The topic is sealed or closed, now or while it waits; the event comes back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future before it is ready publishes nothing, and the event is dropped with it.
+    ///
+    /// # Panics
+    ///
+    /// As [`publish`](Self::publish), and if it has to wait outside a tokio runtime with its timer enabled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ron_bus::{Bus, BusConfig, Overflow, RecvError};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let bus = Bus::new(BusConfig::default())?;
+    /// let topic = bus.topic_spec("jobs").capacity(2).open::<u32>()?;
+    /// let deadline = Duration::from_millis(50);
+    /// let mut worker = topic.subscriber().overflow(Overflow::Block { deadline }).build()?;
+    ///
+    /// topic.publish_many([1, 2])?;
+    /// topic.publish_wait(3).await?; // 50 ms later, and without the worker
+    /// assert_eq!(worker.account().lost.block_deadline, 1);
+    /// assert_eq!(worker.recv().await?.event, 1);
+    /// topic.publish_wait(4).await?; // at once
+    /// assert_eq!(worker.recv().await?.event, 2);
+    /// assert!(matches!(worker.recv().await, Err(RecvError::Lagged(gap)) if gap.first_missed == 3));
+    /// assert_eq!(worker.recv().await?.event, 4);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish_wait(&self, event: E) -> Result<Published, PublishError<E>> {
+        let channel = &*self.owner.channel;
+        let offering = Offering::new(channel, channel.node(event, channel.stamp_ms()));
+        let published = offering.publish_when_allowed().await;
+        published.map_err(|(event, refusal)| self.refused(event, refusal))
     }
 
     /// Connects a reader with the default options: live, dropping the oldest when it is too slow, unfiltered.
@@ -181,17 +246,18 @@ impl<E: Clone + Send + Sync + 'static> Topic<E> {
         self.owner.channel.close();
     }
 
+    /// How far the slowest reader is behind, in events it wants of both lanes; 0 without readers.
+    ///
+    /// Looks at every reader, under the topic's lock, and allocates nothing.
+    #[must_use]
+    pub fn queue_depth(&self) -> u64 {
+        self.owner.channel.queue_depth()
+    }
+
     /// The topic at this instant.
     #[must_use]
     pub fn stats(&self) -> TopicStats {
         self.owner.channel.stats()
-    }
-
-    fn publish_one(&self, lane: Lane, event: E) -> Result<Published, PublishError<E>> {
-        let channel = &self.owner.channel;
-        channel
-            .publish_one(lane, event)
-            .map_err(|(event, refusal)| self.refused(event, refusal))
     }
 
     fn refused(&self, event: E, refusal: Refusal) -> PublishError<E> {

@@ -1,0 +1,262 @@
+//! `Offering`: a data event on its way to a topic with queued readers, each of which gets a copy of its own.
+
+use std::convert::Infallible;
+use std::future::{poll_fn, Future};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::pin::pin;
+use std::sync::PoisonError;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::{sleep_until, Instant};
+
+use crate::channel::{refuse_unless_open, wanted_by, Channel, PublishResult, State};
+use crate::interest::Class;
+use crate::queue::{Buffer, Offer};
+use crate::readers::{Reader, Readers, Source};
+use crate::ring::Node;
+use crate::sync::MutexGuard;
+
+/// What a deadline beyond the clock's range is cut to.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// A copy of the event for one queued reader.
+pub(crate) struct Copied<E> {
+    reader: usize,
+    key: Option<fn(&E) -> u64>,
+    /// What the key function made of it, and the copy. `None` if either panicked; afterwards, what the reader's buffer
+    /// gave back.
+    copy: Option<(u64, Node<E>)>,
+}
+
+/// Copies are made outside the lock for the readers that were there at the last look; if others are there when the
+/// lock is taken, that is done again.
+pub(crate) struct Offering<'a, E> {
+    channel: &'a Channel<E>,
+    /// Gone once it is published or given back.
+    node: Option<Node<E>>,
+    copies: Vec<Copied<E>>,
+    /// The version of the set of queued readers that `copies` are for; 0 before the first look.
+    version: u64,
+    ticket: Option<u64>,
+}
+
+impl<'a, E: Clone> Offering<'a, E> {
+    pub(crate) fn new(channel: &'a Channel<E>, node: Node<E>) -> Self {
+        Self {
+            channel,
+            node: Some(node),
+            copies: Vec::new(),
+            version: 0,
+            ticket: None,
+        }
+    }
+
+    /// Publishes at once. `Block` readers without room lose the event.
+    pub(crate) fn publish(mut self) -> PublishResult<E> {
+        match self.attempt(None, |_, _| None::<Infallible>) {
+            Ok(result) => result,
+            Err((_, never)) => match never {},
+        }
+    }
+
+    /// Publishes once no `Block` reader is left to wait for after `waited`. `Err` is when that may next change by
+    /// itself; the waker is left for the case that it changes earlier.
+    pub(crate) fn poll_publish(
+        &mut self,
+        cx: &Context<'_>,
+        waited: Duration,
+    ) -> Result<PublishResult<E>, Duration> {
+        let mut waker = None;
+        loop {
+            let blocked = |readers: &Readers<E>, class| readers.blocked(class, waited);
+            match (self.attempt(Some(waited), blocked), waker.take()) {
+                (Ok(result), _) => return Ok(result),
+                (Err((state, _)), None) => {
+                    drop(state);
+                    waker = Some(cx.waker().clone());
+                }
+                (Err((mut state, until)), Some(waker)) => {
+                    let (replaced, next) = state.waiters.wait(&mut self.ticket, waker);
+                    drop(state);
+                    drop(replaced);
+                    next.into_iter().for_each(Waker::wake);
+                    return Err(until);
+                }
+            }
+        }
+    }
+
+    /// Publishes as [`poll_publish`](Self::poll_publish) allows, on tokio's clock.
+    pub(crate) async fn publish_when_allowed(mut self) -> PublishResult<E> {
+        let first = poll_fn(|cx| Poll::Ready(self.poll_publish(cx, Duration::ZERO)));
+        let mut until = match first.await {
+            Ok(result) => return result,
+            Err(until) => until,
+        };
+        let began = Instant::now();
+        let at = |until| began.checked_add(until).unwrap_or(began + FOR_EVER);
+        let mut alarm = pin!(sleep_until(at(until)));
+        poll_fn(|cx| loop {
+            match self.poll_publish(cx, began.elapsed()) {
+                Ok(result) => return Poll::Ready(result),
+                Err(next) if next != until => {
+                    until = next;
+                    alarm.as_mut().reset(at(until));
+                }
+                Err(_) => {}
+            }
+            if alarm.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        })
+        .await
+    }
+
+    fn attempt<B>(
+        &mut self,
+        waited: Option<Duration>,
+        blocked: impl Fn(&Readers<E>, Option<Class>) -> Option<B>,
+    ) -> Result<PublishResult<E>, (MutexGuard<'a, State<E>>, B)> {
+        let channel = self.channel;
+        loop {
+            let mut state = channel.lock();
+            let Some(mut node) = self.node.take() else {
+                // Polled again after it was done.
+                return Ok(Ok(crate::topic::Published { seq: 0, readers: 0 }));
+            };
+            if let Err(refusal) = refuse_unless_open(state.phase) {
+                drop(state);
+                return Ok(Err((node.event, refusal)));
+            }
+            if node.class.is_none() && state.counts.is_some() {
+                drop(state);
+                node = channel.node(node.event, node.stamp_ms);
+                self.node = Some(node);
+                continue;
+            }
+            if let Some(until) = blocked(&state.readers, node.class) {
+                self.node = Some(node);
+                return Err((state, until));
+            }
+            if self.version != state.readers.queued_version && !state.readers.queued.is_empty() {
+                let outdated = self.plan(&mut state.readers, node.class);
+                drop(state);
+                drop(outdated);
+                self.copy(&node);
+                self.node = Some(node);
+                continue;
+            }
+            let published = crate::topic::Published {
+                seq: state.ring.next(),
+                readers: state.readers.connected,
+            };
+            let class = node.class;
+            let wakeup = state.readers.wakeup(wanted_by(class));
+            self.distribute(&mut state.readers, published.seq, class, waited.is_some());
+            let displaced = state.push(node, channel.fixed.capacity as u64);
+            let surplus = state.ring.take_surplus();
+            channel.wake(state, wakeup);
+            drop((displaced, surplus));
+            return Ok(Ok(published));
+        }
+    }
+
+    /// Notes for whom copies are needed; returns those made for an earlier set of readers.
+    fn plan(&mut self, readers: &mut Readers<E>, class: Option<Class>) -> Vec<Copied<E>> {
+        let staging = self.channel.staging.lock();
+        let room = std::mem::take(&mut *staging.unwrap_or_else(PoisonError::into_inner));
+        let outdated = std::mem::replace(&mut self.copies, room);
+        self.version = readers.queued_version;
+        for at in 0..readers.queued.len() {
+            let key = readers.queued[at];
+            match readers.reader(key) {
+                Some(reader) if reader.wants(class) => self.copies.push(Copied {
+                    reader: key,
+                    key: match &reader.source {
+                        Source::Queued { key, .. } => *key,
+                        Source::Cursor(_) => None,
+                    },
+                    copy: None,
+                }),
+                _ => {}
+            }
+        }
+        outdated
+    }
+
+    /// Makes the copies. A panic costs the reader the event, and nobody else anything.
+    fn copy(&mut self, node: &Node<E>) {
+        for copied in &mut self.copies {
+            let copy = || (copied.key.map_or(0, |key| key(&node.event)), node.clone());
+            copied.copy = catch_unwind(AssertUnwindSafe(copy)).ok();
+        }
+    }
+
+    /// Gives every queued reader its copy and books what became of it.
+    fn distribute(
+        &mut self,
+        readers: &mut Readers<E>,
+        seq: u64,
+        class: Option<Class>,
+        waited: bool,
+    ) {
+        let mut copies = self.copies.iter_mut();
+        for at in 0..readers.queued.len() {
+            let key = readers.queued[at];
+            let Some(reader) = readers.reader(key) else {
+                continue;
+            };
+            if !reader.wants(class) {
+                reader.settle_otherwise(0, 1, 0);
+            } else if let Some(copied) = copies.next() {
+                debug_assert_eq!(copied.reader, key);
+                give(reader, copied, seq, waited);
+            }
+        }
+    }
+}
+
+fn give<E>(reader: &mut Reader<E>, copied: &mut Copied<E>, seq: u64, waited: bool) {
+    let Source::Queued { buffer, .. } = &mut reader.source else {
+        return;
+    };
+    let Some((key, node)) = copied.copy.take() else {
+        buffer.miss(seq);
+        return reader.note(|_, lost| lost.panicked += 1);
+    };
+    let is_fifo = matches!(buffer, Buffer::Fifo(_));
+    match buffer.offer(seq, key, node) {
+        Offer::Stored => {}
+        Offer::Conflated(old) => {
+            copied.copy = Some((key, old));
+            reader.note(|conflated, _| *conflated += 1);
+        }
+        Offer::Full(node) => {
+            copied.copy = Some((key, node));
+            reader.note(|_, lost| {
+                *match (is_fifo, waited) {
+                    (true, false) => &mut lost.block_full,
+                    (true, true) => &mut lost.block_deadline,
+                    (false, _) => &mut lost.conflate_full,
+                } += 1;
+            });
+        }
+    }
+}
+
+impl<E> Drop for Offering<'_, E> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            let (left, next) = self.channel.lock().waiters.leave(ticket);
+            drop(left);
+            next.into_iter().for_each(Waker::wake);
+        }
+        let mut room = std::mem::take(&mut self.copies);
+        if room.capacity() > 0 {
+            room.clear();
+            let staging = self.channel.staging.lock();
+            *staging.unwrap_or_else(PoisonError::into_inner) = room;
+        }
+    }
+}

@@ -1,0 +1,818 @@
+//! `Receiver`: one reader's end of a channel.
+//!
+//! A receive claims events, hands them out, and settles what became of them. A cursor reader without interest claims
+//! data events without the topic's lock as long as they lie in the block it holds; everything else is claimed under
+//! the lock. See `readers::Progress` for why both kinds leave exact accounts.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::account::{Account, TopicState};
+use crate::channel::{Channel, State};
+use crate::interest::{Class, Interest};
+use crate::queue::{Buffer, ControlEntry, Entry, Fifo, Keyed};
+use crate::readers::{matching_before, ClassCounts, Progress, Reader, ReaderSpec, Source, Tally};
+use crate::ring::{Node, View};
+use crate::subscriber::{Lane, Overflow, Policy, RecvError, Start, SubscribeError};
+use crate::sync::{self, fence, AtomicU64, Ordering, Padded};
+
+/// Events a filter may refuse per poll before the task lets others run.
+const FILTERED_PER_POLL: usize = 128;
+/// Events claimed at a time by a reader whose filter has just refused one.
+const CLAIMED_FOR_FILTER: usize = 32;
+/// Classes looked at per locking.
+const CLASSES_PER_LOCK: u64 = 512;
+
+/// An event as it is handed out.
+pub(crate) struct Item<'a, E> {
+    pub(crate) lane: Lane,
+    pub(crate) seq: u64,
+    pub(crate) conflated: u64,
+    /// The last event of a topic, which no filter sees.
+    pub(crate) is_last: bool,
+    pub(crate) stamp_ms: i64,
+    pub(crate) event: Event<'a, E>,
+}
+
+/// Shared with other readers, or this reader's own copy.
+pub(crate) enum Event<'a, E> {
+    Shared(&'a E),
+    Own(E),
+}
+
+impl<E> Event<'_, E> {
+    pub(crate) fn get(&self) -> &E {
+        match self {
+            Self::Shared(event) => event,
+            Self::Own(event) => event,
+        }
+    }
+}
+
+impl<E: Clone> Event<'_, E> {
+    #[inline]
+    pub(crate) fn into_owned(self) -> E {
+        match self {
+            Self::Shared(event) => event.clone(),
+            Self::Own(event) => event,
+        }
+    }
+}
+
+/// How a reader gets its data events.
+enum Feed<E> {
+    Cursor {
+        view: View<E>,
+        progress: Arc<Padded<Progress>>,
+        capacity: u64,
+    },
+    /// Retained events `next..end` first, by blocks; then the reader's own buffer.
+    Queued {
+        history: VecDeque<View<E>>,
+        next: u64,
+        end: u64,
+    },
+}
+
+/// A claimed event that does not lie in a block.
+enum Taken<E> {
+    Control(ControlEntry<E>),
+    Last(u64, sync::Arc<Node<E>>),
+    Queued(Entry<E>),
+}
+
+/// What a claim came to.
+enum Claim {
+    /// These events of the view.
+    Ring(u64, u64),
+    /// These events of the history.
+    History(u64, u64),
+    /// What lies in `taken`.
+    Taken,
+    /// The same, and it is settled already: nobody can refuse it.
+    Settled,
+    /// Nothing so far: the lock has been held long enough.
+    Again,
+    /// Nothing; the reader is not parked.
+    Empty,
+    /// Nothing; it is.
+    Parked,
+}
+
+pub(crate) struct Receiver<E> {
+    pub(crate) channel: Arc<Channel<E>>,
+    key: usize,
+    feed: Feed<E>,
+    interest: Option<Interest>,
+    /// Whether `take` may refuse events.
+    filters: bool,
+    /// Value of `urgent` up to which everything but data has been read.
+    urgent_seen: u64,
+    /// Whether the topic took no more events when it was last locked.
+    ended: bool,
+    /// Empty between calls; kept for its allocation.
+    taken: VecDeque<Taken<E>>,
+}
+
+/// Everything a reader is built from.
+pub(crate) struct Connect<E> {
+    pub(crate) name: Arc<str>,
+    pub(crate) overflow: Overflow<E>,
+    pub(crate) start: Start,
+    pub(crate) interest: Option<(Interest, fn(&E) -> Class)>,
+    pub(crate) filters: bool,
+    pub(crate) unlimited: bool,
+}
+
+impl<E> Receiver<E> {
+    pub(crate) fn connect(
+        channel: &Arc<Channel<E>>,
+        spec: Connect<E>,
+    ) -> Result<Self, SubscribeError> {
+        let topic = || Arc::clone(&channel.fixed.name);
+        let capacity = channel.fixed.capacity;
+        let policy = spec.overflow.policy();
+        let queued = match spec.overflow {
+            Overflow::DropOldest | Overflow::Disconnect => None,
+            Overflow::Block { deadline } => {
+                Some((Buffer::Fifo(Fifo::new(capacity)), deadline, None))
+            }
+            Overflow::Conflate { key, max_keys } => Some((
+                Buffer::Keyed(Keyed::new(max_keys)),
+                Duration::ZERO,
+                Some(key),
+            )),
+        };
+        if let Some((_, classify)) = spec.interest {
+            channel.classify.get_or_init(|| classify);
+        }
+        let mut guard = channel.lock();
+        let state = &mut *guard;
+        if state.phase == TopicState::Closed {
+            return Err(SubscribeError::Closed { topic: topic() });
+        }
+        let limit = channel.fixed.max_readers;
+        if !spec.unlimited && state.readers.limited >= limit {
+            return Err(SubscribeError::TooMany {
+                topic: topic(),
+                limit,
+            });
+        }
+        let (tail, next) = (state.ring.tail(), state.ring.next());
+        let start = match spec.start {
+            Start::Live => next,
+            Start::Retained(n) => tail.max(next.saturating_sub(n as u64)),
+        };
+        let interest = spec.interest.map(|(interest, _)| interest);
+        let mut start_matching = 0;
+        if let Some(interest) = interest {
+            let counts = state
+                .counts
+                .get_or_insert_with(|| Box::new(ClassCounts::new(next, tail)));
+            start_matching = matching_before(&state.ring, counts, interest, start);
+        }
+        if policy == Policy::Disconnect {
+            state.guarded = state.guarded.min(start);
+        }
+        let (feed, source) = match queued {
+            None => {
+                let progress = Arc::new(Padded(Progress {
+                    position: AtomicU64::new(start),
+                    claim: AtomicU64::new(start),
+                }));
+                let feed = Feed::Cursor {
+                    view: state.ring.view(),
+                    progress: Arc::clone(&progress),
+                    capacity: capacity as u64,
+                };
+                (feed, Source::Cursor(progress))
+            }
+            Some((buffer, deadline, key)) => {
+                let wanted = |seq: &u64| match (interest, state.ring.class_of(*seq)) {
+                    (Some(interest), Some(class)) => interest.contains(class),
+                    _ => true,
+                };
+                let feed = Feed::Queued {
+                    history: state.ring.views(start),
+                    next: start,
+                    end: next,
+                };
+                let history = (start..next).filter(wanted).count() as u64;
+                let source = Source::Queued {
+                    buffer,
+                    history,
+                    deadline,
+                    key,
+                };
+                (feed, source)
+            }
+        };
+        let unwanted_history = match &source {
+            Source::Queued { history, .. } => next - start - history,
+            Source::Cursor(_) => 0,
+        };
+        let reader = ReaderSpec {
+            name: spec.name,
+            policy,
+            interest,
+            unlimited: spec.unlimited,
+        };
+        let key = state.readers.insert(reader, source, start, start_matching);
+        if let Some(reader) = state.readers.reader(key) {
+            reader.settle_otherwise(0, unwanted_history, 0);
+        }
+        let readers = state.readers.connected;
+        state.trash.reserve(readers);
+        drop(guard);
+        Ok(Self {
+            channel: Arc::clone(channel),
+            key,
+            feed,
+            interest: interest.filter(|interest| *interest != Interest::ALL),
+            filters: spec.filters,
+            // A sealed topic has its last event for the reader.
+            urgent_seen: u64::MAX,
+            ended: false,
+            taken: VecDeque::new(),
+        })
+    }
+
+    pub(crate) fn account(&self) -> Account {
+        let mut state = self.channel.lock();
+        let (readers, extents) = state.split();
+        readers.account(self.key, extents)
+    }
+
+    /// Claims data events without the lock: `None` if that cannot be done, `Empty` if there is nothing at all.
+    #[inline]
+    fn claim_readable(&mut self, max: u64) -> Option<Claim> {
+        let Feed::Cursor {
+            view,
+            progress,
+            capacity,
+        } = &mut self.feed
+        else {
+            return None;
+        };
+        // Pairs with the store in `Channel::raise_urgent`.
+        let urgent = self.channel.urgent.0.load(Ordering::Acquire);
+        if self.interest.is_some() || urgent != self.urgent_seen {
+            return None;
+        }
+        let position = progress.0.position.load(Ordering::Relaxed);
+        let next = view.refresh();
+        if next == position {
+            return if self.ended { None } else { Some(Claim::Empty) };
+        }
+        if next - position > *capacity {
+            return None;
+        }
+        let to = view.readable_from(position)?.min(position + max);
+        progress.0.claim.store(to, Ordering::Release);
+        // Either the ring sees the claim, or this sees that the ring has passed it.
+        fence(Ordering::SeqCst);
+        if view.refresh() - position > *capacity {
+            return None;
+        }
+        Some(Claim::Ring(position, to))
+    }
+
+    /// Claims up to `max` events; parks if there are none and a waker is given. With `may_fail` unset, an error is
+    /// left for the next call and shows as `Empty`.
+    fn claim(
+        &mut self,
+        max: usize,
+        waker: Option<&Waker>,
+        may_fail: bool,
+    ) -> Result<Claim, RecvError> {
+        match self.claim_readable(max as u64) {
+            Some(Claim::Empty) if waker.is_some() => {}
+            Some(claim) => return Ok(claim),
+            None => {}
+        }
+        let mut own_waker = None;
+        let channel = Arc::clone(&self.channel);
+        loop {
+            let mut guard = channel.lock();
+            let state = &mut *guard;
+            match self.claim_locked(state, max, may_fail)? {
+                Claim::Again => continue,
+                Claim::Empty => {}
+                Claim::Settled => {
+                    let waiter = state.waiters.notify();
+                    drop(guard);
+                    waiter.into_iter().for_each(Waker::wake);
+                    return Ok(Claim::Settled);
+                }
+                claim => return Ok(claim),
+            }
+            let Some(waker) = waker else {
+                return Ok(Claim::Empty);
+            };
+            if state.readers.repark(self.key, waker) {
+                return Ok(Claim::Parked);
+            }
+            // Cloning a waker is the executor's code: outside the lock, and then everything again.
+            if let Some(waker) = own_waker.take() {
+                let replaced = state.readers.park(self.key, waker);
+                drop(guard);
+                drop(replaced);
+                return Ok(Claim::Parked);
+            }
+            drop(guard);
+            own_waker = Some(waker.clone());
+        }
+    }
+
+    /// Control lane, then the last event, then data up to a gap.
+    fn claim_locked(
+        &mut self,
+        state: &mut State<E>,
+        max: usize,
+        may_fail: bool,
+    ) -> Result<Claim, RecvError> {
+        let urgent = self.channel.urgent.0.load(Ordering::Relaxed);
+        let (phase, last_seq) = (state.phase, state.control_next);
+        let last = state.last.clone();
+        let (readers, extents) = state.split();
+        let Some(reader) = readers.reader(self.key) else {
+            return Err(RecvError::Closed);
+        };
+        let fail = |error| match may_fail {
+            true => Err(error),
+            false => Ok(Claim::Empty),
+        };
+        if let Some(gap) = reader.cut {
+            return fail(RecvError::Disconnected(gap));
+        }
+        if reader.control.missed.is_some() && !may_fail {
+            return Ok(Claim::Empty);
+        }
+        if let Some(gap) = Reader::<E>::gap(Lane::Control, &mut reader.control.missed) {
+            return Err(RecvError::Lagged(gap));
+        }
+        while self.taken.len() < max {
+            let Some(entry) = reader.control.claim() else {
+                break;
+            };
+            self.taken.push_back(Taken::Control(entry));
+        }
+        if let (Some(last), false) = (last, reader.last_settled) {
+            if self.taken.len() < max {
+                self.taken.push_back(Taken::Last(last_seq, last));
+            }
+        }
+        if !self.taken.is_empty() {
+            return Ok(Claim::Taken);
+        }
+        self.urgent_seen = urgent;
+        self.ended = phase != TopicState::Open;
+        match &mut self.feed {
+            Feed::Cursor {
+                view,
+                progress,
+                capacity: _,
+            } => {
+                let mut position = progress.0.position.load(Ordering::Relaxed);
+                // A claim that came too late is given back.
+                progress.0.claim.store(position, Ordering::Release);
+                if position < extents.tail {
+                    if !may_fail {
+                        return Ok(Claim::Empty);
+                    }
+                    match reader.observe_gap(extents) {
+                        Ok(None) => position = extents.tail,
+                        Ok(Some(gap)) => return Err(RecvError::Lagged(gap)),
+                        Err(gap) => {
+                            readers.connected -= 1;
+                            return Err(RecvError::Disconnected(gap));
+                        }
+                    }
+                }
+                let next = extents.next;
+                let ring = &state.ring;
+                let Some(reader) = state.readers.reader(self.key) else {
+                    return Err(RecvError::Closed);
+                };
+                if self.interest.is_some() {
+                    let unwanted = (position..next.min(position + CLASSES_PER_LOCK))
+                        .take_while(|seq| !reader.wants(ring.class_of(*seq)))
+                        .count() as u64;
+                    reader.skip(unwanted);
+                    position += unwanted;
+                    if unwanted == CLASSES_PER_LOCK {
+                        return Ok(Claim::Again);
+                    }
+                }
+                if position < next {
+                    if view.readable_from(position).is_none() {
+                        ring.pin(view, position);
+                    }
+                    view.refresh();
+                    let mut to = view.readable_from(position).unwrap_or(position);
+                    to = to.min(position + max as u64);
+                    if self.interest.is_some() {
+                        let wanted = (position..to)
+                            .take_while(|seq| reader.wants(ring.class_of(*seq)))
+                            .count() as u64;
+                        to = position + wanted;
+                    }
+                    progress.0.claim.store(to, Ordering::Release);
+                    return Ok(Claim::Ring(position, to));
+                }
+            }
+            Feed::Queued { history, next, end } => {
+                let Source::Queued { buffer, .. } = &mut reader.source else {
+                    return Err(RecvError::Closed);
+                };
+                if next < end {
+                    while history
+                        .front()
+                        .is_some_and(|v| v.readable_from(*next).is_none())
+                    {
+                        history.pop_front();
+                    }
+                    let front = history.front().and_then(|v| v.readable_from(*next));
+                    let to = front.unwrap_or(*end).min(*next + max as u64);
+                    return Ok(Claim::History(*next, to));
+                }
+                if buffer.missed().is_some() && !may_fail {
+                    return Ok(Claim::Empty);
+                }
+                if let Some(gap) = Reader::<E>::gap(Lane::Data, buffer.missed()) {
+                    return Err(RecvError::Lagged(gap));
+                }
+                while self.taken.len() < max {
+                    let Some(entry) = buffer.claim() else { break };
+                    self.taken.push_back(Taken::Queued(entry));
+                }
+                if !self.taken.is_empty() && self.filters {
+                    return Ok(Claim::Taken);
+                }
+                if !self.taken.is_empty() {
+                    buffer.settle(self.taken.len());
+                    reader.settle_otherwise(self.taken.len() as u64, 0, 0);
+                    return Ok(Claim::Settled);
+                }
+            }
+        }
+        match phase {
+            TopicState::Open => Ok(Claim::Empty),
+            TopicState::Sealed | TopicState::Closed => fail(RecvError::Closed),
+        }
+    }
+
+    /// Shows `take` what was claimed, up to the first event it accepts if `one` is set; returns how many it accepted.
+    fn hand_out(
+        &mut self,
+        claim: &Claim,
+        one: bool,
+        take: &mut impl FnMut(Item<'_, E>) -> bool,
+    ) -> usize {
+        let channel = &*self.channel;
+        let interest = self.interest;
+        // Published before the topic knew of classes.
+        let unwanted = |node: &Node<E>| match (interest, node.class, channel.classify.get()) {
+            (Some(interest), None, Some(classify)) => !interest.contains(classify(&node.event)),
+            (Some(interest), Some(class), _) => !interest.contains(class),
+            _ => false,
+        };
+        match (&mut self.feed, claim) {
+            (Feed::Cursor { view, progress, .. }, Claim::Ring(from, to)) => {
+                let mut settling = RingSettling {
+                    channel,
+                    key: self.key,
+                    progress: &progress.0,
+                    from: *from,
+                    claimed: to - from,
+                    tally: Tally::default(),
+                };
+                let mut accepted = 0;
+                view.for_each(*from, *to, |seq, node| {
+                    let tally = &mut settling.tally;
+                    tally.panicked += 1;
+                    tally.settled += 1;
+                    let taken = !unwanted(node) && take(Item::shared(Lane::Data, seq, node));
+                    tally.panicked -= 1;
+                    tally.filtered += u64::from(!taken);
+                    accepted += usize::from(taken);
+                    !(one && taken)
+                });
+                accepted
+            }
+            (Feed::Queued { history, next, .. }, Claim::History(from, to)) => {
+                let mut settling = HistorySettling {
+                    channel,
+                    key: self.key,
+                    next,
+                    settled: 0,
+                    accepted: 0,
+                    panicked: 0,
+                };
+                let Some(view) = history.front() else {
+                    return 0;
+                };
+                view.for_each(*from, *to, |seq, node| {
+                    *settling.next = seq + 1;
+                    // Those of a class it does not want were booked when it subscribed.
+                    if node.class.is_some() && unwanted(node) {
+                        return true;
+                    }
+                    settling.settled += 1;
+                    settling.panicked = 1;
+                    let taken = !unwanted(node) && take(Item::shared(Lane::Data, seq, node));
+                    settling.panicked = 0;
+                    settling.accepted += u64::from(taken);
+                    !(one && taken)
+                });
+                settling.accepted as usize
+            }
+            (_, Claim::Taken | Claim::Settled) => {
+                let mut settling = TakenSettling {
+                    channel,
+                    key: self.key,
+                    taken: &mut self.taken,
+                    for_good: matches!(claim, Claim::Settled),
+                    settled: Settled::default(),
+                };
+                settling.hand_out(one, take)
+            }
+            _ => 0,
+        }
+    }
+
+    /// The next event that `take` turns into something, or `None` when nothing waits.
+    #[inline]
+    pub(crate) fn try_next<R>(
+        &mut self,
+        mut take: impl FnMut(Item<'_, E>) -> Option<R>,
+    ) -> Result<Option<R>, RecvError> {
+        let mut max = 1;
+        loop {
+            let claim = self.claim(max, None, true)?;
+            if let Claim::Empty = claim {
+                return Ok(None);
+            }
+            if let Some(item) = self.hand_out_one(&claim, &mut take) {
+                return Ok(Some(item));
+            }
+            max = CLAIMED_FOR_FILTER;
+        }
+    }
+
+    /// The next event that `take` turns into something.
+    #[inline]
+    pub(crate) fn poll_next<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(Item<'_, E>) -> Option<R>,
+    ) -> Poll<Result<R, RecvError>> {
+        let mut max = 1;
+        for _ in 0..FILTERED_PER_POLL / CLAIMED_FOR_FILTER {
+            let claim = match self.claim(max, Some(cx.waker()), true) {
+                Ok(Claim::Parked) => return Poll::Pending,
+                Ok(claim) => claim,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            if let Some(item) = self.hand_out_one(&claim, &mut take) {
+                return Poll::Ready(Ok(item));
+            }
+            max = CLAIMED_FOR_FILTER;
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    #[inline]
+    fn hand_out_one<R>(
+        &mut self,
+        claim: &Claim,
+        take: &mut impl FnMut(Item<'_, E>) -> Option<R>,
+    ) -> Option<R> {
+        let mut taken = None;
+        self.hand_out(claim, true, &mut |item| {
+            taken = take(item);
+            taken.is_some()
+        });
+        taken
+    }
+
+    /// Shows `take` up to `max` events; ready once it accepted at least one.
+    pub(crate) fn poll_many(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        mut take: impl FnMut(Item<'_, E>) -> bool,
+    ) -> Poll<Result<usize, RecvError>> {
+        let (mut accepted, mut refused) = (0, 0);
+        while accepted < max && refused < FILTERED_PER_POLL {
+            let waker = (accepted == 0).then(|| cx.waker());
+            let claim = match self.claim(max - accepted, waker, accepted == 0) {
+                Ok(Claim::Parked) => return Poll::Pending,
+                Ok(Claim::Empty) => break,
+                Ok(claim) => claim,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            let more = self.hand_out(&claim, false, &mut take);
+            accepted += more;
+            refused += usize::from(more == 0);
+        }
+        if accepted > 0 || max == 0 {
+            return Poll::Ready(Ok(accepted));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<E> Drop for Receiver<E> {
+    fn drop(&mut self) {
+        let mut guard = self.channel.lock();
+        let (readers, extents) = guard.split();
+        let reader = readers.remove(self.key, extents);
+        // Room for those who waited for this reader.
+        let waiter = guard.waiters.notify();
+        drop(guard);
+        waiter.into_iter().for_each(Waker::wake);
+        drop(reader);
+    }
+}
+
+impl<'a, E> Item<'a, E> {
+    #[inline]
+    fn shared(lane: Lane, seq: u64, node: &'a Node<E>) -> Self {
+        Self {
+            lane,
+            seq,
+            conflated: 0,
+            is_last: false,
+            stamp_ms: node.stamp_ms,
+            event: Event::Shared(&node.event),
+        }
+    }
+}
+
+/// Books a claim on the ring when it goes out of scope, by return or by panic.
+struct RingSettling<'a, E> {
+    channel: &'a Channel<E>,
+    key: usize,
+    progress: &'a Progress,
+    from: u64,
+    claimed: u64,
+    tally: Tally,
+}
+
+impl<E> Drop for RingSettling<'_, E> {
+    #[inline]
+    fn drop(&mut self) {
+        let Tally {
+            settled,
+            filtered,
+            panicked,
+        } = self.tally;
+        if settled == self.claimed && filtered == 0 && panicked == 0 {
+            // All were delivered, which is what the account takes a higher position for.
+            self.progress
+                .position
+                .store(self.from + settled, Ordering::Release);
+        } else {
+            self.settle_locked();
+        }
+    }
+}
+
+impl<E> RingSettling<'_, E> {
+    #[cold]
+    fn settle_locked(&self) {
+        let mut state = self.channel.lock();
+        if let Some(floor) = state.readers.settle(self.key, &self.tally) {
+            state.guarded = state.guarded.min(floor);
+        }
+    }
+}
+
+/// The same for retained events of a queued reader.
+struct HistorySettling<'a, E> {
+    channel: &'a Channel<E>,
+    key: usize,
+    next: &'a mut u64,
+    settled: u64,
+    accepted: u64,
+    panicked: u64,
+}
+
+impl<E> Drop for HistorySettling<'_, E> {
+    fn drop(&mut self) {
+        let mut state = self.channel.lock();
+        let Some(reader) = state.readers.reader(self.key) else {
+            return;
+        };
+        if let Source::Queued { history, .. } = &mut reader.source {
+            *history -= self.settled;
+        }
+        let filtered = self.settled - self.accepted - self.panicked;
+        reader.settle_otherwise(self.accepted, filtered, self.panicked);
+    }
+}
+
+/// The same for events that were taken out of a buffer; those not handed out go back.
+struct TakenSettling<'a, E> {
+    channel: &'a Channel<E>,
+    key: usize,
+    taken: &'a mut VecDeque<Taken<E>>,
+    for_good: bool,
+    settled: Settled,
+}
+
+#[derive(Default)]
+struct Settled {
+    control: usize,
+    queued: usize,
+    last: bool,
+    accepted: u64,
+    filtered: u64,
+    panicked: u64,
+}
+
+impl<E> TakenSettling<'_, E> {
+    fn hand_out(&mut self, one: bool, take: &mut impl FnMut(Item<'_, E>) -> bool) -> usize {
+        while let Some(taken) = self.taken.pop_front() {
+            self.settled.panicked += 1;
+            let accepted = match taken {
+                Taken::Control(entry) => {
+                    self.settled.control += 1;
+                    let mut item = Item::shared(Lane::Control, entry.seq, &entry.node);
+                    item.conflated = entry.conflated;
+                    take(item)
+                }
+                Taken::Last(seq, node) => {
+                    self.settled.last = true;
+                    let mut item = Item::shared(Lane::Control, seq, &node);
+                    item.is_last = true;
+                    take(item)
+                }
+                Taken::Queued(entry) => {
+                    self.settled.queued += 1;
+                    take(Item {
+                        lane: Lane::Data,
+                        seq: entry.seq,
+                        conflated: entry.conflated,
+                        is_last: false,
+                        stamp_ms: entry.node.stamp_ms,
+                        event: Event::Own(entry.node.event),
+                    })
+                }
+            };
+            self.settled.panicked -= 1;
+            self.settled.accepted += u64::from(accepted);
+            self.settled.filtered += u64::from(!accepted);
+            if one && accepted {
+                break;
+            }
+        }
+        self.settled.accepted as usize
+    }
+}
+
+impl<E> Drop for TakenSettling<'_, E> {
+    fn drop(&mut self) {
+        if self.for_good {
+            return;
+        }
+        let settled = &self.settled;
+        let mut trash = Vec::new();
+        let mut state = self.channel.lock();
+        let Some(reader) = state.readers.reader(self.key) else {
+            return;
+        };
+        while let Some(taken) = self.taken.pop_back() {
+            match taken {
+                Taken::Control(entry) => trash.extend(reader.put_back(entry)),
+                Taken::Queued(entry) => {
+                    if let Source::Queued { buffer, .. } = &mut reader.source {
+                        buffer.put_back(entry);
+                    }
+                }
+                // It stays where it is until it is settled.
+                Taken::Last(..) => {}
+            }
+        }
+        reader.control.settle(settled.control);
+        if let Source::Queued { buffer, .. } = &mut reader.source {
+            buffer.settle(settled.queued);
+        }
+        reader.last_settled |= settled.last;
+        reader.settle_otherwise(settled.accepted, settled.filtered, settled.panicked);
+        let waiter = match settled.queued {
+            0 => None,
+            _ => state.waiters.notify(),
+        };
+        drop(state);
+        waiter.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Events in hand are moved, never pinned.
+impl<E> Unpin for Receiver<E> {}
