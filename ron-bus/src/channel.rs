@@ -14,7 +14,7 @@ use crate::account::{TopicState, TopicStats};
 use crate::config::{Identity, CONTROL_SLOTS};
 use crate::interest::{Class, Interest};
 use crate::offering::{Copied, Offering};
-use crate::readers::{ClassCounts, Extents, Readers, Wakeup};
+use crate::readers::{ClassCounts, Extents, Readers, Remains, Wakeup};
 use crate::ring::{Node, Ring};
 use crate::sync::{self, AtomicU64, Mutex, MutexGuard, Ordering, Padded};
 use crate::topic::{Published, Refusal};
@@ -77,12 +77,9 @@ impl<E> State<E> {
     }
 
     #[inline]
-    pub(crate) fn push(&mut self, node: Node<E>, capacity: u64) -> Option<Node<E>> {
+    pub(crate) fn push(&mut self, node: Node<E>) -> Option<Node<E>> {
         if let Some(counts) = &mut self.counts {
-            counts.publish(node.class);
-            if let Some(expired @ 1..) = self.ring.next().checked_sub(capacity) {
-                counts.expire(self.ring.class_of(expired));
-            }
+            counts.publish(self.ring.next(), node.class);
         }
         let displaced = self.ring.push(node);
         if self.ring.tail() > self.guarded {
@@ -90,6 +87,12 @@ impl<E> State<E> {
             self.guarded = readers.cut_overrun(extents);
         }
         displaced
+    }
+
+    /// What a publisher has to drop once it has released the lock, besides the event it displaced.
+    #[inline]
+    pub(crate) fn leftovers(&mut self) -> Vec<Remains<E>> {
+        std::mem::take(&mut self.readers.remains)
     }
 
     /// An allocation for a control event, and what was in it.
@@ -183,10 +186,36 @@ impl<E> Channel<E> {
         let mut state = self.lock();
         state.phase = TopicState::Closed;
         self.raise_urgent();
-        let waiter = state.waiters.notify();
+        self.wake_everyone(state);
+    }
+
+    /// Wakes every reader and every publisher that waits: nothing can be published any more.
+    fn wake_everyone<'a>(&'a self, mut state: MutexGuard<'a, State<E>>) {
+        let waiters = state.waiters.notify_all();
         let everyone = state.readers.wakeup_all();
-        self.wake(state, everyone);
-        waiter.into_iter().for_each(Waker::wake);
+        let wake_readers = AssertUnwindSafe(|| self.wake(state, everyone));
+        let mut panic = catch_unwind(wake_readers).err();
+        for waiter in waiters {
+            panic = wake_or_panic(waiter).err().or(panic);
+        }
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
+    }
+
+    /// Wakes a publisher that waits, and if its waker panics the next one, so that room somewhere wakes somebody.
+    pub(crate) fn wake_waiter(&self, mut waiter: Option<Waker>) {
+        let mut panic = None;
+        while let Some(waker) = waiter.take() {
+            if let Err(payload) = wake_or_panic(waker) {
+                panic = Some(payload);
+                waiter = self.lock().waiters.notify();
+            }
+        }
+        match panic {
+            Some(payload) if !std::thread::panicking() => resume_unwind(payload),
+            _ => {}
+        }
     }
 
     /// Wakes whom `wakeup` names, in batches outside the lock. A waker that panics keeps nobody from being woken.
@@ -203,7 +232,7 @@ impl<E> Channel<E> {
         while let Some(batch) = state.readers.unpark(&mut left) {
             drop(state);
             for waker in batch.into_iter().flatten() {
-                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                if let Err(payload) = wake_or_panic(waker) {
                     panic = Some(payload);
                 }
             }
@@ -258,15 +287,15 @@ impl<E: Clone> Channel<E> {
             drop(state);
             return self.publish_with_care(node);
         }
+        let wakeup = state.readers.wakeup(wanted_by(node.class));
+        let displaced = state.push(node);
         let published = Published {
-            seq: state.ring.next(),
+            seq: state.ring.next() - 1,
             readers: state.readers.connected,
         };
-        let wakeup = state.readers.wakeup(wanted_by(node.class));
-        let displaced = state.push(node, self.fixed.capacity as u64);
-        let surplus = state.ring.take_surplus();
+        let leftovers = state.leftovers();
         self.wake(state, wakeup);
-        drop((displaced, surplus));
+        drop((displaced, leftovers));
         Ok(published)
     }
 
@@ -289,11 +318,10 @@ impl<E: Clone> Channel<E> {
             wanted = wanted | wanted_by(node.class);
         }
         let wakeup = state.readers.wakeup(wanted);
-        let capacity = self.fixed.capacity as u64;
         let mut count = 0;
         for parcel in parcels {
             if let Some(node) = parcel.take() {
-                *parcel = state.push(node, capacity);
+                *parcel = state.push(node);
                 count += 1;
             }
         }
@@ -301,9 +329,9 @@ impl<E: Clone> Channel<E> {
             seq: state.ring.next() - 1,
             readers: state.readers.connected,
         };
-        let surplus = state.ring.take_surplus();
+        let leftovers = state.leftovers();
         self.wake(state, wakeup);
-        drop(surplus);
+        drop(leftovers);
         (count, Ok(published))
     }
 
@@ -364,17 +392,18 @@ impl<E: Clone> Channel<E> {
         state.control_next += 1;
         let mut trash = std::mem::take(&mut state.trash);
         let (node, displaced) = state.control_node(node);
-        let published = Published {
-            seq,
-            readers: state.readers.connected,
-        };
         let (readers, extents) = state.split();
         readers.offer_control(seq, key, &node, extents, &mut trash);
+        let published = Published {
+            seq,
+            readers: readers.connected,
+        };
         state.control_nodes.push_back(node);
         self.raise_urgent();
         let wakeup = state.readers.wakeup(wanted);
+        let leftovers = state.leftovers();
         self.wake(state, wakeup);
-        drop(displaced);
+        drop((displaced, leftovers));
         if trash.capacity() > 0 {
             trash.clear();
             self.lock().trash = trash;
@@ -395,12 +424,13 @@ impl<E: Clone> Channel<E> {
         state.phase = TopicState::Sealed;
         self.raise_urgent();
         let readers = state.readers.connected;
-        let waiter = state.waiters.notify();
-        let everyone = state.readers.wakeup_all();
-        self.wake(state, everyone);
-        waiter.into_iter().for_each(Waker::wake);
+        self.wake_everyone(state);
         Ok(Published { seq, readers })
     }
+}
+
+fn wake_or_panic(waker: Waker) -> std::thread::Result<()> {
+    catch_unwind(AssertUnwindSafe(|| waker.wake()))
 }
 
 /// Which readers a data or control event may wake.

@@ -5,17 +5,19 @@ use std::future::{poll_fn, Future};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::pin::pin;
 use std::sync::PoisonError;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{sleep_until, Instant};
 
+use crate::account::Lost;
 use crate::channel::{refuse_unless_open, wanted_by, Channel, PublishResult, State};
 use crate::interest::Class;
 use crate::queue::{Buffer, Offer};
 use crate::readers::{Reader, Readers, Source};
 use crate::ring::Node;
 use crate::sync::MutexGuard;
+use crate::topic::Published;
 
 /// What a deadline beyond the clock's range is cut to.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
@@ -23,10 +25,11 @@ const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// A copy of the event for one queued reader.
 pub(crate) struct Copied<E> {
     reader: usize,
-    key: Option<fn(&E) -> u64>,
-    /// What the key function made of it, and the copy. `None` if either panicked; afterwards, what the reader's buffer
-    /// gave back.
-    copy: Option<(u64, Node<E>)>,
+    key_of: Option<fn(&E) -> u64>,
+    /// What the reader's key function made of it; 0 without one, `None` if it panicked.
+    key: Option<u64>,
+    /// `None` if making it panicked; afterwards, what the reader's buffer gave back.
+    copy: Option<Node<E>>,
 }
 
 /// Copies are made outside the lock for the readers that were there at the last look; if others are there when the
@@ -80,7 +83,7 @@ impl<'a, E: Clone> Offering<'a, E> {
                     let (replaced, next) = state.waiters.wait(&mut self.ticket, waker);
                     drop(state);
                     drop(replaced);
-                    next.into_iter().for_each(Waker::wake);
+                    self.channel.wake_waiter(next);
                     return Err(until);
                 }
             }
@@ -123,7 +126,7 @@ impl<'a, E: Clone> Offering<'a, E> {
             let mut state = channel.lock();
             let Some(mut node) = self.node.take() else {
                 // Polled again after it was done.
-                return Ok(Ok(crate::topic::Published { seq: 0, readers: 0 }));
+                return Ok(Ok(Published { seq: 0, readers: 0 }));
             };
             if let Err(refusal) = refuse_unless_open(state.phase) {
                 drop(state);
@@ -147,17 +150,17 @@ impl<'a, E: Clone> Offering<'a, E> {
                 self.node = Some(node);
                 continue;
             }
-            let published = crate::topic::Published {
-                seq: state.ring.next(),
+            let (seq, class) = (state.ring.next(), node.class);
+            let wakeup = state.readers.wakeup(wanted_by(class));
+            self.distribute(&mut state.readers, seq, class, waited.is_some());
+            let displaced = state.push(node);
+            let published = Published {
+                seq,
                 readers: state.readers.connected,
             };
-            let class = node.class;
-            let wakeup = state.readers.wakeup(wanted_by(class));
-            self.distribute(&mut state.readers, published.seq, class, waited.is_some());
-            let displaced = state.push(node, channel.fixed.capacity as u64);
-            let surplus = state.ring.take_surplus();
+            let leftovers = state.leftovers();
             channel.wake(state, wakeup);
-            drop((displaced, surplus));
+            drop((displaced, leftovers));
             return Ok(Ok(published));
         }
     }
@@ -173,10 +176,11 @@ impl<'a, E: Clone> Offering<'a, E> {
             match readers.reader(key) {
                 Some(reader) if reader.wants(class) => self.copies.push(Copied {
                     reader: key,
-                    key: match &reader.source {
+                    key_of: match &reader.source {
                         Source::Queued { key, .. } => *key,
                         Source::Cursor(_) => None,
                     },
+                    key: None,
                     copy: None,
                 }),
                 _ => {}
@@ -188,8 +192,9 @@ impl<'a, E: Clone> Offering<'a, E> {
     /// Makes the copies. A panic costs the reader the event, and nobody else anything.
     fn copy(&mut self, node: &Node<E>) {
         for copied in &mut self.copies {
-            let copy = || (copied.key.map_or(0, |key| key(&node.event)), node.clone());
-            copied.copy = catch_unwind(AssertUnwindSafe(copy)).ok();
+            let key = || copied.key_of.map_or(0, |key_of| key_of(&node.event));
+            copied.key = catch_unwind(AssertUnwindSafe(key)).ok();
+            copied.copy = catch_unwind(AssertUnwindSafe(|| node.clone())).ok();
         }
     }
 
@@ -221,26 +226,31 @@ fn give<E>(reader: &mut Reader<E>, copied: &mut Copied<E>, seq: u64, waited: boo
     let Source::Queued { buffer, .. } = &mut reader.source else {
         return;
     };
-    let Some((key, node)) = copied.copy.take() else {
-        buffer.miss(seq);
-        return reader.note(|_, lost| lost.panicked += 1);
-    };
     let is_fifo = matches!(buffer, Buffer::Fifo(_));
+    let no_room = |lost: &mut Lost| {
+        *match (is_fifo, waited) {
+            (true, true) => &mut lost.block_deadline,
+            (true, false) => &mut lost.block_full,
+            (false, _) => &mut lost.conflate_full,
+        } += 1;
+    };
+    let (Some(key), Some(node)) = (copied.key, copied.copy.take()) else {
+        let has_room = buffer.has_room(copied.key);
+        buffer.miss(seq);
+        return reader.note(|_, lost| match has_room {
+            true => lost.panicked += 1,
+            false => no_room(lost),
+        });
+    };
     match buffer.offer(seq, key, node) {
         Offer::Stored => {}
         Offer::Conflated(old) => {
-            copied.copy = Some((key, old));
+            copied.copy = Some(old);
             reader.note(|conflated, _| *conflated += 1);
         }
         Offer::Full(node) => {
-            copied.copy = Some((key, node));
-            reader.note(|_, lost| {
-                *match (is_fifo, waited) {
-                    (true, false) => &mut lost.block_full,
-                    (true, true) => &mut lost.block_deadline,
-                    (false, _) => &mut lost.conflate_full,
-                } += 1;
-            });
+            copied.copy = Some(node);
+            reader.note(|_, lost| no_room(lost));
         }
     }
 }
@@ -250,7 +260,7 @@ impl<E> Drop for Offering<'_, E> {
         if let Some(ticket) = self.ticket {
             let (left, next) = self.channel.lock().waiters.leave(ticket);
             drop(left);
-            next.into_iter().for_each(Waker::wake);
+            self.channel.wake_waiter(next);
         }
         let mut room = std::mem::take(&mut self.copies);
         if room.capacity() > 0 {

@@ -159,6 +159,17 @@ impl<E> Buffer<E> {
         }
     }
 
+    /// Whether it would take an event, as far as that can be told without its key.
+    pub(crate) fn has_room(&self, key: Option<u64>) -> bool {
+        match self {
+            Self::Fifo(fifo) => !fifo.is_full(),
+            Self::Keyed(keyed) => {
+                let known = key.map_or(true, |key| keyed.places.contains_key(&key));
+                known || keyed.intake.len < keyed.max_keys
+            }
+        }
+    }
+
     /// Notes an event that could not even be offered.
     pub(crate) fn miss(&mut self, seq: u64) {
         match self {
@@ -391,12 +402,17 @@ impl<E> Control<E> {
         (self.entries.len() + self.claimed) as u64
     }
 
+    /// Events that nobody has in hand.
+    pub(crate) fn unread(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
     /// Number of the oldest unread event.
     pub(crate) fn front(&self) -> Option<u64> {
         self.entries.front().map(|entry| entry.seq)
     }
 
-    /// Events that nobody has in hand, for a reader that is cut off.
+    /// Gives up what nobody has in hand, for a reader that is cut off.
     pub(crate) fn cut(&mut self) -> VecDeque<ControlEntry<E>> {
         std::mem::take(&mut self.entries)
     }

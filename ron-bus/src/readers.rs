@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::account::{Account, Lost, NameStats, ReaderStats};
 use crate::interest::{Class, Interest};
 use crate::queue::{Buffer, Control, ControlEntry, Missed, Pressed};
-use crate::ring::{Node, Ring};
+use crate::ring::Node;
 use crate::subscriber::{Gap, Lane, Policy};
 use crate::sync::{self, fence, AtomicU64, Ordering, Padded};
 
@@ -42,46 +42,90 @@ pub(crate) struct Extents<'a> {
     pub(crate) last: bool,
 }
 
-/// Data events by class, since somebody on the topic is interested in classes. Those from before have none, and
-/// count as of interest to everyone.
+/// Data events by class, on a topic that has had a reader with an interest.
 #[derive(Debug)]
 pub(crate) struct ClassCounts {
-    published: [u64; Class::COUNT + 1],
+    /// Classes of the events in the ring, by sequence number modulo its capacity.
+    recent: Vec<Option<Class>>,
+    published: [u64; Class::COUNT],
     /// Of these, older than the tail.
-    expired: [u64; Class::COUNT + 1],
+    expired: [u64; Class::COUNT],
+    /// Events in the ring before this one have no class yet; 0 once they have.
+    unknown_before: u64,
 }
 
 impl ClassCounts {
-    pub(crate) fn new(next: u64, tail: u64) -> Self {
-        let mut counts = Self {
-            published: [0; Class::COUNT + 1],
-            expired: [0; Class::COUNT + 1],
-        };
-        counts.published[Class::COUNT] = next - 1;
-        counts.expired[Class::COUNT] = tail - 1;
-        counts
+    pub(crate) fn new(next: u64, capacity: usize) -> Self {
+        Self {
+            recent: vec![None; capacity],
+            published: [0; Class::COUNT],
+            expired: [0; Class::COUNT],
+            unknown_before: next,
+        }
     }
 
-    pub(crate) fn publish(&mut self, class: Option<Class>) {
-        self.published[Self::index(class)] += 1;
+    /// The newest event has this class, and the oldest retained one may be overwritten.
+    pub(crate) fn publish(&mut self, seq: u64, class: Option<Class>) {
+        let expired = std::mem::replace(self.place(seq), class);
+        if let Some(class) = expired {
+            self.expired[usize::from(class.index())] += 1;
+        }
+        if let Some(class) = class {
+            self.published[usize::from(class.index())] += 1;
+        }
     }
 
-    pub(crate) fn expire(&mut self, class: Option<Class>) {
-        self.expired[Self::index(class)] += 1;
+    /// Where the events in the ring begin and end that were published before anyone asked for classes.
+    pub(crate) fn unknown(&self, tail: u64) -> Option<(u64, u64)> {
+        (tail < self.unknown_before).then_some((tail, self.unknown_before))
     }
 
-    fn index(class: Option<Class>) -> usize {
-        class.map_or(Class::COUNT, |class| usize::from(class.index()))
+    /// Fills in the classes of the events from `first` on, as far as they are unknown. Those that left the ring
+    /// meanwhile are of no interest to anybody who could ask.
+    pub(crate) fn resolve(&mut self, first: u64, classes: &[Class], tail: u64) {
+        if self.unknown_before == 0 {
+            return;
+        }
+        for (seq, class) in (first..).zip(classes) {
+            if seq >= tail {
+                *self.place(seq) = Some(*class);
+                self.published[usize::from(class.index())] += 1;
+            }
+        }
+        self.unknown_before = 0;
     }
 
-    fn sum(counts: &[u64; Class::COUNT + 1], interest: Interest) -> u64 {
+    pub(crate) fn class_of(&self, seq: u64) -> Option<Class> {
+        self.recent[(seq % self.recent.len() as u64) as usize]
+    }
+
+    fn place(&mut self, seq: u64) -> &mut Option<Class> {
+        let place = (seq % self.recent.len() as u64) as usize;
+        &mut self.recent[place]
+    }
+
+    fn sum(counts: &[u64; Class::COUNT], interest: Interest) -> u64 {
         let mut left = interest.0;
-        let mut sum = counts[Class::COUNT];
+        let mut sum = 0;
         while left != 0 {
             sum += counts[left.trailing_zeros() as usize];
             left &= left - 1;
         }
         sum
+    }
+
+    /// How many of `from..to` are of interest; all of them must be in the ring.
+    pub(crate) fn matching(&self, from: u64, to: u64, interest: Interest) -> u64 {
+        let wanted = |seq: &u64| {
+            self.class_of(*seq)
+                .is_some_and(|class| interest.contains(class))
+        };
+        (from..to).filter(wanted).count() as u64
+    }
+
+    /// Events of interest published before `start`, which must be in the ring or the next one.
+    pub(crate) fn matching_before(&self, start: u64, next: u64, interest: Interest) -> u64 {
+        Self::sum(&self.published, interest) - self.matching(start, next, interest)
     }
 }
 
@@ -138,6 +182,9 @@ pub(crate) struct Reader<E> {
     /// Present while the reader is parked.
     waker: Option<Waker>,
 }
+
+/// Unread control events of a reader that was cut off.
+pub(crate) type Remains<E> = VecDeque<ControlEntry<E>>;
 
 /// What a reader did with data events it had claimed from the ring.
 #[derive(Debug, Default)]
@@ -206,8 +253,8 @@ impl<E> Reader<E> {
 
     /// Moves a cursor past events that were overwritten unread, if there are any, and says which of interest.
     ///
-    /// `Err` is the final gap of a `Disconnect` reader.
-    pub(crate) fn observe_gap(&mut self, extents: Extents<'_>) -> Result<Option<Gap>, Gap> {
+    /// `Err` holds what a `Disconnect` reader, now cut off, leaves behind.
+    pub(crate) fn observe_gap(&mut self, extents: Extents<'_>) -> Result<Option<Gap>, Remains<E>> {
         let (position, floor) = self.position_and_floor();
         let missed = self.missed(floor, extents);
         let Source::Cursor(progress) = &self.source else {
@@ -235,7 +282,9 @@ impl<E> Reader<E> {
         }))
     }
 
-    fn cut_off_from_data(&mut self, extents: Extents<'_>) -> Gap {
+    /// Cuts the reader off because it lost a data event; returns its unread control events, which must be dropped
+    /// outside the lock.
+    fn cut_off_from_data(&mut self, extents: Extents<'_>) -> Remains<E> {
         let (_, floor) = self.position_and_floor();
         let missed = self.missed(floor, extents) + self.waiting(floor, extents);
         let gap = Gap {
@@ -244,30 +293,30 @@ impl<E> Reader<E> {
             last_missed: extents.next - 1,
             missed,
         };
-        self.cut_off(gap, floor, missed, extents);
-        gap
+        self.cut_off(gap, extents)
     }
 
-    fn cut_off(&mut self, gap: Gap, floor: u64, missed: u64, extents: Extents<'_>) {
-        self.cut = Some(gap);
-        self.end = Some(extents.next);
-        let rest = extents.next - floor;
-        self.filtered += rest - missed;
-        self.lost.disconnected += missed;
-    }
-
-    /// Cuts the reader off because its control lane is full; `unread` are the events it had there and the new one.
-    fn cut_off_from_control(&mut self, first: u64, last: u64, unread: u64, extents: Extents<'_>) {
-        let (_, floor) = self.position_and_floor();
-        let missed = self.missed(floor, extents) + self.waiting(floor, extents);
+    /// Cuts the reader off because the control event `seq` found no room; returns the same.
+    fn cut_off_from_control(&mut self, seq: u64, extents: Extents<'_>) -> Remains<E> {
+        let unread = self.control.unread() + 1;
         let gap = Gap {
             lane: Lane::Control,
-            first_missed: first,
-            last_missed: last,
+            first_missed: self.control.front().unwrap_or(seq),
+            last_missed: seq,
             missed: unread,
         };
-        self.cut_off(gap, floor, missed, extents);
-        self.lost.disconnected += unread;
+        self.lost.disconnected += 1;
+        self.cut_off(gap, extents)
+    }
+
+    fn cut_off(&mut self, gap: Gap, extents: Extents<'_>) -> Remains<E> {
+        let (_, floor) = self.position_and_floor();
+        let missed = self.missed(floor, extents) + self.waiting(floor, extents);
+        self.cut = Some(gap);
+        self.end = Some(extents.next);
+        self.filtered += extents.next - floor - missed;
+        self.lost.disconnected += missed + self.control.unread();
+        self.control.cut()
     }
 
     /// Skips events in the ring that are not of interest.
@@ -385,6 +434,8 @@ pub(crate) struct Readers<E> {
     pub(crate) queued: Vec<usize>,
     /// Changes with `queued`.
     pub(crate) queued_version: u64,
+    /// Of readers that were cut off since a publisher last had the lock; it drops them once it has released it.
+    pub(crate) remains: Vec<Remains<E>>,
     /// Readers that are not cut off.
     pub(crate) connected: usize,
     /// Readers that count against the limit.
@@ -440,6 +491,7 @@ impl<E> Default for Readers<E> {
             groups: Vec::new(),
             queued: Vec::new(),
             queued_version: 1,
+            remains: Vec::new(),
             connected: 0,
             limited: 0,
         }
@@ -529,6 +581,10 @@ impl<E> Readers<E> {
         Some(reader)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     pub(crate) fn reader(&mut self, key: usize) -> Option<&mut Reader<E>> {
         self.slots.get_mut(key)?.as_mut()
     }
@@ -544,6 +600,7 @@ impl<E> Readers<E> {
 
     /// Cuts off every `Disconnect` reader that just lost a data event; returns the lowest floor of the others.
     pub(crate) fn cut_overrun(&mut self, extents: Extents<'_>) -> u64 {
+        let remains = &mut self.remains;
         let mut lowest = u64::MAX;
         fence(Ordering::SeqCst);
         for reader in self.slots.iter_mut().flatten() {
@@ -552,7 +609,7 @@ impl<E> Readers<E> {
             }
             let (_, floor) = reader.position_and_floor();
             if reader.missed(floor, extents) > 0 {
-                reader.cut_off_from_data(extents);
+                remains.push(reader.cut_off_from_data(extents));
                 self.connected -= 1;
             } else {
                 lowest = lowest.min(floor.max(extents.tail));
@@ -583,11 +640,7 @@ impl<E> Readers<E> {
             let control = &mut reader.control;
             let strict = reader.policy == Policy::Disconnect;
             if strict && control.is_full() && !control.has_twin(key) {
-                let first = control.front().unwrap_or(seq);
-                let unread = control.cut();
-                let count = unread.len() as u64 + 1;
-                trash.extend(unread.into_iter().map(|entry| entry.node));
-                reader.cut_off_from_control(first, seq, count, extents);
+                self.remains.push(reader.cut_off_from_control(seq, extents));
                 self.connected -= 1;
                 continue;
             }
@@ -810,20 +863,4 @@ impl Waits {
             missing &= missing - 1;
         }
     }
-}
-
-/// Events of interest that were published before the data event `start`.
-pub(crate) fn matching_before<E>(
-    ring: &Ring<E>,
-    counts: &ClassCounts,
-    interest: Interest,
-    start: u64,
-) -> u64 {
-    let retained = (start..ring.next())
-        .filter(|seq| {
-            ring.class_of(*seq)
-                .map_or(true, |class| interest.contains(class))
-        })
-        .count() as u64;
-    ClassCounts::sum(&counts.published, interest) - retained
 }

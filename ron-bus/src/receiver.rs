@@ -13,10 +13,10 @@ use crate::account::{Account, TopicState};
 use crate::channel::{Channel, State};
 use crate::interest::{Class, Interest};
 use crate::queue::{Buffer, ControlEntry, Entry, Fifo, Keyed};
-use crate::readers::{matching_before, ClassCounts, Progress, Reader, ReaderSpec, Source, Tally};
+use crate::readers::{ClassCounts, Progress, Reader, ReaderSpec, Source, Tally};
 use crate::ring::{Node, View};
 use crate::subscriber::{Lane, Overflow, Policy, RecvError, Start, SubscribeError};
-use crate::sync::{self, fence, AtomicU64, Ordering, Padded};
+use crate::sync::{self, fence, AtomicU64, MutexGuard, Ordering, Padded};
 
 /// Events a filter may refuse per poll before the task lets others run.
 const FILTERED_PER_POLL: usize = 128;
@@ -145,10 +145,10 @@ impl<E> Receiver<E> {
                 Some(key),
             )),
         };
-        if let Some((_, classify)) = spec.interest {
-            channel.classify.get_or_init(|| classify);
-        }
-        let mut guard = channel.lock();
+        let mut guard = match spec.interest {
+            Some((_, classify)) => Self::lock_classified(channel, classify),
+            None => channel.lock(),
+        };
         let state = &mut *guard;
         if state.phase == TopicState::Closed {
             return Err(SubscribeError::Closed { topic: topic() });
@@ -166,13 +166,13 @@ impl<E> Receiver<E> {
             Start::Retained(n) => tail.max(next.saturating_sub(n as u64)),
         };
         let interest = spec.interest.map(|(interest, _)| interest);
-        let mut start_matching = 0;
-        if let Some(interest) = interest {
-            let counts = state
-                .counts
-                .get_or_insert_with(|| Box::new(ClassCounts::new(next, tail)));
-            start_matching = matching_before(&state.ring, counts, interest, start);
-        }
+        let (start_matching, retained) = match (interest, &state.counts) {
+            (Some(interest), Some(counts)) => (
+                counts.matching_before(start, next, interest),
+                counts.matching(start, next, interest),
+            ),
+            _ => (0, next - start),
+        };
         if policy == Policy::Disconnect {
             state.guarded = state.guarded.min(start);
         }
@@ -190,19 +190,14 @@ impl<E> Receiver<E> {
                 (feed, Source::Cursor(progress))
             }
             Some((buffer, deadline, key)) => {
-                let wanted = |seq: &u64| match (interest, state.ring.class_of(*seq)) {
-                    (Some(interest), Some(class)) => interest.contains(class),
-                    _ => true,
-                };
                 let feed = Feed::Queued {
                     history: state.ring.views(start),
                     next: start,
                     end: next,
                 };
-                let history = (start..next).filter(wanted).count() as u64;
                 let source = Source::Queued {
                     buffer,
-                    history,
+                    history: retained,
                     deadline,
                     key,
                 };
@@ -237,6 +232,43 @@ impl<E> Receiver<E> {
             ended: false,
             taken: VecDeque::new(),
         })
+    }
+
+    /// Locks the topic once the class of every event in its ring is known. That takes the user's code, and so a look
+    /// without the lock at the events from before the first interest.
+    fn lock_classified(
+        channel: &Arc<Channel<E>>,
+        classify: fn(&E) -> Class,
+    ) -> MutexGuard<'_, State<E>> {
+        // From here on publishers look up classes.
+        channel.classify.get_or_init(|| classify);
+        let capacity = channel.fixed.capacity;
+        let mut guard = channel.lock();
+        let state = &mut *guard;
+        let (tail, next) = (state.ring.tail(), state.ring.next());
+        let counts = state
+            .counts
+            .get_or_insert_with(|| Box::new(ClassCounts::new(next, capacity)));
+        let Some((first, end)) = counts.unknown(tail) else {
+            return guard;
+        };
+        let views = state.ring.views(first);
+        drop(guard);
+        let mut classes = Vec::new();
+        for view in &views {
+            let from = first + classes.len() as u64;
+            view.for_each(from, end, |_, node| {
+                classes.push(classify(&node.event));
+                true
+            });
+        }
+        let mut guard = channel.lock();
+        let state = &mut *guard;
+        let tail = state.ring.tail();
+        if let Some(counts) = &mut state.counts {
+            counts.resolve(first, &classes, tail);
+        }
+        guard
     }
 
     pub(crate) fn account(&self) -> Account {
@@ -303,7 +335,7 @@ impl<E> Receiver<E> {
                 Claim::Settled => {
                     let waiter = state.waiters.notify();
                     drop(guard);
-                    waiter.into_iter().for_each(Waker::wake);
+                    channel.wake_waiter(waiter);
                     return Ok(Claim::Settled);
                 }
                 claim => return Ok(claim),
@@ -385,20 +417,28 @@ impl<E> Receiver<E> {
                     match reader.observe_gap(extents) {
                         Ok(None) => position = extents.tail,
                         Ok(Some(gap)) => return Err(RecvError::Lagged(gap)),
-                        Err(gap) => {
+                        Err(remains) => {
+                            let gap = reader.cut;
                             readers.connected -= 1;
-                            return Err(RecvError::Disconnected(gap));
+                            readers.remains.push(remains);
+                            return Err(gap.map_or(RecvError::Closed, RecvError::Disconnected));
                         }
                     }
                 }
                 let next = extents.next;
-                let ring = &state.ring;
+                let (ring, counts) = (&state.ring, &state.counts);
+                let wanted = |seq: u64| match (self.interest, counts) {
+                    (Some(interest), Some(counts)) => counts
+                        .class_of(seq)
+                        .is_some_and(|class| interest.contains(class)),
+                    _ => true,
+                };
                 let Some(reader) = state.readers.reader(self.key) else {
                     return Err(RecvError::Closed);
                 };
                 if self.interest.is_some() {
                     let unwanted = (position..next.min(position + CLASSES_PER_LOCK))
-                        .take_while(|seq| !reader.wants(ring.class_of(*seq)))
+                        .take_while(|seq| !wanted(*seq))
                         .count() as u64;
                     reader.skip(unwanted);
                     position += unwanted;
@@ -414,10 +454,8 @@ impl<E> Receiver<E> {
                     let mut to = view.readable_from(position).unwrap_or(position);
                     to = to.min(position + max as u64);
                     if self.interest.is_some() {
-                        let wanted = (position..to)
-                            .take_while(|seq| reader.wants(ring.class_of(*seq)))
-                            .count() as u64;
-                        to = position + wanted;
+                        to =
+                            position + (position..to).take_while(|seq| wanted(*seq)).count() as u64;
                     }
                     progress.0.claim.store(to, Ordering::Release);
                     return Ok(Claim::Ring(position, to));
@@ -473,10 +511,9 @@ impl<E> Receiver<E> {
     ) -> usize {
         let channel = &*self.channel;
         let interest = self.interest;
-        // Published before the topic knew of classes.
-        let unwanted = |node: &Node<E>| match (interest, node.class, channel.classify.get()) {
-            (Some(interest), None, Some(classify)) => !interest.contains(classify(&node.event)),
-            (Some(interest), Some(class), _) => !interest.contains(class),
+        // Only retained events are not sorted out beforehand.
+        let unwanted = |event: &E| match (interest, channel.classify.get()) {
+            (Some(interest), Some(classify)) => !interest.contains(classify(event)),
             _ => false,
         };
         match (&mut self.feed, claim) {
@@ -494,7 +531,7 @@ impl<E> Receiver<E> {
                     let tally = &mut settling.tally;
                     tally.panicked += 1;
                     tally.settled += 1;
-                    let taken = !unwanted(node) && take(Item::shared(Lane::Data, seq, node));
+                    let taken = take(Item::shared(Lane::Data, seq, node));
                     tally.panicked -= 1;
                     tally.filtered += u64::from(!taken);
                     accepted += usize::from(taken);
@@ -516,13 +553,13 @@ impl<E> Receiver<E> {
                 };
                 view.for_each(*from, *to, |seq, node| {
                     *settling.next = seq + 1;
-                    // Those of a class it does not want were booked when it subscribed.
-                    if node.class.is_some() && unwanted(node) {
+                    // Booked when it subscribed.
+                    if unwanted(&node.event) {
                         return true;
                     }
                     settling.settled += 1;
                     settling.panicked = 1;
-                    let taken = !unwanted(node) && take(Item::shared(Lane::Data, seq, node));
+                    let taken = take(Item::shared(Lane::Data, seq, node));
                     settling.panicked = 0;
                     settling.accepted += u64::from(taken);
                     !(one && taken)
@@ -629,14 +666,20 @@ impl<E> Receiver<E> {
 
 impl<E> Drop for Receiver<E> {
     fn drop(&mut self) {
+        match &mut self.feed {
+            Feed::Cursor { view, .. } => view.release(),
+            Feed::Queued { history, .. } => history.clear(),
+        }
         let mut guard = self.channel.lock();
         let (readers, extents) = guard.split();
         let reader = readers.remove(self.key, extents);
+        let remaining = readers.len();
+        let block = guard.ring.trim(remaining);
         // Room for those who waited for this reader.
         let waiter = guard.waiters.notify();
         drop(guard);
-        waiter.into_iter().for_each(Waker::wake);
-        drop(reader);
+        self.channel.wake_waiter(waiter);
+        drop((reader, block));
     }
 }
 
@@ -810,7 +853,7 @@ impl<E> Drop for TakenSettling<'_, E> {
             _ => state.waiters.notify(),
         };
         drop(state);
-        waiter.into_iter().for_each(Waker::wake);
+        self.channel.wake_waiter(waiter);
     }
 }
 

@@ -29,7 +29,7 @@ const BLOCKS: u64 = 8;
 pub(crate) struct Node<E> {
     /// Milliseconds since 1970 at publish; 0 on topics without encoder.
     pub(crate) stamp_ms: i64,
-    /// Its class, once somebody on the topic is interested in classes.
+    /// Its class, if the publisher knew that somebody on the topic is interested in classes.
     pub(crate) class: Option<Class>,
     pub(crate) event: E,
 }
@@ -57,7 +57,8 @@ impl<E> Block<E> {
     }
 }
 
-/// The events `tail..next`, and at most two blocks' worth of older ones whose slots have not been needed yet.
+/// The events `tail..next`, and older ones whose slots have not been needed yet: less than two blocks of them, and a
+/// block more per reader that was too slow.
 pub(crate) struct Ring<E> {
     head: Head,
     next: u64,
@@ -67,12 +68,8 @@ pub(crate) struct Ring<E> {
     blocks: Vec<Arc<Block<E>>>,
     /// Where in `blocks` the next slot is.
     open: usize,
-    /// Blocks that readers still held when their turn came.
+    /// Blocks that readers still held when their turn came; at most one per reader, as each holds one at a time.
     held: Vec<Arc<Block<E>>>,
-    /// Openings since `held` was last needed.
-    calm: usize,
-    /// A block that is no longer needed, to be dropped outside the lock.
-    surplus: Option<Arc<Block<E>>>,
 }
 
 impl<E> Ring<E> {
@@ -93,8 +90,6 @@ impl<E> Ring<E> {
             blocks: Vec::new(),
             open: 0,
             held: Vec::new(),
-            calm: 0,
-            surplus: None,
         }
     }
 
@@ -148,13 +143,8 @@ impl<E> Ring<E> {
         }
         if let Some(block) = Arc::get_mut(&mut self.blocks[turn]) {
             block.first = self.next;
-            self.calm += 1;
-            if !self.held.is_empty() && self.calm > 2 * self.blocks_max {
-                self.let_go();
-            }
             return;
         }
-        self.calm = 0;
         let spare = self.take_held().map(|mut block| {
             if let Some(block) = Arc::get_mut(&mut block) {
                 block.first = self.next;
@@ -175,32 +165,9 @@ impl<E> Ring<E> {
         Some(self.held.swap_remove(free))
     }
 
-    /// After two quiet rounds: one block less.
-    fn let_go(&mut self) {
-        if self.surplus.is_none() {
-            self.surplus = self.take_held();
-        }
-    }
-
-    /// What a publisher has to drop once it has released the lock.
-    #[inline]
-    pub(crate) fn take_surplus(&mut self) -> Option<impl Sized> {
-        self.surplus.take()
-    }
-
-    /// The class of the event `seq`, which must lie within `tail..next`.
-    pub(crate) fn class_of(&self, seq: u64) -> Option<Class> {
-        self.slot(seq).with(|slot| {
-            // SAFETY: writers are excluded, since they need `&mut self`; the slot was written by an earlier one.
-            #[allow(unsafe_code)]
-            let slot = unsafe { &*slot };
-            slot.as_ref().and_then(|node| node.class)
-        })
-    }
-
-    fn slot(&self, seq: u64) -> &UnsafeCell<Option<Node<E>>> {
-        let block = &self.blocks[self.place(seq)];
-        &block.slots[(seq - block.first) as usize]
+    /// Gives up a block that was set aside if there are more than `readers`, to be dropped outside the lock.
+    pub(crate) fn trim(&mut self, readers: usize) -> Option<impl Sized> {
+        (self.held.len() > readers).then(|| self.take_held())
     }
 
     fn place(&self, seq: u64) -> usize {
@@ -260,6 +227,12 @@ impl<E> View<E> {
         // Pairs with the store in `Ring::push`.
         self.seen = self.head.0.load(Ordering::Acquire);
         self.seen
+    }
+
+    /// Lets go of the block.
+    pub(crate) fn release(&mut self) {
+        self.range = (0, 0);
+        self.block = None;
     }
 
     /// The first sequence number behind `seq` that this view cannot read, or `None` if it cannot read `seq`.

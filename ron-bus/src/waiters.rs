@@ -56,6 +56,14 @@ impl Waiters {
         self.notify_from(0)
     }
 
+    /// There is nothing to wait for any more.
+    pub(crate) fn notify_all(&mut self) -> Vec<Waker> {
+        self.queue
+            .iter_mut()
+            .filter_map(|waiter| waiter.waker.take())
+            .collect()
+    }
+
     fn notify_from(&mut self, place: usize) -> Option<Waker> {
         self.queue
             .iter_mut()
