@@ -5,6 +5,7 @@
 //! make the copies for queued readers before they lock.
 
 use std::collections::VecDeque;
+use std::mem::needs_drop;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::Waker;
@@ -14,11 +15,15 @@ use crate::account::{TopicState, TopicStats};
 use crate::config::{Identity, CONTROL_SLOTS};
 use crate::interest::{Class, Interest};
 use crate::offering::{Copied, Offering};
-use crate::readers::{ClassCounts, Extents, Readers, Remains, Wakeup};
-use crate::ring::{Node, Ring};
+use crate::queue::Node;
+use crate::readers::{ClassCounts, Extents, Readers, Wakeup};
+use crate::ring::Ring;
 use crate::sync::{self, AtomicU64, Mutex, MutexGuard, Ordering, Padded};
 use crate::topic::{Published, Refusal};
 use crate::waiters::Waiters;
+
+/// Events published per locking by a batch; they pass through the stack.
+pub(crate) const BATCH: usize = 16;
 
 /// Renders an event as JSON.
 pub(crate) type Encode<E> = fn(&E, &mut Vec<u8>) -> serde_json::Result<()>;
@@ -76,23 +81,46 @@ impl<E> State<E> {
         (&mut self.readers, extents)
     }
 
-    #[inline]
-    pub(crate) fn push(&mut self, node: Node<E>) -> Option<Node<E>> {
-        if let Some(counts) = &mut self.counts {
-            counts.publish(self.ring.next(), node.class);
-        }
-        let displaced = self.ring.push(node);
-        if self.ring.tail() > self.guarded {
-            let (readers, extents) = self.split();
-            self.guarded = readers.cut_overrun(extents);
-        }
+    /// Publishes a data event to all cursor readers; returns the one it displaced, if that needs dropping.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, event: E, stamp_ms: i64, class: Option<Class>) -> Option<E> {
+        self.count(class);
+        let displaced = self.ring.push(stamp_ms, |slot| match needs_drop::<E>() {
+            true => slot.replace(event),
+            false => {
+                *slot = Some(event);
+                None
+            }
+        });
+        self.reveal();
         displaced
     }
 
-    /// What a publisher has to drop once it has released the lock, besides the event it displaced.
+    #[inline(always)]
+    fn count(&mut self, class: Option<Class>) {
+        if let Some(counts) = &mut self.counts {
+            counts.publish(self.ring.next(), class);
+        }
+    }
+
+    #[inline(always)]
+    fn reveal(&mut self) {
+        self.ring.reveal();
+        if self.ring.tail() > self.guarded {
+            self.cut_overrun();
+        }
+    }
+
+    #[cold]
+    fn cut_overrun(&mut self) {
+        let (readers, extents) = self.split();
+        self.guarded = readers.cut_overrun(extents);
+    }
+
+    /// Whether a data event of `class` takes more than a push: a copy for queued readers, or its class.
     #[inline]
-    pub(crate) fn leftovers(&mut self) -> Vec<Remains<E>> {
-        std::mem::take(&mut self.readers.remains)
+    fn needs_care(&self, class: Option<Class>) -> bool {
+        !self.readers.queued.is_empty() || (class.is_none() && self.counts.is_some())
     }
 
     /// An allocation for a control event, and what was in it.
@@ -165,13 +193,8 @@ impl<E> Channel<E> {
     }
 
     #[inline]
-    pub(crate) fn node(&self, event: E, stamp_ms: i64) -> Node<E> {
-        let class = self.classify.get().map(|classify| classify(&event));
-        Node {
-            stamp_ms,
-            class,
-            event,
-        }
+    pub(crate) fn class_of(&self, event: &E) -> Option<Class> {
+        self.classify.get().map(|classify| classify(event))
     }
 
     /// Makes the slow path read what it has not seen.
@@ -277,92 +300,93 @@ impl<E: Clone> Channel<E> {
     /// Publishes one data event and drops the one it displaces, after everyone was woken.
     #[inline]
     pub(crate) fn publish(&self, event: E) -> PublishResult<E> {
-        let node = self.node(event, self.stamp_ms());
+        let stamp_ms = self.stamp_ms();
+        let class = self.class_of(&event);
         let mut state = self.lock();
-        if let Err(refusal) = refuse_unless_open(state.phase) {
+        if state.phase != TopicState::Open || state.needs_care(class) {
             drop(state);
-            return Err((node.event, refusal));
+            return Offering::new(self, event, stamp_ms, class).publish();
         }
-        if self.needs_care(&state, node.class) {
-            drop(state);
-            return self.publish_with_care(node);
-        }
-        let wakeup = state.readers.wakeup(wanted_by(node.class));
-        let displaced = state.push(node);
+        let displaced = state.push(event, stamp_ms, class);
         let published = Published {
             seq: state.ring.next() - 1,
             readers: state.readers.connected,
         };
-        let leftovers = state.leftovers();
-        self.wake(state, wakeup);
-        drop((displaced, leftovers));
+        self.finish(state, wanted_by(class));
+        drop(displaced);
         Ok(published)
     }
 
-    /// Publishes all data events of `parcels` or none; displaced ones stay in `parcels` for the caller to drop.
-    /// Queued readers are served event by event; then a refusal leaves the rest in `parcels`, and counts what went.
+    /// Publishes all data events of `parcels`, of which none is empty, or none; displaced ones stay in `parcels` for
+    /// the caller to drop. Queued readers are served event by event: a refusal then leaves the rest in `parcels`. Counts what went.
     pub(crate) fn publish_all(
         &self,
-        parcels: &mut [Option<Node<E>>],
+        parcels: &mut [Option<E>],
+        stamp_ms: i64,
     ) -> (u64, Result<Published, Refusal>) {
+        let mut classes = [None; BATCH];
+        if let Some(classify) = self.classify.get() {
+            for (class, event) in classes.iter_mut().zip(&*parcels) {
+                *class = event.as_ref().map(classify);
+            }
+        }
         let mut state = self.lock();
         if let Err(refusal) = refuse_unless_open(state.phase) {
             return (0, Err(refusal));
         }
+        if state.needs_care(classes[0]) {
+            drop(state);
+            return self.publish_each(parcels, stamp_ms);
+        }
         let mut wanted = Interest::NONE;
-        for node in parcels.iter().flatten() {
-            if self.needs_care(&state, node.class) {
-                drop(state);
-                return self.publish_each_with_care(parcels);
-            }
-            wanted = wanted | wanted_by(node.class);
-        }
-        let wakeup = state.readers.wakeup(wanted);
         let mut count = 0;
-        for parcel in parcels {
-            if let Some(node) = parcel.take() {
-                *parcel = state.push(node);
-                count += 1;
+        let one_by_one = state.guarded != u64::MAX;
+        for (parcel, class) in parcels.iter_mut().zip(classes) {
+            state.count(class);
+            state
+                .ring
+                .push(stamp_ms, |slot| std::mem::swap(slot, parcel));
+            wanted = wanted | wanted_by(class);
+            count += 1;
+            if one_by_one {
+                state.reveal();
             }
         }
+        state.reveal();
         let published = Published {
             seq: state.ring.next() - 1,
             readers: state.readers.connected,
         };
-        let leftovers = state.leftovers();
-        self.wake(state, wakeup);
-        drop(leftovers);
+        self.finish(state, wanted);
         (count, Ok(published))
     }
 
-    /// Whether a data event of `class` takes more than a push: a copy for queued readers, or its class.
+    /// Unlocks, wakes who wants one of `classes`, and drops what readers that were cut off left behind.
     #[inline]
-    fn needs_care(&self, state: &State<E>, class: Option<Class>) -> bool {
-        !state.readers.queued.is_empty() || (class.is_none() && state.counts.is_some())
+    pub(crate) fn finish<'a>(&'a self, mut state: MutexGuard<'a, State<E>>, classes: Interest) {
+        if state.readers.nobody_parked() && state.readers.remains.is_empty() {
+            return;
+        }
+        let wakeup = state.readers.wakeup(classes);
+        let remains = std::mem::take(&mut state.readers.remains);
+        self.wake(state, wakeup);
+        drop(remains);
     }
 
     #[cold]
-    fn publish_with_care(&self, node: Node<E>) -> PublishResult<E> {
-        Offering::new(self, node).publish()
-    }
-
-    #[cold]
-    fn publish_each_with_care(
+    fn publish_each(
         &self,
-        parcels: &mut [Option<Node<E>>],
+        parcels: &mut [Option<E>],
+        stamp_ms: i64,
     ) -> (u64, Result<Published, Refusal>) {
         let mut done = (0, Err(Refusal::Closed));
         for parcel in parcels {
-            let Some(node) = parcel.take() else { continue };
-            let stamp_ms = node.stamp_ms;
-            match self.publish_with_care(node) {
+            let Some(event) = parcel.take() else { continue };
+            let class = self.class_of(&event);
+            match Offering::new(self, event, stamp_ms, class).publish() {
                 Ok(published) => done = (done.0 + 1, Ok(published)),
                 Err((event, refusal)) => {
-                    *parcel = Some(Node {
-                        stamp_ms,
-                        class: None,
-                        event,
-                    });
+                    *parcel = Some(event);
                     return (done.0, Err(refusal));
                 }
             }
@@ -372,38 +396,33 @@ impl<E: Clone> Channel<E> {
 
     /// Publishes on the control lane.
     pub(crate) fn publish_control(&self, key: Option<u64>, event: E) -> PublishResult<E> {
-        let mut node = self.node(event, self.stamp_ms());
-        let mut state = self.lock();
-        if let Err(refusal) = refuse_unless_open(state.phase) {
-            drop(state);
-            return Err((node.event, refusal));
-        }
-        if node.class.is_none() && state.counts.is_some() {
-            drop(state);
-            node = self.node(node.event, node.stamp_ms);
-            state = self.lock();
+        let stamp_ms = self.stamp_ms();
+        let (mut state, class) = loop {
+            let class = self.class_of(&event);
+            let state = self.lock();
             if let Err(refusal) = refuse_unless_open(state.phase) {
                 drop(state);
-                return Err((node.event, refusal));
+                return Err((event, refusal));
             }
-        }
-        let wanted = wanted_by(node.class);
+            if class.is_some() || state.counts.is_none() {
+                break (state, class);
+            }
+        };
+        let node = Node { stamp_ms, event };
         let seq = state.control_next;
         state.control_next += 1;
         let mut trash = std::mem::take(&mut state.trash);
         let (node, displaced) = state.control_node(node);
         let (readers, extents) = state.split();
-        readers.offer_control(seq, key, &node, extents, &mut trash);
+        readers.offer_control(seq, key, class, &node, extents, &mut trash);
         let published = Published {
             seq,
             readers: readers.connected,
         };
         state.control_nodes.push_back(node);
         self.raise_urgent();
-        let wakeup = state.readers.wakeup(wanted);
-        let leftovers = state.leftovers();
-        self.wake(state, wakeup);
-        drop((displaced, leftovers));
+        self.finish(state, wanted_by(class));
+        drop(displaced);
         if trash.capacity() > 0 {
             trash.clear();
             self.lock().trash = trash;
@@ -413,14 +432,14 @@ impl<E: Clone> Channel<E> {
 
     /// Publishes the event past the lanes and lets nothing follow it.
     pub(crate) fn publish_last(&self, event: E) -> PublishResult<E> {
-        let node = self.node(event, self.stamp_ms());
+        let stamp_ms = self.stamp_ms();
         let mut state = self.lock();
         if let Err(refusal) = refuse_unless_open(state.phase) {
             drop(state);
-            return Err((node.event, refusal));
+            return Err((event, refusal));
         }
         let seq = state.control_next;
-        state.last = Some(sync::Arc::new(node));
+        state.last = Some(sync::Arc::new(Node { stamp_ms, event }));
         state.phase = TopicState::Sealed;
         self.raise_urgent();
         let readers = state.readers.connected;

@@ -13,9 +13,8 @@ use tokio::time::{sleep_until, Instant};
 use crate::account::Lost;
 use crate::channel::{refuse_unless_open, wanted_by, Channel, PublishResult, State};
 use crate::interest::Class;
-use crate::queue::{Buffer, Offer};
+use crate::queue::{Buffer, Node, Offer};
 use crate::readers::{Reader, Readers, Source};
-use crate::ring::Node;
 use crate::sync::MutexGuard;
 use crate::topic::Published;
 
@@ -29,7 +28,7 @@ pub(crate) struct Copied<E> {
     /// What the reader's key function made of it; 0 without one, `None` if it panicked.
     key: Option<u64>,
     /// `None` if making it panicked; afterwards, what the reader's buffer gave back.
-    copy: Option<Node<E>>,
+    copy: Option<E>,
 }
 
 /// Copies are made outside the lock for the readers that were there at the last look; if others are there when the
@@ -37,7 +36,9 @@ pub(crate) struct Copied<E> {
 pub(crate) struct Offering<'a, E> {
     channel: &'a Channel<E>,
     /// Gone once it is published or given back.
-    node: Option<Node<E>>,
+    event: Option<E>,
+    stamp_ms: i64,
+    class: Option<Class>,
     copies: Vec<Copied<E>>,
     /// The version of the set of queued readers that `copies` are for; 0 before the first look.
     version: u64,
@@ -45,10 +46,17 @@ pub(crate) struct Offering<'a, E> {
 }
 
 impl<'a, E: Clone> Offering<'a, E> {
-    pub(crate) fn new(channel: &'a Channel<E>, node: Node<E>) -> Self {
+    pub(crate) fn new(
+        channel: &'a Channel<E>,
+        event: E,
+        stamp_ms: i64,
+        class: Option<Class>,
+    ) -> Self {
         Self {
             channel,
-            node: Some(node),
+            event: Some(event),
+            stamp_ms,
+            class,
             copies: Vec::new(),
             version: 0,
             ticket: None,
@@ -124,49 +132,46 @@ impl<'a, E: Clone> Offering<'a, E> {
         let channel = self.channel;
         loop {
             let mut state = channel.lock();
-            let Some(mut node) = self.node.take() else {
+            let Some(event) = self.event.take() else {
                 // Polled again after it was done.
                 return Ok(Ok(Published { seq: 0, readers: 0 }));
             };
             if let Err(refusal) = refuse_unless_open(state.phase) {
                 drop(state);
-                return Ok(Err((node.event, refusal)));
+                return Ok(Err((event, refusal)));
             }
-            if node.class.is_none() && state.counts.is_some() {
+            if self.class.is_none() && state.counts.is_some() {
                 drop(state);
-                node = channel.node(node.event, node.stamp_ms);
-                self.node = Some(node);
+                self.class = channel.class_of(self.event.insert(event));
                 continue;
             }
-            if let Some(until) = blocked(&state.readers, node.class) {
-                self.node = Some(node);
+            if let Some(until) = blocked(&state.readers, self.class) {
+                self.event = Some(event);
                 return Err((state, until));
             }
             if self.version != state.readers.queued_version && !state.readers.queued.is_empty() {
-                let outdated = self.plan(&mut state.readers, node.class);
+                let outdated = self.plan(&mut state.readers);
                 drop(state);
                 drop(outdated);
-                self.copy(&node);
-                self.node = Some(node);
+                self.copy(&event);
+                self.event = Some(event);
                 continue;
             }
-            let (seq, class) = (state.ring.next(), node.class);
-            let wakeup = state.readers.wakeup(wanted_by(class));
-            self.distribute(&mut state.readers, seq, class, waited.is_some());
-            let displaced = state.push(node);
+            let seq = state.ring.next();
+            self.distribute(&mut state.readers, seq, waited.is_some());
+            let displaced = state.push(event, self.stamp_ms, self.class);
             let published = Published {
                 seq,
                 readers: state.readers.connected,
             };
-            let leftovers = state.leftovers();
-            channel.wake(state, wakeup);
-            drop((displaced, leftovers));
+            channel.finish(state, wanted_by(self.class));
+            drop(displaced);
             return Ok(Ok(published));
         }
     }
 
     /// Notes for whom copies are needed; returns those made for an earlier set of readers.
-    fn plan(&mut self, readers: &mut Readers<E>, class: Option<Class>) -> Vec<Copied<E>> {
+    fn plan(&mut self, readers: &mut Readers<E>) -> Vec<Copied<E>> {
         let staging = self.channel.staging.lock();
         let room = std::mem::take(&mut *staging.unwrap_or_else(PoisonError::into_inner));
         let outdated = std::mem::replace(&mut self.copies, room);
@@ -174,7 +179,7 @@ impl<'a, E: Clone> Offering<'a, E> {
         for at in 0..readers.queued.len() {
             let key = readers.queued[at];
             match readers.reader(key) {
-                Some(reader) if reader.wants(class) => self.copies.push(Copied {
+                Some(reader) if reader.wants(self.class) => self.copies.push(Copied {
                     reader: key,
                     key_of: match &reader.source {
                         Source::Queued { key, .. } => *key,
@@ -190,39 +195,33 @@ impl<'a, E: Clone> Offering<'a, E> {
     }
 
     /// Makes the copies. A panic costs the reader the event, and nobody else anything.
-    fn copy(&mut self, node: &Node<E>) {
+    fn copy(&mut self, event: &E) {
         for copied in &mut self.copies {
-            let key = || copied.key_of.map_or(0, |key_of| key_of(&node.event));
+            let key = || copied.key_of.map_or(0, |key_of| key_of(event));
             copied.key = catch_unwind(AssertUnwindSafe(key)).ok();
-            copied.copy = catch_unwind(AssertUnwindSafe(|| node.clone())).ok();
+            copied.copy = catch_unwind(AssertUnwindSafe(|| event.clone())).ok();
         }
     }
 
     /// Gives every queued reader its copy and books what became of it.
-    fn distribute(
-        &mut self,
-        readers: &mut Readers<E>,
-        seq: u64,
-        class: Option<Class>,
-        waited: bool,
-    ) {
+    fn distribute(&mut self, readers: &mut Readers<E>, seq: u64, waited: bool) {
         let mut copies = self.copies.iter_mut();
         for at in 0..readers.queued.len() {
             let key = readers.queued[at];
             let Some(reader) = readers.reader(key) else {
                 continue;
             };
-            if !reader.wants(class) {
+            if !reader.wants(self.class) {
                 reader.settle_otherwise(0, 1, 0);
             } else if let Some(copied) = copies.next() {
                 debug_assert_eq!(copied.reader, key);
-                give(reader, copied, seq, waited);
+                give(reader, copied, seq, self.stamp_ms, waited);
             }
         }
     }
 }
 
-fn give<E>(reader: &mut Reader<E>, copied: &mut Copied<E>, seq: u64, waited: bool) {
+fn give<E>(reader: &mut Reader<E>, copied: &mut Copied<E>, seq: u64, stamp_ms: i64, waited: bool) {
     let Source::Queued { buffer, .. } = &mut reader.source else {
         return;
     };
@@ -234,7 +233,7 @@ fn give<E>(reader: &mut Reader<E>, copied: &mut Copied<E>, seq: u64, waited: boo
             (false, _) => &mut lost.conflate_full,
         } += 1;
     };
-    let (Some(key), Some(node)) = (copied.key, copied.copy.take()) else {
+    let (Some(key), Some(event)) = (copied.key, copied.copy.take()) else {
         let has_room = buffer.has_room(copied.key);
         buffer.miss(seq);
         return reader.note(|_, lost| match has_room {
@@ -242,14 +241,14 @@ fn give<E>(reader: &mut Reader<E>, copied: &mut Copied<E>, seq: u64, waited: boo
             false => no_room(lost),
         });
     };
-    match buffer.offer(seq, key, node) {
+    match buffer.offer(seq, key, Node { stamp_ms, event }) {
         Offer::Stored => {}
         Offer::Conflated(old) => {
-            copied.copy = Some(old);
+            copied.copy = Some(old.event);
             reader.note(|conflated, _| *conflated += 1);
         }
         Offer::Full(node) => {
-            copied.copy = Some(node);
+            copied.copy = Some(node.event);
             reader.note(|_, lost| no_room(lost));
         }
     }

@@ -6,8 +6,14 @@ use std::collections::hash_map::Entry as Place;
 use std::collections::{HashMap, VecDeque};
 
 use crate::config::CONTROL_SLOTS;
-use crate::ring::Node;
 use crate::sync::Arc;
+
+/// An event outside the ring.
+pub(crate) struct Node<E> {
+    /// Milliseconds since 1970 at publish; 0 on topics without encoder.
+    pub(crate) stamp_ms: i64,
+    pub(crate) event: E,
+}
 
 /// Events of one lane that a reader was not given and has not been told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

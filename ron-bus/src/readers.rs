@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use crate::account::{Account, Lost, NameStats, ReaderStats};
 use crate::interest::{Class, Interest};
-use crate::queue::{Buffer, Control, ControlEntry, Missed, Pressed};
-use crate::ring::Node;
+use crate::queue::{Buffer, Control, ControlEntry, Missed, Node, Pressed};
 use crate::subscriber::{Gap, Lane, Policy};
 use crate::sync::{self, fence, AtomicU64, Ordering, Padded};
 
@@ -470,13 +469,6 @@ fn lists(interest: Interest) -> u128 {
 }
 
 impl Wakeup {
-    pub(crate) const NOBODY: Self = Self {
-        any: 0,
-        classes: 0,
-        of_class: 0,
-    };
-
-    #[inline]
     pub(crate) fn is_nobody(&self) -> bool {
         self.any == 0 && self.classes == 0
     }
@@ -623,6 +615,7 @@ impl<E> Readers<E> {
         &mut self,
         seq: u64,
         key: Option<u64>,
+        class: Option<Class>,
         node: &sync::Arc<Node<E>>,
         extents: Extents<'_>,
         trash: &mut Vec<sync::Arc<Node<E>>>,
@@ -633,7 +626,7 @@ impl<E> Readers<E> {
                 continue;
             }
             reader.control_offered += 1;
-            if !reader.wants(node.class) {
+            if !reader.wants(class) {
                 reader.filtered += 1;
                 continue;
             }
@@ -692,12 +685,13 @@ impl<E> Readers<E> {
         replaced
     }
 
-    /// Everyone who is parked now and wants one of `classes`.
     #[inline]
+    pub(crate) fn nobody_parked(&self) -> bool {
+        self.waits.parked == 0
+    }
+
+    /// Everyone who is parked now and wants one of `classes`.
     pub(crate) fn wakeup(&self, classes: Interest) -> Wakeup {
-        if self.waits.parked == 0 {
-            return Wakeup::NOBODY;
-        }
         self.waits.wakeup(u128::from(classes.0))
     }
 

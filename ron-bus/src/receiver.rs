@@ -12,9 +12,9 @@ use std::time::Duration;
 use crate::account::{Account, TopicState};
 use crate::channel::{Channel, State};
 use crate::interest::{Class, Interest};
-use crate::queue::{Buffer, ControlEntry, Entry, Fifo, Keyed};
+use crate::queue::{Buffer, ControlEntry, Entry, Fifo, Keyed, Node};
 use crate::readers::{ClassCounts, Progress, Reader, ReaderSpec, Source, Tally};
-use crate::ring::{Node, View};
+use crate::ring::View;
 use crate::subscriber::{Lane, Overflow, Policy, RecvError, Start, SubscribeError};
 use crate::sync::{self, fence, AtomicU64, MutexGuard, Ordering, Padded};
 
@@ -257,8 +257,8 @@ impl<E> Receiver<E> {
         let mut classes = Vec::new();
         for view in &views {
             let from = first + classes.len() as u64;
-            view.for_each(from, end, |_, node| {
-                classes.push(classify(&node.event));
+            view.for_each(from, end, |_, _, event| {
+                classes.push(classify(event));
                 true
             });
         }
@@ -527,11 +527,11 @@ impl<E> Receiver<E> {
                     tally: Tally::default(),
                 };
                 let mut accepted = 0;
-                view.for_each(*from, *to, |seq, node| {
+                view.for_each(*from, *to, |seq, stamp_ms, event| {
                     let tally = &mut settling.tally;
                     tally.panicked += 1;
                     tally.settled += 1;
-                    let taken = take(Item::shared(Lane::Data, seq, node));
+                    let taken = take(Item::shared(Lane::Data, seq, stamp_ms, event));
                     tally.panicked -= 1;
                     tally.filtered += u64::from(!taken);
                     accepted += usize::from(taken);
@@ -551,15 +551,15 @@ impl<E> Receiver<E> {
                 let Some(view) = history.front() else {
                     return 0;
                 };
-                view.for_each(*from, *to, |seq, node| {
+                view.for_each(*from, *to, |seq, stamp_ms, event| {
                     *settling.next = seq + 1;
                     // Booked when it subscribed.
-                    if unwanted(&node.event) {
+                    if unwanted(event) {
                         return true;
                     }
                     settling.settled += 1;
                     settling.panicked = 1;
-                    let taken = take(Item::shared(Lane::Data, seq, node));
+                    let taken = take(Item::shared(Lane::Data, seq, stamp_ms, event));
                     settling.panicked = 0;
                     settling.accepted += u64::from(taken);
                     !(one && taken)
@@ -685,14 +685,14 @@ impl<E> Drop for Receiver<E> {
 
 impl<'a, E> Item<'a, E> {
     #[inline]
-    fn shared(lane: Lane, seq: u64, node: &'a Node<E>) -> Self {
+    fn shared(lane: Lane, seq: u64, stamp_ms: i64, event: &'a E) -> Self {
         Self {
             lane,
             seq,
             conflated: 0,
             is_last: false,
-            stamp_ms: node.stamp_ms,
-            event: Event::Shared(&node.event),
+            stamp_ms,
+            event: Event::Shared(event),
         }
     }
 }
@@ -786,13 +786,18 @@ impl<E> TakenSettling<'_, E> {
             let accepted = match taken {
                 Taken::Control(entry) => {
                     self.settled.control += 1;
-                    let mut item = Item::shared(Lane::Control, entry.seq, &entry.node);
+                    let mut item = Item::shared(
+                        Lane::Control,
+                        entry.seq,
+                        entry.node.stamp_ms,
+                        &entry.node.event,
+                    );
                     item.conflated = entry.conflated;
                     take(item)
                 }
                 Taken::Last(seq, node) => {
                     self.settled.last = true;
-                    let mut item = Item::shared(Lane::Control, seq, &node);
+                    let mut item = Item::shared(Lane::Control, seq, node.stamp_ms, &node.event);
                     item.is_last = true;
                     take(item)
                 }

@@ -14,9 +14,7 @@
 //! reused once the reader has let go. Since the ring keeps an `Arc` of every block, readers never drop events.
 
 use std::collections::VecDeque;
-use std::mem::needs_drop;
 
-use crate::interest::Class;
 use crate::sync::{Arc, AtomicU64, Ordering, Padded, UnsafeCell};
 
 /// Slots of a block in a long ring: enough to make a batch cheap, and what a stalled reader keeps alive at most.
@@ -24,23 +22,18 @@ const BLOCK_MAX: u64 = 64;
 /// Blocks to a capacity: the ring has room for one block more than it holds events.
 const BLOCKS: u64 = 8;
 
-/// An event with what the bus knows about it.
-#[derive(Clone)]
-pub(crate) struct Node<E> {
-    /// Milliseconds since 1970 at publish; 0 on topics without encoder.
-    pub(crate) stamp_ms: i64,
-    /// Its class, if the publisher knew that somebody on the topic is interested in classes.
-    pub(crate) class: Option<Class>,
-    pub(crate) event: E,
-}
-
 /// The first sequence number that is not published yet. Written under the topic's lock.
 pub(crate) type Head = std::sync::Arc<Padded<AtomicU64>>;
 
 struct Block<E> {
     /// Sequence number of the first slot; changes only while nobody else holds the block.
     first: u64,
-    slots: Box<[UnsafeCell<Option<Node<E>>>]>,
+    slots: Box<[UnsafeCell<Slot<E>>]>,
+}
+
+struct Slot<E> {
+    stamp_ms: i64,
+    event: Option<E>,
 }
 
 // SAFETY: shared blocks are read by several threads at once (hence `E: Sync`) and their events are dropped by
@@ -52,7 +45,16 @@ impl<E> Block<E> {
     fn new(first: u64, slots: u64) -> Self {
         Self {
             first,
-            slots: (0..slots).map(|_| UnsafeCell::new(None)).collect(),
+            slots: (0..slots).map(|_| UnsafeCell::new(Slot::empty())).collect(),
+        }
+    }
+}
+
+impl<E> Slot<E> {
+    fn empty() -> Self {
+        Self {
+            stamp_ms: 0,
+            event: None,
         }
     }
 }
@@ -105,30 +107,31 @@ impl<E> Ring<E> {
         self.next.saturating_sub(self.capacity).max(1)
     }
 
-    /// Stores the newest event; returns the one whose slot it took, if that one needs dropping.
-    #[inline]
-    pub(crate) fn push(&mut self, node: Node<E>) -> Option<Node<E>> {
+    /// Lets `put` store the newest event, which readers see once it is [revealed](Self::reveal), in its slot, where
+    /// an older one may still be.
+    #[inline(always)]
+    pub(crate) fn push<R>(&mut self, stamp_ms: i64, put: impl FnOnce(&mut Option<E>) -> R) -> R {
         let offset = ((self.next - 1) & (self.block_len - 1)) as usize;
         if offset == 0 {
             self.open_block();
         }
         let block = &self.blocks[self.open];
-        let displaced = block.slots[offset].with_mut(|slot| {
+        self.next += 1;
+        block.slots[offset].with_mut(|slot| {
             // SAFETY: rule 1 excludes other writers. Readers read below the head, and this slot is not below it: the
-            // block was opened at `next - offset` (rule 2) and the head is `next`.
+            // block was opened for it (rule 2) and it is not revealed.
             #[allow(unsafe_code)]
             let slot = unsafe { &mut *slot };
-            if needs_drop::<E>() {
-                slot.replace(node)
-            } else {
-                *slot = Some(node);
-                None
-            }
-        });
-        self.next += 1;
+            slot.stamp_ms = stamp_ms;
+            put(&mut slot.event)
+        })
+    }
+
+    /// Shows readers what was pushed.
+    #[inline]
+    pub(crate) fn reveal(&self) {
         // Pairs with the load in `View::refresh`.
         self.head.0.store(self.next, Ordering::Release);
-        displaced
     }
 
     /// Makes `blocks[open]` the block of `next`, whose events are all older than the tail, and nobody's.
@@ -224,7 +227,7 @@ impl<E> View<E> {
     /// Loads the head.
     #[inline]
     pub(crate) fn refresh(&mut self) -> u64 {
-        // Pairs with the store in `Ring::push`.
+        // Pairs with the store in `Ring::reveal`.
         self.seen = self.head.0.load(Ordering::Acquire);
         self.seen
     }
@@ -244,7 +247,7 @@ impl<E> View<E> {
 
     /// Shows `f` the events `from..to`, as far as they are readable.
     #[inline]
-    pub(crate) fn for_each(&self, from: u64, to: u64, mut f: impl FnMut(u64, &Node<E>) -> bool) {
+    pub(crate) fn for_each(&self, from: u64, to: u64, mut f: impl FnMut(u64, i64, &E) -> bool) {
         let (Some(block), Some(end)) = (&self.block, self.readable_from(from)) else {
             return;
         };
@@ -256,7 +259,10 @@ impl<E> View<E> {
                 // it is not written again while `self.block` is held (rule 2).
                 #[allow(unsafe_code)]
                 let slot = unsafe { &*slot };
-                slot.as_ref().map_or(false, |node| f(seq, node))
+                match &slot.event {
+                    Some(event) => f(seq, slot.stamp_ms, event),
+                    None => false,
+                }
             });
             if !go_on {
                 return;

@@ -6,13 +6,10 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::account::TopicStats;
-use crate::channel::Channel;
+use crate::channel::{Channel, BATCH};
 use crate::config::{BusError, NameError};
 use crate::offering::Offering;
 use crate::subscriber::{SubscribeError, Subscriber, SubscriberBuilder};
-
-/// Events published per locking by `publish_many`; they pass through the stack.
-const BATCH: usize = 16;
 
 /// A named broadcast of events of one type. Cheap to clone; from [`Bus::topic`](crate::Bus::topic).
 ///
@@ -138,22 +135,22 @@ impl<E: Clone + Send + Sync + 'static> Topic<E> {
         let channel = &*self.owner.channel;
         let stamp_ms = channel.stamp_ms();
         let mut events = events.into_iter().fuse();
+        let mut parcels = [const { None }; BATCH];
         let mut done = PublishedMany {
             count: 0,
             last_seq: None,
             readers: 0,
         };
         loop {
-            let mut parcels = [const { None }; BATCH];
             let mut filled = 0;
             for (parcel, event) in parcels.iter_mut().zip(&mut events) {
-                *parcel = Some(channel.node(event, stamp_ms));
+                *parcel = Some(event);
                 filled += 1;
             }
             if filled == 0 {
                 return Ok(done);
             }
-            let (count, published) = channel.publish_all(&mut parcels[..filled]);
+            let (count, published) = channel.publish_all(&mut parcels[..filled], stamp_ms);
             done.count += count;
             match published {
                 Ok(published) => {
@@ -161,8 +158,8 @@ impl<E: Clone + Send + Sync + 'static> Topic<E> {
                     done.readers = published.readers;
                 }
                 Err(refusal) => {
-                    let unsent = parcels.into_iter().flatten().map(|node| node.event);
-                    let (topic, unsent) = (Arc::clone(&channel.fixed.name), unsent.collect());
+                    let unsent = parcels.into_iter().take(filled).flatten().collect();
+                    let topic = Arc::clone(&channel.fixed.name);
                     return Err(PublishManyError {
                         unsent,
                         published: done,
@@ -221,7 +218,8 @@ impl<E: Clone + Send + Sync + 'static> Topic<E> {
     /// ```
     pub async fn publish_wait(&self, event: E) -> Result<Published, PublishError<E>> {
         let channel = &*self.owner.channel;
-        let offering = Offering::new(channel, channel.node(event, channel.stamp_ms()));
+        let class = channel.class_of(&event);
+        let offering = Offering::new(channel, event, channel.stamp_ms(), class);
         let published = offering.publish_when_allowed().await;
         published.map_err(|(event, refusal)| self.refused(event, refusal))
     }
