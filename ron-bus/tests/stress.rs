@@ -1,16 +1,50 @@
-//! Threads against each other: the accounts are exact at the end and nobody sleeps through an event.
+//! Threads against each other: the accounts are exact at the end, order holds, and nobody sleeps through an event.
+//!
+//! `RON_TEST_FULL=1 cargo test -p ron-bus --release --test stress` publishes a hundred million events instead of some
+//! hundred thousand. `RON_TEST_SEED` repeats the choices of a run, though not what its threads made of them.
 
 use std::future::Future;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ron_bus::{Account, Bus, BusConfig, Lane, Overflow, RecvError, Start, Subscriber, Topic};
+use ron_bus::{
+    Account, Bus, BusConfig, Class, Classify, Delivery, Interest, Lane, Overflow, Policy,
+    RecvError, Start, Subscriber, Topic,
+};
 
-const PUBLISHERS: u64 = 3;
-const EVENTS: u64 = 20_000;
-const CONTROL_EVERY: u64 = 500;
+const PUBLISHERS: usize = 3;
+const CLASSES: u64 = 4;
+
+fn full() -> bool {
+    std::env::var("RON_TEST_FULL").is_ok_and(|value| value == "1")
+}
+
+/// xorshift64*, good enough to choose what a thread does next.
+struct Dice(u64);
+
+impl Dice {
+    fn new(stream: u64) -> Self {
+        let asked = std::env::var("RON_TEST_SEED").ok();
+        let seed = asked.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            u64::from(now.subsec_nanos())
+        });
+        eprintln!("stream {stream}: RON_TEST_SEED={seed}");
+        Self((seed ^ stream.wrapping_mul(0x9E37_79B9_7F4A_7C15)) | 1)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % n
+    }
+}
 
 struct Unpark(Thread);
 
@@ -32,207 +66,470 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// What a reader saw: events and gaps per lane, checked for order per publisher as they come.
+#[derive(Debug)]
+struct Event {
+    publisher: usize,
+    number: u64,
+    /// Panics when it is cloned.
+    bomb: bool,
+    check: u64,
+}
+
+fn check(publisher: usize, number: u64) -> u64 {
+    !number.rotate_left(publisher as u32 + 7)
+}
+
+impl Event {
+    fn new(publisher: usize, number: u64, bomb: bool) -> Self {
+        Self {
+            publisher,
+            number,
+            bomb,
+            check: check(publisher, number),
+        }
+    }
+}
+
+impl Clone for Event {
+    fn clone(&self) -> Self {
+        if self.bomb {
+            std::panic::resume_unwind(Box::new("bomb"));
+        }
+        Self { ..*self }
+    }
+}
+
+impl Classify for Event {
+    fn class(&self) -> Class {
+        Class::new((self.number % CLASSES) as u8).unwrap()
+    }
+}
+
+/// What a reader saw, checked for order as it comes.
 #[derive(Default)]
 struct Seen {
-    /// A filter leaves holes that are no gaps.
-    filtered: bool,
-    events: u64,
-    missed: u64,
-    next_seq: [u64; 2],
-    newest: [[Option<u64>; PUBLISHERS as usize]; 2],
+    events: [u64; 2],
+    missed: [u64; 2],
+    conflated: u64,
+    panics: u64,
+    /// Numbers that neither came nor were told missed.
+    skipped: [u64; 2],
+    /// The next number of each lane.
+    next: [u64; 2],
+    newest: [[Option<u64>; PUBLISHERS]; 2],
     ended: Option<RecvError>,
 }
 
 impl Seen {
-    fn event(&mut self, lane: Lane, seq: u64, (publisher, number): (u64, u64)) {
-        let row = lane as usize;
-        assert!(seq >= self.next_seq[row], "sequence numbers only rise");
-        self.next_seq[row] = seq + 1;
-        if let Some(newest) = self.newest[row].get_mut(publisher as usize) {
-            assert!(
-                newest.map_or(true, |newest| number > newest),
-                "first in, first out per publisher"
-            );
-            *newest = Some(number);
-        }
-        self.events += 1;
+    fn event(&mut self, delivery: &Delivery<Event>) {
+        let (row, event) = (delivery.lane as usize, &delivery.event);
+        assert_eq!(event.check, check(event.publisher, event.number));
+        let place = self.next[row].max(1);
+        assert!(delivery.seq >= place, "numbers only rise, none comes twice");
+        self.skipped[row] += delivery.seq - place;
+        self.next[row] = delivery.seq + 1;
+        let newest = &mut self.newest[row][event.publisher];
+        assert!(
+            newest.map_or(true, |newest| event.number > newest),
+            "first in, first out per publisher"
+        );
+        *newest = Some(event.number);
+        self.events[row] += 1;
+        self.conflated += delivery.conflated;
     }
 
-    fn error(&mut self, error: RecvError) -> bool {
-        match error {
-            RecvError::Lagged(gap) => {
-                let row = gap.lane as usize;
-                let place = self.next_seq[row].max(1);
-                assert!(gap.first_missed >= place, "a gap never goes back");
-                assert!(
-                    self.filtered || gap.first_missed == place,
-                    "a gap starts where we were"
-                );
-                self.next_seq[row] = gap.last_missed + 1;
-                self.missed += gap.missed();
-                true
-            }
-            end => {
-                self.ended = Some(end);
-                false
-            }
+    /// Whether there is more to come.
+    fn error(&mut self, error: RecvError, policy: Policy) -> bool {
+        let RecvError::Lagged(gap) = error else {
+            self.ended = Some(error);
+            return false;
+        };
+        let row = gap.lane as usize;
+        self.missed[row] += gap.missed();
+        assert!(gap.missed() <= gap.last_missed - gap.first_missed + 1);
+        // A reader that conflates learns of a loss before it reads older events.
+        if policy != Policy::Conflate || gap.lane == Lane::Control {
+            let place = self.next[row].max(1);
+            assert!(gap.first_missed >= place, "a gap never goes back");
+            self.skipped[row] += gap.last_missed + 1 - place - gap.missed();
+            self.next[row] = gap.last_missed + 1;
         }
+        true
     }
 }
 
-fn read_single(mut reader: Subscriber<(u64, u64)>) -> (Seen, Account) {
+#[derive(Clone, Copy)]
+enum Way {
+    Single,
+    Batches,
+    Polling,
+}
+
+fn read(mut reader: Subscriber<Event>, policy: Policy, way: Way) -> (Seen, Account) {
     let mut seen = Seen::default();
+    let mut out = Vec::new();
     loop {
-        match block_on(reader.recv()) {
-            Ok(delivery) => seen.event(delivery.lane, delivery.seq, delivery.event),
-            Err(error) if seen.error(error) => {}
-            Err(_) => return (seen, reader.account()),
+        let result = catch_unwind(AssertUnwindSafe(|| match way {
+            Way::Single => block_on(reader.recv()).map(|d| out.push(d)),
+            Way::Batches => block_on(reader.recv_many(&mut out, 64)).map(|_| ()),
+            Way::Polling => match reader.try_recv() {
+                Ok(None) => {
+                    thread::yield_now();
+                    Ok(())
+                }
+                other => other.map(|d| out.extend(d)),
+            },
+        }));
+        out.drain(..).for_each(|delivery| seen.event(&delivery));
+        match result {
+            Err(_) => seen.panics += 1,
+            Ok(Err(error)) if !seen.error(error, policy) => return (seen, reader.account()),
+            Ok(_) => {}
         }
     }
 }
 
-fn read_batches(mut reader: Subscriber<(u64, u64)>, filtered: bool) -> (Seen, Account) {
-    let mut seen = Seen {
-        filtered,
-        ..Seen::default()
-    };
-    let mut batch = Vec::new();
-    loop {
-        match block_on(reader.recv_many(&mut batch, 64)) {
-            Ok(_) => batch
-                .drain(..)
-                .for_each(|d| seen.event(d.lane, d.seq, d.event)),
-            Err(error) if seen.error(error) => {}
-            Err(_) => return (seen, reader.account()),
-        }
+/// What all publishers have published, by class.
+#[derive(Default)]
+struct Tally([AtomicU64; CLASSES as usize]);
+
+impl Tally {
+    fn count(&self, event: &Event) {
+        let class = (event.number % CLASSES) as usize;
+        self.0[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn outside(&self, classes: &[u64]) -> u64 {
+        let others = (0..CLASSES).filter(|class| !classes.contains(class));
+        others
+            .map(|class| self.0[class as usize].load(Ordering::Relaxed))
+            .sum()
     }
 }
 
-fn publish(topic: &Topic<(u64, u64)>, publisher: u64) {
+fn publish(topic: &Topic<Event>, publisher: usize, events: u64, tally: &Tally) {
+    let mut dice = Dice::new(publisher as u64);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
     let mut number = 0;
-    while number < EVENTS {
-        if number % CONTROL_EVERY == 0 {
-            topic.publish_control((publisher, number)).unwrap();
+    let mut next = |bomb| {
+        number += 1;
+        let event = Event::new(publisher, number, bomb);
+        tally.count(&event);
+        event
+    };
+    let mut sent = 0;
+    while sent < events {
+        let bomb = dice.below(1000) == 0;
+        match dice.below(256) {
+            0 => drop(runtime.block_on(topic.publish_wait(next(bomb))).unwrap()),
+            1..=2 => drop(topic.publish_control(next(false)).unwrap()),
+            3..=5 => {
+                let key = dice.below(3);
+                topic.publish_control_keyed(key, next(false)).unwrap();
+            }
+            6..=99 => {
+                let count = 1 + dice.below(40);
+                let batch = (0..count).map(|n| next(bomb && n == count / 2));
+                assert_eq!(topic.publish_many(batch).unwrap().count, count);
+                sent += count - 1;
+            }
+            100 => {
+                thread::yield_now();
+                continue;
+            }
+            _ => drop(topic.publish(next(bomb)).unwrap()),
         }
-        if number % 3 == 0 {
-            let end = EVENTS.min(number + 20);
-            topic
-                .publish_many((number..end).map(|n| (publisher, n)))
-                .unwrap();
-            number = end;
-        } else {
-            topic.publish((publisher, number)).unwrap();
-            number += 1;
-        }
+        sent += 1;
     }
+}
+
+fn block(deadline: Duration) -> Overflow<Event> {
+    Overflow::Block { deadline }
+}
+
+fn conflate(max_keys: usize) -> Overflow<Event> {
+    Overflow::Conflate {
+        key: |event| event.number % 24,
+        max_keys,
+    }
+}
+
+fn policy(overflow: &Overflow<Event>) -> Policy {
+    match overflow {
+        Overflow::DropOldest => Policy::DropOldest,
+        Overflow::Disconnect => Policy::Disconnect,
+        Overflow::Block { .. } => Policy::Block,
+        _ => Policy::Conflate,
+    }
+}
+
+fn interest(classes: &[u64]) -> Interest {
+    let classes = classes.iter().map(|class| *class as u8);
+    classes.filter_map(Class::new).collect()
+}
+
+/// Readers that join, read a little and leave, until they are told to stop.
+fn churn(topic: &Topic<Event>, stop: &AtomicBool) -> u64 {
+    let mut dice = Dice::new(99);
+    let mut joined = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let overflow = match dice.below(4) {
+            0 => Overflow::DropOldest,
+            1 => Overflow::Disconnect,
+            2 => block(Duration::from_micros(dice.below(500))),
+            _ => conflate(1 + dice.below(30) as usize),
+        };
+        let mut builder = topic.subscriber().name("passing").overflow(overflow);
+        if dice.below(2) == 0 {
+            builder = builder.start(Start::Retained(dice.below(80) as usize));
+        }
+        if dice.below(2) == 0 {
+            builder = builder.interest(interest(&[dice.below(CLASSES)]));
+        }
+        if dice.below(4) == 0 {
+            builder = builder.filter(|event| event.number % 2 == 0);
+        }
+        let mut reader = builder.build().unwrap();
+        joined += 1;
+        let mut out = Vec::new();
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        for _ in 0..dice.below(20) {
+            let max = 1 + dice.below(16) as usize;
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                let mut receive = pin!(reader.recv_many(&mut out, max));
+                receive.as_mut().poll(&mut Context::from_waker(&waker))
+            }));
+            assert!(reader.account().is_balanced());
+        }
+        drop(reader);
+        let stats = topic.stats();
+        assert!(stats.readers.iter().all(|r| r.account.is_balanced()));
+        assert!(stats.total.is_balanced());
+        thread::yield_now();
+    }
+    joined
 }
 
 #[test]
-fn the_accounts_are_exact_after_threads_have_raced() {
+fn the_accounts_are_exact_and_order_holds_after_threads_have_raced() {
+    let events = if full() { 100_000_000 } else { 200_000 };
     let bus = Bus::new(BusConfig::default()).unwrap();
-    let topic = bus
-        .topic_spec("t")
-        .capacity(64)
-        .open::<(u64, u64)>()
-        .unwrap();
-    let open = |name: &str| topic.subscriber().name(name);
-    let readers = [
-        thread::spawn({
-            let reader = open("single").build().unwrap();
-            move || read_single(reader)
-        }),
-        thread::spawn({
-            let reader = open("batch").build().unwrap();
-            move || read_batches(reader, false)
-        }),
-        thread::spawn({
-            let reader = open("filter")
-                .filter(|(_, number)| number % 2 == 0)
-                .build()
-                .unwrap();
-            move || read_batches(reader, true)
-        }),
-        thread::spawn({
-            let reader = open("strict")
-                .overflow(Overflow::Disconnect)
-                .build()
-                .unwrap();
-            move || read_single(reader)
-        }),
+    let topic = bus.topic_spec("t").capacity(64).open::<Event>().unwrap();
+    let every: &[u64] = &[0, 1, 2, 3];
+    let ms = Duration::from_millis(1);
+    let plan: Vec<(&str, Overflow<Event>, &[u64], Way)> = vec![
+        ("single", Overflow::DropOldest, every, Way::Single),
+        ("batches", Overflow::DropOldest, every, Way::Batches),
+        ("narrow", Overflow::DropOldest, &[1], Way::Batches),
+        ("nothing", Overflow::DropOldest, &[], Way::Single),
+        ("strict", Overflow::Disconnect, every, Way::Batches),
+        ("narrow strict", Overflow::Disconnect, &[2], Way::Single),
+        ("block", block(ms), every, Way::Batches),
+        ("narrow block", block(ms), &[0, 3], Way::Single),
+        ("impatient", block(Duration::ZERO), every, Way::Polling),
+        ("conflate", conflate(24), every, Way::Single),
+        ("few keys", conflate(7), every, Way::Batches),
+        ("narrow conflate", conflate(7), &[1, 2], Way::Polling),
     ];
-    let churn = thread::spawn({
-        let topic = topic.clone();
-        move || {
-            for _ in 0..300 {
-                let mut passing = topic
-                    .subscriber()
-                    .name("passing")
-                    .start(Start::Retained(10))
-                    .build()
-                    .unwrap();
-                let _ = passing.try_recv();
-                assert!(topic
-                    .stats()
-                    .readers
-                    .iter()
-                    .all(|r| r.account.is_balanced()));
+    let readers: Vec<_> = plan
+        .into_iter()
+        .map(|(name, overflow, classes, way)| {
+            let policy = policy(&overflow);
+            let builder = topic.subscriber().name(name.replace(' ', "-"));
+            let mut builder = builder.overflow(overflow);
+            if classes != every {
+                builder = builder.interest(interest(classes));
             }
-        }
+            let reader = builder.build().unwrap();
+            let reading = thread::spawn(move || read(reader, policy, way));
+            (name, policy, classes, reading)
+        })
+        .collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let churning = thread::spawn({
+        let (topic, stop) = (topic.clone(), Arc::clone(&stop));
+        move || churn(&topic, &stop)
     });
+    let tally = Arc::new(Tally::default());
     let publishers: Vec<_> = (0..PUBLISHERS)
         .map(|publisher| {
-            let topic = topic.clone();
-            thread::spawn(move || publish(&topic, publisher))
+            let (topic, tally) = (topic.clone(), Arc::clone(&tally));
+            let share = events / PUBLISHERS as u64;
+            thread::spawn(move || publish(&topic, publisher, share, &tally))
         })
         .collect();
     publishers.into_iter().for_each(|p| p.join().unwrap());
-    churn.join().unwrap();
-    topic.publish_last((PUBLISHERS, 0)).unwrap();
+    stop.store(true, Ordering::Relaxed);
+    assert!(churning.join().unwrap() > 0);
+    topic.publish_last(Event::new(0, u64::MAX, false)).unwrap();
 
     let stats = topic.stats();
-    assert_eq!(stats.seq, PUBLISHERS * EVENTS);
-    let published = stats.published();
-    for (reader, name) in readers
-        .into_iter()
-        .zip(["single", "batch", "filter", "strict"])
-    {
-        let (seen, account) = reader.join().unwrap();
+    assert_eq!(stats.published(), tally.outside(&[]) + 1);
+    assert!(stats.published() >= events - PUBLISHERS as u64);
+    for (name, policy, classes, reading) in readers {
+        let (seen, account) = reading.join().unwrap();
         assert!(account.is_balanced(), "{name}: {account:?}");
-        assert_eq!(account.delivered, seen.events, "{name}");
-        assert_eq!(account.lost.lagged, seen.missed, "{name}");
-        match seen.ended {
-            Some(RecvError::Disconnected(_)) => {
-                assert!(name == "strict" && account.lost.disconnected > 0)
-            }
-            end => {
-                assert_eq!(end, Some(RecvError::Closed), "{name}");
-                assert_eq!((account.offered, account.pending), (published, 0), "{name}");
-            }
+        assert_eq!(account.delivered, seen.events[0] + seen.events[1], "{name}");
+        assert_eq!(account.conflated, seen.conflated, "{name}");
+        if let Some(RecvError::Disconnected(_)) = seen.ended {
+            assert_eq!(policy, Policy::Disconnect, "{name}");
+            assert!(account.lost.disconnected > 0);
+            continue;
+        }
+        assert_eq!(seen.ended, Some(RecvError::Closed), "{name}");
+        assert_eq!(
+            (account.offered, account.pending),
+            (stats.published(), 0),
+            "{name}"
+        );
+        assert_eq!(account.filtered, tally.outside(classes), "{name}");
+        let told = seen.missed[0] + seen.missed[1] + seen.panics;
+        assert_eq!(account.lost.total(), told, "{name}: {account:?}");
+        if classes == every && policy != Policy::Conflate {
+            let known = seen.events[0] + seen.missed[0] + seen.panics;
+            assert_eq!(known, stats.seq, "{name}: no number is left out");
+            assert!(seen.skipped[0] <= seen.panics, "{name}");
         }
     }
     let total = topic.stats().total;
     assert!(total.is_balanced() && total.pending == 0, "{total:?}");
-    assert_eq!(bus.topics()[0].by_name.len(), 5);
+}
+
+#[test]
+fn publishers_that_wait_lose_nothing_to_readers_that_block() {
+    let share = if full() { 2_000_000 } else { 10_000 };
+    let bus = Bus::new(BusConfig::default()).unwrap();
+    let topic = bus.topic_spec("t").capacity(32).open::<Event>().unwrap();
+    let readers: Vec<_> = [Way::Single, Way::Batches, Way::Polling]
+        .into_iter()
+        .map(|way| {
+            let builder = topic.subscriber();
+            let builder = builder.overflow(block(Duration::from_secs(600)));
+            let reader = builder.build().unwrap();
+            thread::spawn(move || read(reader, Policy::Block, way))
+        })
+        .collect();
+    let publishers: Vec<_> = (0..PUBLISHERS)
+        .map(|publisher| {
+            let topic = topic.clone();
+            thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_time()
+                    .build()
+                    .unwrap();
+                let mut dice = Dice::new(publisher as u64);
+                let mut number = 1;
+                while number <= share {
+                    let event = Event::new(publisher, number, false);
+                    let given_up = dice.below(8) == 0;
+                    number += u64::from(runtime.block_on(async {
+                        let mut call = pin!(topic.publish_wait(event));
+                        if !given_up {
+                            call.await.unwrap();
+                            return true;
+                        }
+                        // Polled once and dropped: it has published, or it never will.
+                        let first = |cx: &mut Context<'_>| Poll::Ready(call.as_mut().poll(cx));
+                        std::future::poll_fn(first).await.is_ready()
+                    }));
+                }
+            })
+        })
+        .collect();
+    publishers.into_iter().for_each(|p| p.join().unwrap());
+    let published = topic.stats().seq;
+    assert_eq!(published, share * PUBLISHERS as u64);
+    topic.close();
+    for reading in readers {
+        let (seen, account) = reading.join().unwrap();
+        assert_eq!((account.delivered, account.lost.total()), (published, 0));
+        assert_eq!((seen.events[0], seen.skipped[0]), (published, 0));
+    }
 }
 
 #[test]
 fn two_threads_that_answer_each_other_never_sleep_through_an_event() {
-    let bus = Bus::new(BusConfig::default()).unwrap();
-    let (ping, pong) = (
-        bus.topic::<u32>("ping").unwrap(),
-        bus.topic::<u32>("pong").unwrap(),
-    );
-    let (mut pings, mut pongs) = (ping.subscribe().unwrap(), pong.subscribe().unwrap());
-    let answering = thread::spawn(move || {
-        while let Ok(delivery) = block_on(pings.recv()) {
-            pong.publish(delivery.event).unwrap();
+    let rounds = if full() { 500_000 } else { 5_000 };
+    let policies: [fn() -> Overflow<u32>; 4] = [
+        || Overflow::DropOldest,
+        || Overflow::Disconnect,
+        || Overflow::Block {
+            deadline: Duration::from_secs(600),
+        },
+        || Overflow::Conflate {
+            key: |n| u64::from(*n),
+            max_keys: 2,
+        },
+    ];
+    for overflow in policies {
+        let bus = Bus::new(BusConfig::default()).unwrap();
+        let (ping, pong) = (
+            bus.topic::<u32>("ping").unwrap(),
+            bus.topic::<u32>("pong").unwrap(),
+        );
+        let build = |topic: &Topic<u32>| topic.subscriber().overflow(overflow()).build().unwrap();
+        let (mut pings, mut pongs) = (build(&ping), build(&pong));
+        let answering = thread::spawn(move || {
+            while let Ok(delivery) = block_on(pings.recv()) {
+                let published = match delivery.event % 3 {
+                    0 => pong.publish(delivery.event),
+                    1 => pong.publish_control(delivery.event),
+                    _ => block_on(pong.publish_wait(delivery.event)),
+                };
+                published.unwrap();
+            }
+        });
+        for round in 0..rounds {
+            ping.publish(round).unwrap();
+            assert_eq!(block_on(pongs.recv()).unwrap().event, round);
         }
-    });
-    for round in 0..20_000 {
-        ping.publish(round).unwrap();
-        assert_eq!(block_on(pongs.recv()).unwrap().event, round);
+        ping.close();
+        answering.join().unwrap();
     }
-    ping.close();
-    answering.join().unwrap();
+}
+
+#[test]
+fn an_event_is_either_published_or_given_back_when_the_topic_closes_under_its_publishers() {
+    for round in 0..if full() { 5_000 } else { 150 } {
+        let bus = Bus::new(BusConfig::default()).unwrap();
+        let topic = bus.topic_spec("t").capacity(4).open::<Event>().unwrap();
+        let builder = topic.subscriber();
+        let builder = builder.overflow(block(Duration::from_secs(600)));
+        let mut reader = builder.build().unwrap();
+        let publishers: Vec<_> = (0..2)
+            .map(|publisher| {
+                let topic = topic.clone();
+                thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_time()
+                        .build()
+                        .unwrap();
+                    for number in 1.. {
+                        let event = Event::new(publisher, number, false);
+                        match runtime.block_on(topic.publish_wait(event)) {
+                            Ok(_) => {}
+                            Err(refused) => {
+                                assert_eq!(refused.event.number, number);
+                                return number - 1;
+                            }
+                        }
+                    }
+                    0
+                })
+            })
+            .collect();
+        let mut read = 0;
+        while read < round % 23 {
+            read += u64::from(reader.try_recv().unwrap().is_some());
+        }
+        bus.close();
+        let published: u64 = publishers.into_iter().map(|p| p.join().unwrap()).sum();
+        while let Ok(Some(_event)) = reader.try_recv() {
+            read += 1;
+        }
+        assert_eq!((published, topic.stats().seq), (read, read));
+    }
 }
