@@ -20,7 +20,9 @@ use crate::sync::{self, fence, AtomicU64, MutexGuard, Ordering, Padded};
 
 /// Events a filter may refuse per poll before the task lets others run.
 const FILTERED_PER_POLL: usize = 128;
-/// Events claimed at a time by a reader whose filter has just refused one.
+/// Claims a batch makes before the task lets others run.
+const CLAIMS_PER_POLL: usize = 64;
+/// Events claimed at a time by a reader with a filter, which may refuse many.
 const CLAIMED_FOR_FILTER: usize = 32;
 /// Classes looked at per locking.
 const CLASSES_PER_LOCK: u64 = 512;
@@ -278,7 +280,7 @@ impl<E> Receiver<E> {
     }
 
     /// Claims data events without the lock: `None` if that cannot be done, `Empty` if there is nothing at all.
-    #[inline]
+    #[inline(always)]
     fn claim_readable(&mut self, max: u64) -> Option<Claim> {
         let Feed::Cursor {
             view,
@@ -502,44 +504,31 @@ impl<E> Receiver<E> {
         }
     }
 
-    /// Shows `take` what was claimed, up to the first event it accepts if `one` is set; returns how many it accepted.
+    /// Shows `take` what was claimed until it has accepted `limit` of it; returns how many it accepted.
     fn hand_out(
         &mut self,
         claim: &Claim,
-        one: bool,
+        limit: usize,
         take: &mut impl FnMut(Item<'_, E>) -> bool,
     ) -> usize {
         let channel = &*self.channel;
-        let interest = self.interest;
-        // Only retained events are not sorted out beforehand.
-        let unwanted = |event: &E| match (interest, channel.classify.get()) {
-            (Some(interest), Some(classify)) => !interest.contains(classify(event)),
-            _ => false,
-        };
+        let mut accepted = 0;
         match (&mut self.feed, claim) {
             (Feed::Cursor { view, progress, .. }, Claim::Ring(from, to)) => {
-                let mut settling = RingSettling {
-                    channel,
-                    key: self.key,
-                    progress: &progress.0,
-                    from: *from,
-                    claimed: to - from,
-                    tally: Tally::default(),
-                };
-                let mut accepted = 0;
+                let mut settling = RingSettling::new(channel, self.key, progress, *from, *to);
                 view.for_each(*from, *to, |seq, stamp_ms, event| {
-                    let tally = &mut settling.tally;
-                    tally.panicked += 1;
-                    tally.settled += 1;
+                    settling.begin();
                     let taken = take(Item::shared(Lane::Data, seq, stamp_ms, event));
-                    tally.panicked -= 1;
-                    tally.filtered += u64::from(!taken);
+                    settling.end(taken);
                     accepted += usize::from(taken);
-                    !(one && taken)
+                    accepted < limit
                 });
-                accepted
             }
             (Feed::Queued { history, next, .. }, Claim::History(from, to)) => {
+                let unwanted = |event: &E| match (self.interest, channel.classify.get()) {
+                    (Some(interest), Some(classify)) => !interest.contains(classify(event)),
+                    _ => false,
+                };
                 let mut settling = HistorySettling {
                     channel,
                     key: self.key,
@@ -562,9 +551,9 @@ impl<E> Receiver<E> {
                     let taken = take(Item::shared(Lane::Data, seq, stamp_ms, event));
                     settling.panicked = 0;
                     settling.accepted += u64::from(taken);
-                    !(one && taken)
+                    accepted += usize::from(taken);
+                    accepted < limit
                 });
-                settling.accepted as usize
             }
             (_, Claim::Taken | Claim::Settled) => {
                 let mut settling = TakenSettling {
@@ -574,10 +563,30 @@ impl<E> Receiver<E> {
                     for_good: matches!(claim, Claim::Settled),
                     settled: Settled::default(),
                 };
-                settling.hand_out(one, take)
+                accepted = settling.hand_out(limit, take);
             }
-            _ => 0,
+            _ => {}
         }
+        accepted
+    }
+
+    /// Hands out the event claimed from the ring.
+    #[inline(always)]
+    fn hand_out_readable<R>(
+        &mut self,
+        from: u64,
+        take: impl FnOnce(Item<'_, E>) -> Option<R>,
+    ) -> Option<R> {
+        let Feed::Cursor { view, progress, .. } = &self.feed else {
+            return None;
+        };
+        let mut settling = RingSettling::new(&self.channel, self.key, progress, from, from + 1);
+        settling.begin();
+        let taken = view.with(from, |stamp_ms, event| {
+            take(Item::shared(Lane::Data, from, stamp_ms, event))
+        });
+        settling.end(taken.is_some());
+        taken
     }
 
     /// The next event that `take` turns into something, or `None` when nothing waits.
@@ -586,16 +595,32 @@ impl<E> Receiver<E> {
         &mut self,
         mut take: impl FnMut(Item<'_, E>) -> Option<R>,
     ) -> Result<Option<R>, RecvError> {
-        let mut max = 1;
+        match self.claim_readable(1) {
+            Some(Claim::Ring(from, _)) => {
+                let taken = self.hand_out_readable(from, &mut take);
+                if taken.is_some() {
+                    return Ok(taken);
+                }
+            }
+            Some(_) => return Ok(None),
+            None => {}
+        }
+        self.try_next_slowly(take)
+    }
+
+    #[cold]
+    fn try_next_slowly<R>(
+        &mut self,
+        mut take: impl FnMut(Item<'_, E>) -> Option<R>,
+    ) -> Result<Option<R>, RecvError> {
         loop {
-            let claim = self.claim(max, None, true)?;
+            let claim = self.claim(self.claim_size(1), None, true)?;
             if let Claim::Empty = claim {
                 return Ok(None);
             }
             if let Some(item) = self.hand_out_one(&claim, &mut take) {
                 return Ok(Some(item));
             }
-            max = CLAIMED_FOR_FILTER;
         }
     }
 
@@ -606,9 +631,22 @@ impl<E> Receiver<E> {
         cx: &mut Context<'_>,
         mut take: impl FnMut(Item<'_, E>) -> Option<R>,
     ) -> Poll<Result<R, RecvError>> {
-        let mut max = 1;
+        if let Some(Claim::Ring(from, _)) = self.claim_readable(1) {
+            if let Some(item) = self.hand_out_readable(from, &mut take) {
+                return Poll::Ready(Ok(item));
+            }
+        }
+        self.poll_next_slowly(cx, take)
+    }
+
+    #[cold]
+    fn poll_next_slowly<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(Item<'_, E>) -> Option<R>,
+    ) -> Poll<Result<R, RecvError>> {
         for _ in 0..FILTERED_PER_POLL / CLAIMED_FOR_FILTER {
-            let claim = match self.claim(max, Some(cx.waker()), true) {
+            let claim = match self.claim(self.claim_size(1), Some(cx.waker()), true) {
                 Ok(Claim::Parked) => return Poll::Pending,
                 Ok(claim) => claim,
                 Err(error) => return Poll::Ready(Err(error)),
@@ -616,24 +654,31 @@ impl<E> Receiver<E> {
             if let Some(item) = self.hand_out_one(&claim, &mut take) {
                 return Poll::Ready(Ok(item));
             }
-            max = CLAIMED_FOR_FILTER;
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    #[inline]
     fn hand_out_one<R>(
         &mut self,
         claim: &Claim,
         take: &mut impl FnMut(Item<'_, E>) -> Option<R>,
     ) -> Option<R> {
         let mut taken = None;
-        self.hand_out(claim, true, &mut |item| {
+        self.hand_out(claim, 1, &mut |item| {
             taken = take(item);
             taken.is_some()
         });
         taken
+    }
+
+    /// How many events to claim for one that wants `max`: a filter may refuse some, and those left over are given
+    /// back.
+    fn claim_size(&self, max: usize) -> usize {
+        match self.filters {
+            true => max.max(CLAIMED_FOR_FILTER),
+            false => max,
+        }
     }
 
     /// Shows `take` up to `max` events; ready once it accepted at least one.
@@ -643,18 +688,18 @@ impl<E> Receiver<E> {
         max: usize,
         mut take: impl FnMut(Item<'_, E>) -> bool,
     ) -> Poll<Result<usize, RecvError>> {
-        let (mut accepted, mut refused) = (0, 0);
-        while accepted < max && refused < FILTERED_PER_POLL {
+        let (mut accepted, mut claims) = (0, 0);
+        while accepted < max && claims < CLAIMS_PER_POLL.max(max) {
             let waker = (accepted == 0).then(|| cx.waker());
-            let claim = match self.claim(max - accepted, waker, accepted == 0) {
+            let size = self.claim_size(max - accepted);
+            let claim = match self.claim(size, waker, accepted == 0) {
                 Ok(Claim::Parked) => return Poll::Pending,
                 Ok(Claim::Empty) => break,
                 Ok(claim) => claim,
                 Err(error) => return Poll::Ready(Err(error)),
             };
-            let more = self.hand_out(&claim, false, &mut take);
-            accepted += more;
-            refused += usize::from(more == 0);
+            accepted += self.hand_out(&claim, max - accepted, &mut take);
+            claims += 1;
         }
         if accepted > 0 || max == 0 {
             return Poll::Ready(Ok(accepted));
@@ -705,6 +750,39 @@ struct RingSettling<'a, E> {
     from: u64,
     claimed: u64,
     tally: Tally,
+}
+
+impl<'a, E> RingSettling<'a, E> {
+    #[inline(always)]
+    fn new(
+        channel: &'a Channel<E>,
+        key: usize,
+        progress: &'a Padded<Progress>,
+        from: u64,
+        to: u64,
+    ) -> Self {
+        Self {
+            channel,
+            key,
+            progress: &progress.0,
+            from,
+            claimed: to - from,
+            tally: Tally::default(),
+        }
+    }
+
+    /// The user's code may panic from here on, which costs the reader this event.
+    #[inline(always)]
+    fn begin(&mut self) {
+        self.tally.settled += 1;
+        self.tally.panicked = 1;
+    }
+
+    #[inline(always)]
+    fn end(&mut self, accepted: bool) {
+        self.tally.panicked = 0;
+        self.tally.filtered += u64::from(!accepted);
+    }
 }
 
 impl<E> Drop for RingSettling<'_, E> {
@@ -780,7 +858,7 @@ struct Settled {
 }
 
 impl<E> TakenSettling<'_, E> {
-    fn hand_out(&mut self, one: bool, take: &mut impl FnMut(Item<'_, E>) -> bool) -> usize {
+    fn hand_out(&mut self, limit: usize, take: &mut impl FnMut(Item<'_, E>) -> bool) -> usize {
         while let Some(taken) = self.taken.pop_front() {
             self.settled.panicked += 1;
             let accepted = match taken {
@@ -816,7 +894,7 @@ impl<E> TakenSettling<'_, E> {
             self.settled.panicked -= 1;
             self.settled.accepted += u64::from(accepted);
             self.settled.filtered += u64::from(!accepted);
-            if one && accepted {
+            if self.settled.accepted >= limit as u64 {
                 break;
             }
         }

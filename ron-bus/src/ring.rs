@@ -269,4 +269,20 @@ impl<E> View<E> {
             }
         }
     }
+
+    /// Shows `f` the event `seq`, if it is readable.
+    #[inline(always)]
+    pub(crate) fn with<R>(&self, seq: u64, f: impl FnOnce(i64, &E) -> Option<R>) -> Option<R> {
+        let (Some(block), Some(_)) = (&self.block, self.readable_from(seq)) else {
+            return None;
+        };
+        block.slots[(seq - self.range.0) as usize].with(|slot| {
+            // SAFETY: as in `for_each`.
+            #[allow(unsafe_code)]
+            let slot = unsafe { &*slot };
+            slot.event
+                .as_ref()
+                .and_then(|event| f(slot.stamp_ms, event))
+        })
+    }
 }
