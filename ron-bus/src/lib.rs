@@ -129,6 +129,8 @@ mod bus;
 mod channel;
 mod config;
 mod interest;
+#[cfg(all(loom, test))]
+mod interleavings;
 mod offering;
 mod queue;
 mod readers;

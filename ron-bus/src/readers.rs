@@ -250,6 +250,12 @@ impl<E> Reader<E> {
         }
     }
 
+    /// Whether [`observe_gap`](Self::observe_gap) would find a loss.
+    pub(crate) fn has_missed(&self, extents: Extents<'_>) -> bool {
+        let (_, floor) = self.position_and_floor();
+        self.missed(floor, extents) > 0
+    }
+
     /// Moves a cursor past events that were overwritten unread, if there are any, and says which of interest.
     ///
     /// `Err` holds what a `Disconnect` reader, now cut off, leaves behind.

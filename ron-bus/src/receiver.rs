@@ -413,7 +413,7 @@ impl<E> Receiver<E> {
                 // A claim that came too late is given back.
                 progress.0.claim.store(position, Ordering::Release);
                 if position < extents.tail {
-                    if !may_fail {
+                    if !may_fail && reader.has_missed(extents) {
                         return Ok(Claim::Empty);
                     }
                     match reader.observe_gap(extents) {
