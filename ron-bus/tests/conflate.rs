@@ -256,6 +256,36 @@ fn a_filter_sees_only_what_conflation_left() {
 }
 
 #[test]
+fn the_next_sweep_begins_with_the_receive_that_needs_it() {
+    let topic = topic(4);
+    for filtered in [false, true] {
+        let mut builder = topic.subscriber().overflow(by_key(4));
+        if filtered {
+            builder = builder.filter(|_| true);
+        }
+        let mut reader = builder.build().unwrap();
+        topic.publish((1, 10)).unwrap();
+        assert!(next(&mut reader).is_some(), "the first sweep is read");
+        topic.publish_many([(2, 20), (2, 21)]).unwrap();
+        assert_eq!(
+            next(&mut reader).map(|(_, tick, c)| (tick, c)),
+            Some(((2, 21), 1))
+        );
+        topic.publish((3, 30)).unwrap();
+        topic.publish((3, 31)).unwrap();
+        topic.publish((4, 40)).unwrap();
+        assert!(next(&mut reader).is_some());
+        topic.publish((5, 50)).unwrap();
+        assert!(next(&mut reader).is_some(), "the last of its sweep");
+        topic.publish((5, 51)).unwrap();
+        assert_eq!(
+            next(&mut reader).map(|(_, tick, c)| (tick, c)),
+            Some(((5, 51), 1))
+        );
+    }
+}
+
+#[test]
 fn the_counts_delivered_add_up_to_the_account() {
     let topic = topic(4);
     let mut reader = reader(&topic, 16);

@@ -601,12 +601,18 @@ impl Reader {
     fn poll(&mut self, many: Option<usize>, ended: bool, seqs: Seqs) {
         let mut parked = self.parked.take().unwrap_or_else(|| self.begin(many));
         let waker = Waker::from(Arc::clone(&parked.wakes));
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            parked
-                .future
-                .as_mut()
-                .poll(&mut Context::from_waker(&waker))
-        }));
+        let polled = loop {
+            parked.woken = parked.wakes.0.load(Ordering::SeqCst);
+            let polled = catch_unwind(AssertUnwindSafe(|| {
+                let mut cx = Context::from_waker(&waker);
+                parked.future.as_mut().poll(&mut cx)
+            }));
+            // One that goes through what its filter refuses lets others run now and then.
+            let yields = parked.wakes.0.load(Ordering::SeqCst) > parked.woken;
+            if !(yields && matches!(polled, Ok(Poll::Pending))) {
+                break polled;
+            }
+        };
         let mut expected = Vec::new();
         let outcome = self.model.receive(parked.max, ended, seqs, &mut expected);
         if matches!(polled, Ok(Poll::Pending)) {
@@ -614,7 +620,6 @@ impl Reader {
                 matches!(outcome, Outcome::Empty),
                 "pending instead of {outcome:?}"
             );
-            parked.woken = parked.wakes.0.load(Ordering::SeqCst);
             self.parked = Some(parked);
             return;
         }
