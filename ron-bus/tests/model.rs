@@ -108,7 +108,7 @@ fn op() -> impl Strategy<Value = Op> {
     let options = (
         kind,
         prop::option::of(0..8_u8),
-        prop::option::of(0..9_usize),
+        prop::option::of(prop_oneof![4 => 0..9_usize, 1 => 9..200_usize]),
         prop::bool::weighted(0.3),
     )
         .prop_map(|(kind, mask, retained, even)| Options {
@@ -120,6 +120,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         24 => any::<u8>().prop_map(Op::Publish),
         10 => many(30).prop_map(Op::PublishMany),
+        2 => many(300).prop_map(Op::PublishMany),
         12 => prop::collection::vec((prop::option::of(0..3_u64), any::<u8>()), 0..20)
             .prop_map(Op::Control),
         1 => any::<u8>().prop_map(Op::Last),
@@ -130,7 +131,8 @@ fn op() -> impl Strategy<Value = Op> {
         12 => options.prop_map(Op::Subscribe),
         24 => any::<usize>().prop_map(Op::TryRecv),
         24 => any::<usize>().prop_map(Op::Recv),
-        24 => (any::<usize>(), 1..12_usize).prop_map(|(reader, max)| Op::RecvMany(reader, max)),
+        20 => (any::<usize>(), 1..12_usize).prop_map(|(reader, max)| Op::RecvMany(reader, max)),
+        4 => (any::<usize>(), 1..400_usize).prop_map(|(reader, max)| Op::RecvMany(reader, max)),
         4 => any::<usize>().prop_map(Op::Leave),
     ]
 }
@@ -1101,7 +1103,7 @@ proptest! {
 
     #[test]
     fn every_reader_sees_what_the_model_sees_and_every_account_balances_after_every_step(
-        capacity in 2..9_usize,
+        capacity in prop_oneof![4 => 2..9_usize, 1 => 9..200_usize],
         ops in prop::collection::vec(op(), 1..120),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread()
