@@ -19,6 +19,8 @@ use crate::sync::{Arc, AtomicU64, Ordering, Padded, UnsafeCell};
 
 /// Slots of a block in a long ring: enough to make a batch cheap, and what a stalled reader keeps alive at most.
 const BLOCK_MAX: u64 = 64;
+/// Slots of a block in a short ring. Under loom two, so that rings of two events are read without a lock as well.
+const BLOCK_MIN: u64 = if cfg!(loom) { 2 } else { 1 };
 /// Blocks to a capacity: the ring has room for one block more than it holds events.
 const BLOCKS: u64 = 8;
 
@@ -78,7 +80,7 @@ impl<E> Ring<E> {
     pub(crate) fn new(capacity: usize) -> Self {
         let capacity = capacity as u64;
         let block_len = match capacity / BLOCKS {
-            0 => 1,
+            0 => BLOCK_MIN,
             share => BLOCK_MAX.min(1 << share.ilog2()),
         };
         // The block that is opened for an event must hold none of the `capacity - 1` before it.
