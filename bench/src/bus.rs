@@ -1,201 +1,102 @@
-//! Publishing to readers that do not wait, and receiving what waits, 64-byte events, one thread.
+//! The bus against its peers: what is published, and the groups, one per file.
+
+mod decision;
+mod delivered;
+mod designs;
+mod full;
+mod latency;
+mod parked;
+mod peers;
+mod publish;
+mod receive;
+mod stalled;
+mod tail;
 
 use crate::harness::{Goal, Group};
-use ron_bus::{Bus, BusConfig};
-use std::hint::black_box;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
-use tokio::runtime::Runtime;
-use tokio::sync::broadcast;
+use ron_bus::{Class, Classify};
+use std::fmt::Debug;
+use std::sync::Arc;
 
-pub const NAMES: &[&str] = &["bus-publish", "bus-receive"];
+pub const NAMES: &[&str] = &[
+    "bus-publish",
+    "bus-publish-arc",
+    "bus-receive",
+    "bus-full",
+    "bus-parked",
+    "bus-delivered",
+    "bus-delivered-arc",
+    "bus-latency",
+    "bus-stalled",
+    "bus-tail",
+    "bus-design",
+];
 
-type Event = [u64; 8];
-
+/// Slots of every ring and of every queue.
 const CAPACITY: usize = 1024;
-/// Events between two drains: no ring is ever full.
-const BURST: usize = 512;
-const BURSTS: usize = 100;
+/// Events per `publish_many` and `recv_many`.
 const BATCH: usize = 64;
-const EVENT: Event = [7; 8];
 
 pub fn groups() -> Vec<Group> {
-    vec![publish(), receive()]
+    vec![
+        publish::group::<Event>("bus-publish", "one 64-byte event, readers not waiting"),
+        publish::group::<Arc<Event>>("bus-publish-arc", "one fresh Arc, readers not waiting"),
+        receive::group(),
+        full::group(),
+        parked::group(),
+        delivered::group::<Event>("bus-delivered", "lossless, 64-byte events"),
+        delivered::group::<Arc<Event>>("bus-delivered-arc", "lossless, a fresh Arc per event"),
+        latency::group(),
+        stalled::group(),
+        tail::group(),
+        decision::group(),
+    ]
 }
 
-fn publish() -> Group {
-    let readers = [("0 readers", 0), ("1 reader", 1), ("16 readers", 16)];
-    let mut group = Group::new(
-        "bus-publish",
-        "one event, readers not waiting",
-        "tokio broadcast send",
-    );
-    for (measure, _) in readers {
-        group = group
-            .measure(measure, "ns")
-            .goal(measure, "ron-bus publish", Goal::Ratio(0.75))
-            .goal(measure, "ron-bus publish_many(64)", Goal::Ratio(0.25));
-    }
-    group
-        .case("ron-bus publish", move || {
-            readers.map(|(_, readers)| ron_publish(readers, false)).to_vec()
-        })
-        .case("ron-bus publish_many(64)", move || {
-            readers.map(|(_, readers)| ron_publish(readers, true)).to_vec()
-        })
-        .case("tokio broadcast send", move || {
-            readers.map(|(_, readers)| tokio_publish(readers)).to_vec()
-        })
-        .note("512 events at a time into a ring of 1,024; the readers drain it between the timed parts.")
-}
-
-fn receive() -> Group {
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let runtime = Rc::new(runtime.expect("a runtime"));
-    let ron = |how: How| {
-        let runtime = Rc::clone(&runtime);
-        move || vec![ron_receive(&runtime, how)]
-    };
-    let tokio = |how: How| {
-        let runtime = Rc::clone(&runtime);
-        move || vec![tokio_receive(&runtime, how)]
-    };
-    Group::new(
-        "bus-receive",
-        "one event that waits",
-        "tokio broadcast try_recv",
-    )
-    .measure("an event", "ns")
-    .case("ron-bus try_recv", ron(How::Try))
-    .case("ron-bus recv", ron(How::Await))
-    .case("ron-bus recv_many(64)", ron(How::Many))
-    .case("tokio broadcast try_recv", tokio(How::Try))
-    .case("tokio broadcast recv", tokio(How::Await))
-    .goal("an event", "ron-bus recv_many(64)", Goal::Ratio(0.25))
-}
-
-fn per_event(elapsed: Duration) -> f64 {
-    elapsed.as_nanos() as f64 / (BURSTS * BURST) as f64
-}
-
-fn topic() -> (Bus, ron_bus::Topic<Event>) {
-    let bus = Bus::new(BusConfig::default()).expect("defaults");
-    let topic = bus.topic_spec("bench").capacity(CAPACITY).open();
-    (bus, topic.expect("a topic"))
-}
-
-fn ron_publish(readers: usize, batched: bool) -> f64 {
-    let (_bus, topic) = topic();
-    let mut readers: Vec<_> = (0..readers)
-        .map(|_| topic.subscribe().expect("few readers"))
-        .collect();
-    let mut elapsed = Duration::ZERO;
-    for _ in 0..BURSTS {
-        let began = Instant::now();
-        if batched {
-            for _ in 0..BURST / BATCH {
-                let events = std::iter::repeat_n(black_box(EVENT), BATCH);
-                topic.publish_many(events).expect("the topic is open");
-            }
-        } else {
-            for _ in 0..BURST {
-                let published = topic.publish(black_box(EVENT));
-                black_box(published.expect("the topic is open"));
-            }
-        }
-        elapsed += began.elapsed();
-        for reader in &mut readers {
-            while let Ok(Some(event)) = reader.try_recv() {
-                black_box(event);
-            }
-        }
-    }
-    per_event(elapsed)
-}
-
-fn tokio_publish(readers: usize) -> f64 {
-    let (sender, first) = broadcast::channel::<Event>(CAPACITY);
-    let mut readers: Vec<_> = (0..readers).map(|_| sender.subscribe()).collect();
-    drop(first);
-    let mut elapsed = Duration::ZERO;
-    for _ in 0..BURSTS {
-        let began = Instant::now();
-        for _ in 0..BURST {
-            // To nobody is an error here.
-            let _ = black_box(sender.send(black_box(EVENT)));
-        }
-        elapsed += began.elapsed();
-        for reader in &mut readers {
-            while let Ok(event) = reader.try_recv() {
-                black_box(event);
-            }
-        }
-    }
-    per_event(elapsed)
-}
-
+/// 64 bytes, plain.
 #[derive(Clone, Copy, Debug)]
-enum How {
-    Try,
-    Await,
-    Many,
+pub struct Event(pub [u64; 8]);
+
+/// The second word, for readers that want one class of events only.
+impl Classify for Event {
+    fn class(&self) -> Class {
+        Class::new((self.0[1] % 64) as u8).expect("less than 64")
+    }
 }
 
-fn ron_receive(runtime: &Runtime, how: How) -> f64 {
-    let (_bus, topic) = topic();
-    let mut reader = topic.subscribe().expect("few readers");
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut elapsed = Duration::ZERO;
-    for _ in 0..BURSTS {
-        for _ in 0..BURST {
-            topic.publish(EVENT).expect("the topic is open");
-        }
-        let began = Instant::now();
-        runtime.block_on(async {
-            let mut left = BURST;
-            while left > 0 {
-                left -= match how {
-                    How::Try => {
-                        let event = reader.try_recv().expect("no gap");
-                        black_box(event.expect("an event waits"));
-                        1
-                    }
-                    How::Await => {
-                        black_box(reader.recv().await.expect("no gap"));
-                        1
-                    }
-                    How::Many => {
-                        batch.clear();
-                        let taken = reader.recv_many(&mut batch, BATCH).await;
-                        black_box(&batch);
-                        taken.expect("no gap")
-                    }
-                };
-            }
-        });
-        elapsed += began.elapsed();
-    }
-    per_event(elapsed)
+/// What the channels carry. The number lets every reader check that it got each event once and in order.
+pub trait Payload: Clone + Debug + Send + Sync + 'static {
+    /// What is asked of a ratio to the best async peer: as much as ANCHORS asks, which is about 64-byte events; with an
+    /// `Arc`, whose allocation and counting everyone pays for, not to be slower.
+    fn goal(ratio: f64) -> Goal;
+    /// As a user would make one: an `Arc` is allocated here.
+    fn new(number: u64) -> Self;
+    fn number(&self) -> u64;
 }
 
-fn tokio_receive(runtime: &Runtime, how: How) -> f64 {
-    let (sender, mut reader) = broadcast::channel::<Event>(CAPACITY);
-    let mut elapsed = Duration::ZERO;
-    for _ in 0..BURSTS {
-        for _ in 0..BURST {
-            sender.send(EVENT).expect("a reader");
-        }
-        let began = Instant::now();
-        runtime.block_on(async {
-            for _ in 0..BURST {
-                let event = match how {
-                    How::Try => reader.try_recv().expect("an event waits"),
-                    How::Await | How::Many => reader.recv().await.expect("no gap"),
-                };
-                black_box(event);
-            }
-        });
-        elapsed += began.elapsed();
+impl Payload for Event {
+    fn goal(ratio: f64) -> Goal {
+        Goal::Ratio(ratio)
     }
-    per_event(elapsed)
+
+    fn new(number: u64) -> Event {
+        Event([number; 8])
+    }
+
+    fn number(&self) -> u64 {
+        self.0[0]
+    }
+}
+
+impl Payload for Arc<Event> {
+    fn goal(_: f64) -> Goal {
+        Goal::Ratio(1.0)
+    }
+
+    fn new(number: u64) -> Arc<Event> {
+        Arc::new(Event::new(number))
+    }
+
+    fn number(&self) -> u64 {
+        self.0[0]
+    }
 }

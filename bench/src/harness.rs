@@ -15,6 +15,8 @@ pub struct Group {
     differences: Vec<Difference>,
     goals: Vec<(&'static str, &'static str, Goal)>,
     notes: Vec<String>,
+    /// Whether the medians are also told as millions per second.
+    rates: bool,
 }
 
 struct Measure {
@@ -63,6 +65,7 @@ impl Group {
             differences: Vec::new(),
             goals: Vec::new(),
             notes: Vec::new(),
+            rates: false,
         }
     }
 
@@ -105,6 +108,12 @@ impl Group {
     /// Adds a line under the table.
     pub fn note(mut self, note: impl Into<String>) -> Group {
         self.notes.push(note.into());
+        self
+    }
+
+    /// Adds a line per measure, which must be in ns, that says the medians as millions per second.
+    pub fn rates(mut self) -> Group {
+        self.rates = true;
         self
     }
 
@@ -159,6 +168,7 @@ impl Group {
         let mut out = format!("### {}: {}\n\n{about}\n\n", self.name, self.title);
         out.push_str("| measure | case | min | median | max | ratio | unit | goal | |\n");
         out.push_str("|---|---|---:|---:|---:|---:|---|---|---|\n");
+        let mut rates = String::new();
         for (column, measure) in self.measures.iter().enumerate() {
             let of = |name: &str| -> Option<Vec<f64>> {
                 let index = self.cases.iter().position(|case| case.name == name)?;
@@ -170,6 +180,17 @@ impl Group {
                 let ratio = median(&quotients(&values, &baseline));
                 self.row(&mut out, measure, case.name, &values, ratio);
             }
+            if self.rates {
+                let _ = write!(rates, "\n{} in M/s:", measure.name);
+                for case in &self.cases {
+                    let median = median(&of(case.name).unwrap_or_default());
+                    if !median.is_nan() {
+                        let _ = write!(rates, " {} {};", case.name, figure(1e3 / median));
+                    }
+                }
+                rates.pop();
+                rates.push_str(".\n");
+            }
             for row in &self.differences {
                 let (Some(left), Some(right)) = (of(row.minuend), of(row.subtrahend)) else {
                     continue;
@@ -178,6 +199,7 @@ impl Group {
                 self.row(&mut out, measure, row.name, &values, f64::NAN);
             }
         }
+        out.push_str(&rates);
         for note in &self.notes {
             let _ = write!(out, "\n{note}\n");
         }
@@ -199,7 +221,7 @@ impl Group {
         let ratio = if ratio.is_nan() {
             "-".to_owned()
         } else {
-            format!("{ratio:.2}x")
+            format!("{}x", quotient(ratio))
         };
         let min = values.iter().copied().fold(f64::INFINITY, f64::min);
         let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -219,7 +241,7 @@ impl Goal {
     fn judge(self, median: f64, ratio: f64) -> (String, bool) {
         match self {
             Goal::AtMost(limit) => (format!("<= {}", figure(limit)), median <= limit),
-            Goal::Ratio(limit) => (format!("<= {limit}x"), ratio <= limit),
+            Goal::Ratio(limit) => (format!("<= {}x", quotient(limit)), ratio <= limit),
         }
     }
 }
@@ -263,6 +285,15 @@ fn figure(value: f64) -> String {
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
+    }
+}
+
+/// Two decimals, three where two would say little.
+fn quotient(ratio: f64) -> String {
+    if ratio < 0.1 {
+        format!("{ratio:.3}")
+    } else {
+        format!("{ratio:.2}")
     }
 }
 
@@ -365,7 +396,7 @@ mod tests {
             "{table}"
         );
         assert!(
-            table.contains("| time | a | 20.0 | 21.0 | 22.0 | 2.00x | ns | <= 2x | met |"),
+            table.contains("| time | a | 20.0 | 21.0 | 22.0 | 2.00x | ns | <= 2.00x | met |"),
             "{table}"
         );
         assert!(
