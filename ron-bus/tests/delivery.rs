@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_core::Stream;
-use ron_bus::{Bus, BusConfig, Lane, RecvError, Start, Subscriber, Topic};
+use ron_bus::{Bus, BusConfig, Lane, Overflow, RecvError, Start, Subscriber, Topic};
 
 fn topic(capacity: usize) -> Topic<u32> {
     let bus = Bus::new(BusConfig::default()).unwrap();
@@ -131,6 +131,37 @@ async fn recv_many_appends_what_waits_up_to_the_limit() {
         out.iter().map(|d| d.event).collect::<Vec<_>>(),
         [0, 1, 2, 3, 4]
     );
+}
+
+#[tokio::test]
+async fn recv_many_takes_any_limit_whatever_the_policy_and_the_start() {
+    let policies: [fn() -> Overflow<u32>; 4] = [
+        || Overflow::DropOldest,
+        || Overflow::Disconnect,
+        || Overflow::Block {
+            deadline: Duration::ZERO,
+        },
+        || Overflow::Conflate {
+            key: |n| u64::from(*n),
+            max_keys: 64,
+        },
+    ];
+    for overflow in policies {
+        let topic = topic(16);
+        topic.publish_many(90..=100).unwrap();
+        topic.publish_many(1..=5).unwrap();
+        let start = Start::Retained(5);
+        let builder = topic.subscriber().overflow(overflow()).start(start);
+        let mut reader = builder.build().unwrap();
+        topic.publish_many(6..=10).unwrap();
+        topic.publish_control(0).unwrap();
+        let mut out = Vec::new();
+        assert_eq!(reader.recv_many(&mut out, usize::MAX).await, Ok(11));
+        let events: Vec<_> = out.iter().map(|d| d.event).collect();
+        assert_eq!(events, (0..=10).collect::<Vec<_>>());
+        topic.publish_many(11..=12).unwrap();
+        assert_eq!(reader.recv_many(&mut out, usize::MAX).await, Ok(2));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use ron_bus::{Bus, BusConfig, Class, Classify, Overflow, Start, Subscriber, Topic};
+use ron_bus::{Bus, BusConfig, Class, Classify, Overflow, RecvError, Start, Subscriber, Topic};
 
 struct Counting;
 
@@ -225,4 +225,69 @@ fn conflated_and_refused_events_are_dropped_at_once() {
         held - alive.load(Ordering::Relaxed),
         (CAPACITY + MAX_KEYS) as i64
     );
+}
+
+#[test]
+fn what_readers_held_on_to_goes_when_they_do() {
+    for start in [Start::Live, Start::Retained(CAPACITY)] {
+        for overflow in 0..4 {
+            let topic = topic();
+            let alive = Arc::new(AtomicI64::new(0));
+            publish(&topic, &alive);
+            let events = alive.load(Ordering::Relaxed);
+            let mut readers = Vec::new();
+            // Each stalls at another time, holding other parts of the ring.
+            for _ in 0..50 {
+                let overflow = policies().into_iter().nth(overflow).unwrap();
+                let builder = topic.subscriber().overflow(overflow).start(start);
+                let mut reader = builder.build().unwrap();
+                topic
+                    .publish_many((0..3).map(|n| Event::new(n, &alive)))
+                    .unwrap();
+                // The first may be a gap, and a strict reader may be cut off.
+                drop((reader.try_recv(), reader.try_recv()));
+                readers.push(reader);
+                topic
+                    .publish_many((0..300).map(|n| Event::new(n, &alive)))
+                    .unwrap();
+            }
+            drop(readers);
+            publish(&topic, &alive);
+            let now = alive.load(Ordering::Relaxed);
+            assert!(
+                now <= events + 64,
+                "{events} events became {now}: policy {overflow}, {start:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_reader_held_on_to_goes_when_it_catches_up() {
+    for overflow in 0..4 {
+        let topic = topic();
+        let alive = Arc::new(AtomicI64::new(0));
+        publish(&topic, &alive);
+        let events = alive.load(Ordering::Relaxed);
+        let policy = policies().into_iter().nth(overflow).unwrap();
+        let builder = topic.subscriber().overflow(policy);
+        let mut reader = builder.start(Start::Retained(CAPACITY)).build().unwrap();
+        for _ in 0..20 {
+            publish(&topic, &alive);
+            while !matches!(
+                reader.try_recv(),
+                Ok(None) | Err(RecvError::Disconnected(_))
+            ) {}
+        }
+        publish(&topic, &alive);
+        while !matches!(
+            reader.try_recv(),
+            Ok(None) | Err(RecvError::Disconnected(_))
+        ) {}
+        let now = alive.load(Ordering::Relaxed);
+        assert!(
+            now <= events + 64,
+            "{events} events became {now}: policy {overflow}"
+        );
+    }
 }
