@@ -45,18 +45,18 @@ fn reader(
     overflow: Overflow<Event>,
     start: Start,
 ) -> Receiver<Event> {
-    Receiver::connect(
-        channel,
-        Connect {
-            name: "reader".into(),
-            overflow,
-            start,
-            interest: None,
-            filters: false,
-            unlimited: false,
-        },
-    )
-    .expect("the topic is open")
+    Receiver::connect(channel, spec(overflow, start)).expect("the topic is open")
+}
+
+fn spec(overflow: Overflow<Event>, start: Start) -> Connect<Event> {
+    Connect {
+        name: "reader".into(),
+        overflow,
+        start,
+        interest: None,
+        filters: false,
+        unlimited: false,
+    }
 }
 
 struct Unpark(thread::Thread);
@@ -176,46 +176,109 @@ fn a_reader_sees_whole_events_in_order_and_is_told_of_every_loss() {
     });
 }
 
+/// What one reader got, in order, as far as it came.
+type Order = Vec<(u64, u64)>;
+
+/// Reads until the end, or until it has looked `patience` times.
+fn read(reader: &mut Receiver<Event>, patience: usize) -> Order {
+    let mut order = Order::new();
+    for _ in 0..patience {
+        let received =
+            block_on(|cx| reader.poll_next(cx, |item| Some((item.seq, *item.event.into_owned()))));
+        match received {
+            Ok(event) => order.push(event),
+            Err(RecvError::Lagged(_)) => {}
+            Err(_) => break,
+        }
+    }
+    order
+}
+
 #[test]
-fn two_publishers_and_two_readers_agree_on_one_order() {
+fn two_publishers_and_two_readers_that_come_and_go_agree_on_one_order() {
     explore(|| {
         let channel = channel(2);
-        let mut readers = [0, 1].map(|_| reader(&channel, Overflow::DropOldest, Start::Live));
-        let publishers = [10, 20].map(|base| {
-            let channel = Arc::clone(&channel);
+        let mut reader = reader(&channel, Overflow::DropOldest, Start::Live);
+        let ended = Arc::new(AtomicBool::new(false));
+        let publishers = [11..=12, 21..=21].map(|numbers| {
+            let (channel, ended) = (Arc::clone(&channel), Arc::clone(&ended));
             thread::spawn(move || {
-                for n in [base + 1, base + 2] {
+                for n in numbers {
                     assert!(channel.publish(Box::new(n)).is_ok());
+                }
+                if ended.swap(true, Ordering::AcqRel) {
+                    channel.close();
                 }
             })
         });
-        let other = {
-            let [_, reader] = &mut readers;
-            let mut reader = std::mem::replace(
-                reader,
-                self::reader(&channel, Overflow::DropOldest, Start::Live),
-            );
-            thread::spawn(move || drain(&mut reader))
-        };
-        let mine = drain(&mut readers[0]);
+        let late = thread::spawn({
+            let channel = Arc::clone(&channel);
+            move || {
+                let spec = spec(Overflow::DropOldest, Start::Retained(2));
+                let late = Receiver::connect(&channel, spec);
+                late.map_or_else(|_closed| Order::new(), |mut late| read(&mut late, 2))
+            }
+        });
+        let all = read(&mut reader, usize::MAX);
         publishers
             .into_iter()
             .for_each(|p| p.join().expect("publishers end"));
-        let theirs = other.join().expect("the reader ends");
-        for seen in [mine, theirs] {
+        let some = late.join().expect("the late reader ends");
+        for order in [&all, &some] {
+            assert!(
+                order.windows(2).all(|w| w[0].0 < w[1].0),
+                "numbers go up: {order:?}"
+            );
             for base in [10, 20] {
-                let of: Vec<u64> = seen
-                    .iter()
-                    .copied()
-                    .filter(|n| n / 10 * 10 == base)
-                    .collect();
+                let of = order.iter().filter(|(_, n)| n / 10 * 10 == base);
                 assert!(
-                    of.is_sorted(),
-                    "one publisher's events keep their order: {seen:?}"
+                    of.is_sorted_by_key(|(_, n)| n),
+                    "one publisher's order: {order:?}"
                 );
             }
         }
-        assert!(channel.stats().total.is_balanced());
+        for (seq, event) in &some {
+            let same = all.iter().find(|(other, _)| other == seq);
+            assert!(
+                same.map_or(true, |(_, other)| other == event),
+                "{all:?} {some:?}"
+            );
+        }
+        let total = channel.stats().total;
+        assert!(total.is_balanced(), "{total:?}");
+        assert_eq!(total.delivered, (all.len() + some.len()) as u64);
+    });
+}
+
+#[test]
+fn a_batch_wakes_a_parked_reader() {
+    explore(|| {
+        let channel = channel(2);
+        let mut reader = reader(&channel, Overflow::DropOldest, Start::Live);
+        let publisher = thread::spawn({
+            let channel = Arc::clone(&channel);
+            move || {
+                let mut parcels = [1, 2, 3].map(|n| Some(Box::new(n)));
+                let (count, published) = channel.publish_all(&mut parcels, 0);
+                assert!(count == 3 && published.is_ok_and(|p| p.seq == 3));
+            }
+        });
+        let mut seen = Seen::default();
+        while seen.delivered + seen.missed < 3 {
+            let mut items = Vec::new();
+            let received = block_on(|cx| {
+                reader.poll_many(cx, 8, |item| {
+                    items.push((item.lane, item.seq, item.event.into_owned()));
+                    true
+                })
+            });
+            items
+                .iter()
+                .for_each(|(lane, seq, event)| seen.event(*lane, *seq, event));
+            assert!(received.map_or_else(|error| seen.error(error), |count| count == items.len()));
+        }
+        publisher.join().expect("the publisher ends");
+        seen.agrees_with(&reader.account());
     });
 }
 
@@ -241,6 +304,26 @@ fn drain(reader: &mut Receiver<Event>) -> Vec<u64> {
     events
 }
 
+/// Reads the accounts twice: they are balanced, and nothing but `pending` falls.
+fn judge(channel: &Arc<Channel<Event>>) -> thread::JoinHandle<()> {
+    let channel = Arc::clone(channel);
+    thread::spawn(move || {
+        let mut before = Account::default();
+        for _ in 0..2 {
+            let account = channel.stats().total;
+            assert!(account.is_balanced(), "{account:?}");
+            let counters =
+                |a: Account| [a.offered, a.delivered, a.lost.lagged, a.lost.disconnected];
+            let rises = counters(before)
+                .iter()
+                .zip(counters(account))
+                .all(|(b, a)| *b <= a);
+            assert!(rises, "{before:?} {account:?}");
+            before = account;
+        }
+    })
+}
+
 #[test]
 fn an_account_is_balanced_and_no_counter_falls_while_a_reader_races_the_ring() {
     explore(|| {
@@ -251,25 +334,7 @@ fn an_account_is_balanced_and_no_counter_falls_while_a_reader_races_the_ring() {
             let channel = Arc::clone(&channel);
             move || (2..=4).for_each(|n| publish(&channel, n))
         });
-        let judge = thread::spawn({
-            let channel = Arc::clone(&channel);
-            move || {
-                let mut before = Account::default();
-                for _ in 0..2 {
-                    let account = channel.stats().total;
-                    assert!(account.is_balanced(), "{account:?}");
-                    assert!(
-                        account.delivered >= before.delivered,
-                        "{before:?} {account:?}"
-                    );
-                    assert!(
-                        account.lost.lagged >= before.lost.lagged,
-                        "{before:?} {account:?}"
-                    );
-                    before = account;
-                }
-            }
-        });
+        let judge = judge(&channel);
         let mut seen = Seen::default();
         for _ in 0..3 {
             match reader.try_next(|item| Some((item.lane, item.seq, item.event.into_owned()))) {
@@ -299,9 +364,11 @@ fn a_disconnect_reader_gets_everything_or_is_cut_off() {
                 channel.close();
             }
         });
+        let judge = judge(&channel);
         let mut seen = Seen::default();
         seen.read_to_the_end(&mut reader);
         publisher.join().expect("the publisher ends");
+        judge.join().expect("the judge ends");
         let account = reader.account();
         assert_eq!(account.lost.lagged, 0);
         assert!(seen.cut || seen.delivered == 3);
@@ -322,17 +389,7 @@ fn a_retained_start_leaves_no_hole_and_no_double_at_the_hand_over() {
                 channel.close();
             }
         });
-        let late = Receiver::connect(
-            &channel,
-            Connect {
-                name: "late".into(),
-                overflow: Overflow::DropOldest,
-                start: Start::Retained(4),
-                interest: None,
-                filters: false,
-                unlimited: false,
-            },
-        );
+        let late = Receiver::connect(&channel, spec(Overflow::DropOldest, Start::Retained(4)));
         if let Ok(mut late) = late {
             let mut seen = Seen {
                 next: 1,
@@ -470,6 +527,29 @@ fn a_publisher_that_waits_ends_at_its_deadline_and_the_loss_is_counted() {
             2,
             "{account:?}"
         );
+    });
+}
+
+#[test]
+fn a_publisher_that_gives_up_passes_its_wake_up_on() {
+    explore(|| {
+        let channel = channel(2);
+        let block = Overflow::Block { deadline: DEADLINE };
+        let mut reader = reader(&channel, block, Start::Live);
+        publish(&channel, 1);
+        publish(&channel, 2);
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut first = Offering::new(&channel, Box::new(9), 0, None);
+        let waits = first.poll_publish(&Context::from_waker(&waker), Duration::ZERO);
+        assert!(waits.is_err());
+        let second = thread::spawn({
+            let channel = Arc::clone(&channel);
+            move || publish_wait(&channel, 3, &AtomicBool::new(false))
+        });
+        assert_eq!(reader.try_next(|item| Some(item.seq)), Ok(Some(1)));
+        drop(first);
+        second.join().expect("the second publisher ends");
+        assert_eq!(reader.account().offered, 3);
     });
 }
 

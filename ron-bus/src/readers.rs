@@ -24,7 +24,7 @@ const WAKE_BATCH: usize = 32;
 /// even if the ring has passed them. A reader claims without the lock: it raises `claim`, issues a `SeqCst` fence, and
 /// then looks whether the ring has passed the claim. Who judges a reader under the lock, after the head was raised,
 /// issues a `SeqCst` fence and then looks at `claim`. So either the judge sees the claim, or the reader sees the head
-/// and gives the claim back. `claim` is lowered under the lock only.
+/// and gives the claim back; a judge that saw none says so in `Reader::judge`. `claim` is lowered under the lock only.
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) position: AtomicU64,
@@ -164,6 +164,9 @@ pub(crate) struct Reader<E> {
     start: u64,
     /// Set when the reader was cut off: data events from here on are not offered.
     end: Option<u64>,
+    /// Events from `judged_floor` to before `judged_tail` are lost, whatever the reader claims.
+    judged_tail: u64,
+    judged_floor: u64,
     /// Events of interest before `start`, by the topic's counts.
     start_matching: u64,
     /// Events behind `start` and before `position` that are not of interest.
@@ -201,16 +204,27 @@ impl<E> Reader<E> {
         }
     }
 
-    /// First event that is neither settled nor in the reader's hands. For judges: behind a fence.
+    /// The position, and the first event that is neither settled nor in the reader's hands. Behind a fence.
     fn position_and_floor(&self) -> (u64, u64) {
-        match &self.source {
-            Source::Cursor(progress) => {
-                // In this order: a claim seen is then never older than the position.
-                let position = progress.0.position.load(Ordering::Acquire);
-                let claim = progress.0.claim.load(Ordering::Acquire);
-                (position, position.max(claim))
-            }
-            Source::Queued { .. } => (self.start, self.start),
+        let Source::Cursor(progress) = &self.source else {
+            return (self.start, self.start);
+        };
+        // In this order: a claim seen is then never older than the position.
+        let position = progress.0.position.load(Ordering::Acquire);
+        let mut floor = progress.0.claim.load(Ordering::Acquire);
+        if position < self.judged_tail {
+            floor = floor.min(self.judged_floor);
+        }
+        (position, floor.max(position))
+    }
+
+    /// Makes what the ring has passed a loss for good: a claim that is not seen by now will be given back, and must
+    /// not be taken for one until then.
+    fn judge(&mut self, extents: Extents<'_>) {
+        let (_, floor) = self.position_and_floor();
+        if floor < extents.tail && self.end.is_none() {
+            self.judged_tail = extents.tail;
+            self.judged_floor = floor;
         }
     }
 
@@ -318,6 +332,7 @@ impl<E> Reader<E> {
         let (_, floor) = self.position_and_floor();
         let missed = self.missed(floor, extents) + self.waiting(floor, extents);
         self.cut = Some(gap);
+        (self.judged_tail, self.judged_floor) = (u64::MAX, floor);
         self.end = Some(extents.next);
         self.filtered += extents.next - floor - missed;
         self.lost.disconnected += missed + self.control.unread();
@@ -522,6 +537,8 @@ impl<E> Readers<E> {
             last_settled: false,
             start,
             end: None,
+            judged_tail: 0,
+            judged_floor: 0,
             start_matching,
             skipped: 0,
             control_offered: 0,
@@ -759,10 +776,13 @@ impl<E> Readers<E> {
         waker
     }
 
-    pub(crate) fn account(&self, key: usize, extents: Extents<'_>) -> Account {
+    pub(crate) fn account(&mut self, key: usize, extents: Extents<'_>) -> Account {
         fence(Ordering::SeqCst);
-        let reader = self.slots.get(key).and_then(Option::as_ref);
-        reader.map(|r| r.account(extents)).unwrap_or_default()
+        let Some(reader) = self.reader(key) else {
+            return Account::default();
+        };
+        reader.judge(extents);
+        reader.account(extents)
     }
 
     /// How far the slowest reader is behind.
@@ -776,7 +796,7 @@ impl<E> Readers<E> {
     }
 
     pub(crate) fn stats(
-        &self,
+        &mut self,
         extents: Extents<'_>,
     ) -> (Vec<ReaderStats>, Vec<NameStats>, Account) {
         fence(Ordering::SeqCst);
@@ -790,7 +810,8 @@ impl<E> Readers<E> {
             })
             .collect();
         let mut readers = Vec::with_capacity(self.slots.len());
-        for reader in self.slots.iter().flatten() {
+        for reader in self.slots.iter_mut().flatten() {
+            reader.judge(extents);
             let account = reader.account(extents);
             by_name[reader.group].account += account;
             readers.push(ReaderStats {
