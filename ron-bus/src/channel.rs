@@ -117,6 +117,12 @@ impl<E> State<E> {
         self.guarded = readers.cut_overrun(extents);
     }
 
+    /// Blocks that no reader can need any more, to be dropped outside the lock.
+    pub(crate) fn trim(&mut self) -> Vec<impl Sized> {
+        let cursors = self.readers.len() - self.readers.queued.len();
+        self.ring.trim(cursors)
+    }
+
     /// Whether a data event of `class` takes more than a push: a copy for queued readers, or its class.
     #[inline]
     fn needs_care(&self, class: Option<Class>) -> bool {

@@ -126,8 +126,9 @@ impl<E> Keyed<E> {
         }
     }
 
-    fn pop(&mut self) -> Option<Entry<E>> {
-        if self.sweep.len == 0 {
+    /// Begins the next sweep only if it `may`.
+    fn pop(&mut self, may: bool) -> Option<Entry<E>> {
+        if self.sweep.len == 0 && may {
             std::mem::swap(&mut self.sweep, &mut self.intake);
             self.places.clear();
         }
@@ -195,14 +196,15 @@ impl<E> Buffer<E> {
         }
     }
 
-    /// Hands out the next event, which stays pending until it is [settled](Self::settle). Stops at a gap.
-    pub(crate) fn claim(&mut self) -> Option<Entry<E>> {
+    /// Hands out the next event, which stays pending until it is [settled](Self::settle). Stops at a gap, and before
+    /// the next sweep unless this is the first event of a claim.
+    pub(crate) fn claim(&mut self, is_first: bool) -> Option<Entry<E>> {
         if self.missed().is_some() {
             return None;
         }
         let entry = match self {
             Self::Fifo(fifo) => fifo.entries.pop_front(),
-            Self::Keyed(keyed) => keyed.pop(),
+            Self::Keyed(keyed) => keyed.pop(is_first),
         }?;
         *self.claimed() += 1;
         Some(entry)

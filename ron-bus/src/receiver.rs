@@ -303,7 +303,9 @@ impl<E> Receiver<E> {
         if next - position > *capacity {
             return None;
         }
-        let to = view.readable_from(position)?.min(position + max);
+        let to = view
+            .readable_from(position)?
+            .min(position.saturating_add(max));
         progress.0.claim.store(to, Ordering::Release);
         // Either the ring sees the claim, or this sees that the ring has passed it.
         fence(Ordering::SeqCst);
@@ -454,7 +456,7 @@ impl<E> Receiver<E> {
                     }
                     view.refresh();
                     let mut to = view.readable_from(position).unwrap_or(position);
-                    to = to.min(position + max as u64);
+                    to = to.min(position.saturating_add(max as u64));
                     if self.interest.is_some() {
                         to =
                             position + (position..to).take_while(|seq| wanted(*seq)).count() as u64;
@@ -475,7 +477,7 @@ impl<E> Receiver<E> {
                         history.pop_front();
                     }
                     let front = history.front().and_then(|v| v.readable_from(*next));
-                    let to = front.unwrap_or(*end).min(*next + max as u64);
+                    let to = front.unwrap_or(*end).min(next.saturating_add(max as u64));
                     return Ok(Claim::History(*next, to));
                 }
                 if buffer.missed().is_some() && !may_fail {
@@ -485,7 +487,10 @@ impl<E> Receiver<E> {
                     return Err(RecvError::Lagged(gap));
                 }
                 while self.taken.len() < max {
-                    let Some(entry) = buffer.claim() else { break };
+                    let is_first = self.taken.is_empty();
+                    let Some(entry) = buffer.claim(is_first) else {
+                        break;
+                    };
                     self.taken.push_back(Taken::Queued(entry));
                 }
                 if !self.taken.is_empty() && self.filters {
@@ -524,7 +529,7 @@ impl<E> Receiver<E> {
                     accepted < limit
                 });
             }
-            (Feed::Queued { history, next, .. }, Claim::History(from, to)) => {
+            (Feed::Queued { history, next, end }, Claim::History(from, to)) => {
                 let unwanted = |event: &E| match (self.interest, channel.classify.get()) {
                     (Some(interest), Some(classify)) => !interest.contains(classify(event)),
                     _ => false,
@@ -554,6 +559,12 @@ impl<E> Receiver<E> {
                     accepted += usize::from(taken);
                     accepted < limit
                 });
+                drop(settling);
+                if next == end {
+                    history.clear();
+                    let blocks = channel.lock().trim();
+                    drop(blocks);
+                }
             }
             (_, Claim::Taken | Claim::Settled) => {
                 let mut settling = TakenSettling {
@@ -718,13 +729,12 @@ impl<E> Drop for Receiver<E> {
         let mut guard = self.channel.lock();
         let (readers, extents) = guard.split();
         let reader = readers.remove(self.key, extents);
-        let remaining = readers.len();
-        let block = guard.ring.trim(remaining);
+        let blocks = guard.trim();
         // Room for those who waited for this reader.
         let waiter = guard.waiters.notify();
         drop(guard);
         self.channel.wake_waiter(waiter);
-        drop((reader, block));
+        drop((reader, blocks));
     }
 }
 

@@ -72,7 +72,8 @@ pub(crate) struct Ring<E> {
     blocks: Vec<Arc<Block<E>>>,
     /// Where in `blocks` the next slot is.
     open: usize,
-    /// Blocks that readers still held when their turn came; at most one per reader, as each holds one at a time.
+    /// Blocks that readers still held when their turn came: one per cursor reader at most, and those that hold the
+    /// retained events of queued readers.
     held: Vec<Arc<Block<E>>>,
 }
 
@@ -170,9 +171,16 @@ impl<E> Ring<E> {
         Some(self.held.swap_remove(free))
     }
 
-    /// Gives up a block that was set aside if there are more than `readers`, to be dropped outside the lock.
-    pub(crate) fn trim(&mut self, readers: usize) -> Option<impl Sized> {
-        (self.held.len() > readers).then(|| self.take_held())
+    /// Gives up blocks that were set aside, down to `kept` of them, to be dropped outside the lock.
+    pub(crate) fn trim(&mut self, kept: usize) -> Vec<impl Sized> {
+        let mut surplus = Vec::new();
+        while self.held.len() > kept {
+            match self.take_held() {
+                Some(block) => surplus.push(block),
+                None => break,
+            }
+        }
+        surplus
     }
 
     fn place(&self, seq: u64) -> usize {
