@@ -51,6 +51,9 @@ pub trait Classify {
     fn class(&self) -> Class;
 }
 
+/// What a reader wants, and how to tell.
+pub(crate) type Selection<E> = (Interest, fn(&E) -> Class);
+
 /// A set of classes.
 ///
 /// ```

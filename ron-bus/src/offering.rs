@@ -182,7 +182,7 @@ impl<'a, E: Clone> Offering<'a, E> {
                 Some(reader) if reader.wants(self.class) => self.copies.push(Copied {
                     reader: key,
                     key_of: match &reader.source {
-                        Source::Queued { key, .. } => *key,
+                        Source::Queued(queued) => queued.key_of,
                         Source::Cursor(_) => None,
                     },
                     key: None,
@@ -222,9 +222,10 @@ impl<'a, E: Clone> Offering<'a, E> {
 }
 
 fn give<E>(reader: &mut Reader<E>, copied: &mut Copied<E>, seq: u64, stamp_ms: i64, waited: bool) {
-    let Source::Queued { buffer, .. } = &mut reader.source else {
+    let Source::Queued(queued) = &mut reader.source else {
         return;
     };
+    let buffer = &mut queued.buffer;
     let is_fifo = matches!(buffer, Buffer::Fifo(_));
     let no_room = |lost: &mut Lost| {
         *match (is_fifo, waited) {

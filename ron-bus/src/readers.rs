@@ -141,13 +141,19 @@ pub(crate) struct ReaderSpec {
 pub(crate) enum Source<E> {
     /// From the ring.
     Cursor(Arc<Padded<Progress>>),
-    /// From its own buffer, after `history` retained events.
-    Queued {
-        buffer: Buffer<E>,
-        history: u64,
-        deadline: Duration,
-        key: Option<fn(&E) -> u64>,
-    },
+    /// From its own buffer.
+    Queued(Box<Queued<E>>),
+}
+
+/// What a reader with a buffer of its own has.
+pub(crate) struct Queued<E> {
+    pub(crate) buffer: Buffer<E>,
+    /// Retained events that come before those in the buffer.
+    pub(crate) history: u64,
+    /// How long `publish_wait` waits for a full `Block` reader.
+    pub(crate) deadline: Duration,
+    /// The key function of a `Conflate` reader.
+    pub(crate) key_of: Option<fn(&E) -> u64>,
 }
 
 pub(crate) struct Reader<E> {
@@ -183,6 +189,13 @@ pub(crate) struct Reader<E> {
     pub(crate) cut: Option<Gap>,
     /// Present while the reader is parked.
     waker: Option<Waker>,
+}
+
+impl<E> Queued<E> {
+    /// Whether it is one that publishers may wait for, and has no room.
+    fn is_full(&self) -> bool {
+        matches!(&self.buffer, Buffer::Fifo(fifo) if fifo.is_full())
+    }
 }
 
 /// Unread control events of a reader that was cut off.
@@ -429,9 +442,7 @@ impl<E> Reader<E> {
                     _ => account.lost.lagged += missed,
                 }
             }
-            Source::Queued {
-                buffer, history, ..
-            } => account.pending += history + buffer.pending(),
+            Source::Queued(queued) => account.pending += queued.history + queued.buffer.pending(),
         }
         account
     }
@@ -524,7 +535,7 @@ impl<E> Readers<E> {
         self.limited += usize::from(!spec.unlimited);
         self.groups[group].readers += 1;
         self.connected += 1;
-        let is_queued = matches!(source, Source::Queued { .. });
+        let is_queued = matches!(source, Source::Queued(_));
         let interest = spec.interest.filter(|i| *i != Interest::ALL);
         let reader = Reader {
             name: spec.name,
@@ -583,7 +594,7 @@ impl<E> Readers<E> {
                 self.waits.any.retain(|parked| *parked != key);
             }
         }
-        if matches!(reader.source, Source::Queued { .. }) {
+        if matches!(reader.source, Source::Queued(_)) {
             self.queued.retain(|queued| *queued != key);
             self.queued_version += 1;
         }
@@ -682,11 +693,11 @@ impl<E> Readers<E> {
             .filter_map(|key| self.slots[*key].as_ref());
         readers
             .filter_map(|reader| match &reader.source {
-                Source::Queued {
-                    buffer: Buffer::Fifo(fifo),
-                    deadline,
-                    ..
-                } if fifo.is_full() && reader.wants(class) && *deadline > waited => Some(*deadline),
+                Source::Queued(queued)
+                    if queued.is_full() && reader.wants(class) && queued.deadline > waited =>
+                {
+                    Some(queued.deadline)
+                }
                 _ => None,
             })
             .min()

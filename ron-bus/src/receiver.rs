@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use crate::account::{Account, TopicState};
 use crate::channel::{Channel, State};
-use crate::interest::{Class, Interest};
+use crate::interest::{Class, Interest, Selection};
 use crate::queue::{Buffer, ControlEntry, Entry, Fifo, Keyed, Node};
-use crate::readers::{ClassCounts, Progress, Reader, ReaderSpec, Source, Tally};
+use crate::readers::{ClassCounts, Progress, Queued, Reader, ReaderSpec, Source, Tally};
 use crate::ring::View;
 use crate::subscriber::{Lane, Overflow, Policy, RecvError, Start, SubscribeError};
 use crate::sync::{self, fence, AtomicU64, MutexGuard, Ordering, Padded};
@@ -123,7 +123,7 @@ pub(crate) struct Connect<E> {
     pub(crate) name: Arc<str>,
     pub(crate) overflow: Overflow<E>,
     pub(crate) start: Start,
-    pub(crate) interest: Option<(Interest, fn(&E) -> Class)>,
+    pub(crate) interest: Option<Selection<E>>,
     pub(crate) filters: bool,
     pub(crate) unlimited: bool,
 }
@@ -197,17 +197,17 @@ impl<E> Receiver<E> {
                     next: start,
                     end: next,
                 };
-                let source = Source::Queued {
+                let queued = Queued {
                     buffer,
                     history: retained,
                     deadline,
-                    key,
+                    key_of: key,
                 };
-                (feed, source)
+                (feed, Source::Queued(Box::new(queued)))
             }
         };
         let unwanted_history = match &source {
-            Source::Queued { history, .. } => next - start - history,
+            Source::Queued(queued) => next - start - queued.history,
             Source::Cursor(_) => 0,
         };
         let reader = ReaderSpec {
@@ -466,9 +466,10 @@ impl<E> Receiver<E> {
                 }
             }
             Feed::Queued { history, next, end } => {
-                let Source::Queued { buffer, .. } = &mut reader.source else {
+                let Source::Queued(queued) = &mut reader.source else {
                     return Err(RecvError::Closed);
                 };
+                let buffer = &mut queued.buffer;
                 if next < end {
                     while history
                         .front()
@@ -840,8 +841,8 @@ impl<E> Drop for HistorySettling<'_, E> {
         let Some(reader) = state.readers.reader(self.key) else {
             return;
         };
-        if let Source::Queued { history, .. } = &mut reader.source {
-            *history -= self.settled;
+        if let Source::Queued(queued) = &mut reader.source {
+            queued.history -= self.settled;
         }
         let filtered = self.settled - self.accepted - self.panicked;
         reader.settle_otherwise(self.accepted, filtered, self.panicked);
@@ -927,8 +928,8 @@ impl<E> Drop for TakenSettling<'_, E> {
             match taken {
                 Taken::Control(entry) => trash.extend(reader.put_back(entry)),
                 Taken::Queued(entry) => {
-                    if let Source::Queued { buffer, .. } = &mut reader.source {
-                        buffer.put_back(entry);
+                    if let Source::Queued(queued) = &mut reader.source {
+                        queued.buffer.put_back(entry);
                     }
                 }
                 // It stays where it is until it is settled.
@@ -936,8 +937,8 @@ impl<E> Drop for TakenSettling<'_, E> {
             }
         }
         reader.control.settle(settled.control);
-        if let Source::Queued { buffer, .. } = &mut reader.source {
-            buffer.settle(settled.queued);
+        if let Source::Queued(queued) = &mut reader.source {
+            queued.buffer.settle(settled.queued);
         }
         reader.last_settled |= settled.last;
         reader.settle_otherwise(settled.accepted, settled.filtered, settled.panicked);

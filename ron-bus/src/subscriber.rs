@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::account::Account;
 use crate::channel::Channel;
 use crate::config::{checked_name, NameError, KEYS_MAX};
-use crate::interest::{Class, Classify, Interest};
+use crate::interest::{Classify, Interest, Selection};
 use crate::receiver::{Connect, Item, Receiver};
 
 /// Which of a topic's two sequences an event belongs to. Complete: a topic has two lanes.
@@ -232,7 +232,7 @@ pub struct SubscriberBuilder<'a, E> {
     name: String,
     overflow: Overflow<E>,
     start: Start,
-    interest: Option<(Interest, fn(&E) -> Class)>,
+    interest: Option<Selection<E>>,
     filter: Option<Filter<E>>,
 }
 
