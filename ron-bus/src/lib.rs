@@ -1,8 +1,8 @@
 //! Bounded in-process broadcast with typed topics that counts every loss.
 //!
 //! A [`Bus`] holds named [`Topic`]s. Every event published on a topic is offered to every [`Subscriber`] connected at
-//! that moment. Publishing never waits, memory is bounded at all times, and what a reader is too slow for is lost to
-//! that reader alone, told to it and counted.
+//! that moment. [`publish`](Topic::publish) never waits, memory is bounded at all times, and what a reader is too slow
+//! for is lost to that reader alone, told to it and counted.
 //!
 //! ```
 //! use ron_bus::{Bus, BusConfig, RecvError};
@@ -33,15 +33,16 @@
 //! # Events
 //!
 //! An event is any `Clone + Send + Sync + 'static` value. The ring keeps one copy, every reader receives a clone, so
-//! large payloads go as `Arc<T>`. Clones are made by the reader, filters and encoders run in the reader, and
-//! overwritten events are dropped by the publisher, all of it outside the topic's lock: an event whose `Clone` or
+//! large payloads go as `Arc<T>`. Nothing of the user's runs under a lock: readers clone, filter and encode on their
+//! own time, publishers drop what they displace and make the copies that queued readers get. An event whose `Clone` or
 //! `Drop` is slow, panics or calls the bus slows or hits its own caller and nobody else.
 //!
 //! # Lanes
 //!
 //! A topic has two lanes. [`publish`](Topic::publish) uses the *data lane*, a ring of exactly the topic's capacity.
-//! [`publish_control`](Topic::publish_control) uses the *control lane*, a ring of 16 slots that data cannot take and
-//! that every receive looks at first, so that a "stop" does not queue behind a full ring.
+//! [`publish_control`](Topic::publish_control) uses the *control lane*, of which every reader holds 16 unread events
+//! that data cannot displace and that every receive looks at first, so that a "stop" does not queue behind a full ring.
+//! Events published with a [key](Topic::publish_control_keyed) conflate there before any other is lost.
 //! [`publish_last`](Topic::publish_last) is the end of both: its event has a place of its own, reaches every connected
 //! reader however slow, cannot be filtered out, waits for late subscribers too, and nothing can be published after it.
 //!
@@ -55,25 +56,30 @@
 //!
 //! A lane keeps its newest events. A reader that has not come to an event when its slot is needed has lost it. Its next
 //! receive on that lane returns [`RecvError::Lagged`] with the first and last sequence number missed, once, in place of
-//! those events, and the one after that goes on with the oldest event still there. This also holds for batches, which
-//! end before a gap, and for the stream, whose items are results.
+//! those events, and the one after that goes on behind them. This also holds for batches, which end before a gap, and
+//! for the stream, whose items are results.
 //!
 //! How a reader lags is its own choice:
 //!
-//! | policy | when it is too slow | for |
-//! |---|---|---|
-//! | [`Overflow::DropOldest`] | loses the oldest events, is told, goes on | displays, metrics, caches that refetch after a gap |
-//! | [`Overflow::Disconnect`] | is cut off and gets [`RecvError::Disconnected`] for good | state machines, replication: whoever must start over after a hole |
+//! | policy | when it is too slow | for | cost to the publisher |
+//! |---|---|---|---|
+//! | [`DropOldest`](Overflow::DropOldest) | loses the oldest events, is told, goes on | displays, metrics, caches that refetch after a gap | none |
+//! | [`Disconnect`](Overflow::Disconnect) | is cut off and gets [`RecvError::Disconnected`] for good | state machines, replication: whoever must start over after a hole | none |
+//! | [`Block`](Overflow::Block) | loses the newest events, unless publishers wait for it with [`publish_wait`](Topic::publish_wait) | work that should rather slow its source, within a deadline | a copy per event |
+//! | [`Conflate`](Overflow::Conflate) | gets the newest event of each key | prices, positions, states: whoever wants to know how things are, not how they came about | a copy and a look-up per event |
 //!
 //! A reader that lags now and then wants more [`capacity`](TopicSpec::capacity) or
-//! [`recv_many`](Subscriber::recv_many); one that always lags wants a faster consumer, no capacity helps it.
+//! [`recv_many`](Subscriber::recv_many); one that always lags wants a faster consumer, no capacity helps it. One that
+//! needs few of a topic's events should say so with an [`interest`](SubscriberBuilder::interest): it is then woken for
+//! those alone, and loses nothing when others are overwritten.
 //!
 //! # Accounts
 //!
 //! For every reader and at any instant, both lanes together:
 //!
 //! ```text
-//! offered = delivered + filtered + lost (lagged + disconnected + panicked + abandoned) + pending
+//! offered = delivered + filtered + conflated + pending
+//!         + lost (lagged + disconnected + block_full + block_deadline + conflate_full + panicked + abandoned)
 //! ```
 //!
 //! A loss is in the account the moment it happens, not when the reader notices. [`Topic::stats`] and [`Bus::topics`]
@@ -102,18 +108,28 @@
 //!
 //! [`recv`](Subscriber::recv), [`recv_many`](Subscriber::recv_many), [`recv_timeout`](Subscriber::recv_timeout),
 //! [`Tail::next`] and the streams may be dropped at any await and lose nothing: an event is taken in the very poll that
-//! returns it. They register a waker and need no particular executor, except for `recv_timeout`, which uses tokio's
-//! timer. They do not take part in tokio's cooperative budget: a loop over a reader that never runs dry should yield.
+//! returns it. A [`publish_wait`](Topic::publish_wait) that is dropped has published nothing. They register a waker and
+//! need no particular executor, except that `recv_timeout`, and `publish_wait` when it has to wait, use tokio's timer.
+//! They do not take part in tokio's cooperative budget: a loop over a reader that never runs dry should yield.
 //!
 //! # Cost
 //!
-//! A topic is one mutex, held for a few instructions per event, by the publisher once and by a receive twice; batches
-//! ([`publish_many`](Topic::publish_many), [`recv_many`](Subscriber::recv_many)) share it among their events. Publishing
-//! costs nothing per reader, except for one wake-up per reader that is waiting, and for a look at every reader when the
-//! slowest [`Disconnect`](Overflow::Disconnect) reader is about to be overrun. A slot is allocated when the lane first
-//! reaches it and reused from then on; in steady state neither publishing nor receiving allocates, unless the event's
-//! own `Clone` does, or a slot is needed while some reader is cloning from it that very moment, which then gets a new
-//! slot. A filter is paid by the reader, wake-up included.
+//! Publishers of a topic share one mutex, held for a few instructions per event; batches
+//! ([`publish_many`](Topic::publish_many)) take it once per 16 events. Readers with a cursor read without it: the ring
+//! is made of blocks of up to 64 slots, a reader holds the one it reads from, and takes the mutex once per block, when
+//! it has nothing to read and parks, and when there is news on the control lane. A receive costs one memory barrier,
+//! which [`recv_many`](Subscriber::recv_many) shares among its events. Readers with an interest or a filter, and queued
+//! ones, take the mutex per receive.
+//!
+//! Publishing costs nothing per cursor reader, except for one wake-up per reader that is parked and interested, and for
+//! a look at every reader when the slowest [`Disconnect`](Overflow::Disconnect) reader is about to be overrun. A control
+//! event costs a few instructions per reader.
+//!
+//! A block is allocated when the ring first reaches it and reused from then on; if some reader stalls while holding the
+//! block whose turn it is, that one is set aside and another takes its place, at most one per reader. In steady state
+//! neither publishing nor receiving allocates, also with readers that always lag, unless the event's own `Clone` does.
+//! A slot's event is dropped when the slot is written again: less than a quarter of the capacity, at most 126 events, later
+//! than it ceased to be readable, and at once in rings of fewer than 16.
 //!
 //! Topics, readers per topic, tails and names with counters of their own are bounded; see [`BusConfig`],
 //! [`Bus::tail`] and [`TopicStats::by_name`].
