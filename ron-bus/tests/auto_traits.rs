@@ -3,8 +3,8 @@
 use std::future::Future;
 
 use ron_bus::{
-    Bus, BusConfig, BusError, Delivery, PublishError, RecvError, SubscribeError, Subscriber,
-    SubscriberStream, Tail, TailError, Topic, TopicError, TopicStats,
+    Bus, BusConfig, BusError, Class, Delivery, Interest, Overflow, Policy, PublishError, RecvError,
+    SubscribeError, Subscriber, SubscriberStream, Tail, TailError, Topic, TopicError, TopicStats,
 };
 
 fn is_open<T: Send + Sync + Unpin + 'static>() {}
@@ -26,6 +26,7 @@ fn handles_move_between_threads_and_can_be_shared() {
     is_open::<Delivery<u8>>();
     is_open::<Tail>();
     is_open::<TopicStats>();
+    is_open::<(Class, Interest, Policy, Overflow<Pinned>)>();
 }
 
 #[test]
@@ -39,11 +40,12 @@ fn errors_are_errors_for_every_event_type() {
 }
 
 #[test]
-fn receives_can_be_spawned_on_any_executor() {
+fn receives_and_waits_can_be_spawned_on_any_executor() {
     let bus = Bus::new(BusConfig::default()).unwrap();
     let topic = bus.topic::<Pinned>("t").unwrap();
     let mut reader = topic.subscribe().unwrap();
     is_send(&reader.recv());
+    is_send(&topic.publish_wait(Pinned(std::marker::PhantomPinned)));
     let mut out = Vec::new();
     is_send(&reader.recv_many(&mut out, 1));
     is_send(&reader.recv_timeout(std::time::Duration::ZERO));

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use ron_bus::{Account, Bus, BusConfig, Class, Classify, Overflow, Start, Subscriber, Topic};
 
+/// Told which piece of code it runs in.
+type Hook = Box<dyn Fn(&'static str)>;
+
 thread_local! {
     /// Runs in every piece of foreign code, if there is one.
-    static HOOK: RefCell<Option<Box<dyn Fn(&'static str)>>> = const { RefCell::new(None) };
+    static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
     static LOG: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
 }
 
