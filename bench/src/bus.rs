@@ -52,6 +52,20 @@ pub fn groups() -> Vec<Group> {
     ]
 }
 
+/// Waits for another thread without sleeping; on a core that others want too, gives it away now and then.
+#[derive(Default)]
+struct Spin(u32);
+
+impl Spin {
+    fn once(&mut self) {
+        self.0 += 1;
+        if self.0.is_multiple_of(10_000) {
+            std::thread::yield_now();
+        }
+        std::hint::spin_loop();
+    }
+}
+
 /// 64 bytes, plain.
 #[derive(Clone, Copy, Debug)]
 pub struct Event(pub [u64; 8]);

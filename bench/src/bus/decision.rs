@@ -2,7 +2,7 @@
 
 use super::designs::{BlockLocks, Design, OneMutex, Pinned, Raw, Stamped};
 use super::peers::topic;
-use super::{Event, Payload, BATCH, CAPACITY};
+use super::{Event, Payload, Spin, BATCH, CAPACITY};
 use crate::harness::{median, ns_per_op, Group};
 use ron_bus::{Delivery, RecvError, Subscriber, Topic};
 use std::future::Future;
@@ -178,19 +178,19 @@ fn across<D: Design<Event>>(publish: fn(&D, Range<u64>), take: Take<D, Event>) -
         let ring = &ring;
         let reading = scope.spawn(move || {
             let mut batch = Vec::with_capacity(BATCH);
-            let mut next = 0;
+            let (mut next, mut spin) = (0, Spin::default());
             while next < ACROSS {
                 match take(ring, &mut reader, &mut batch, next) {
-                    0 => std::hint::spin_loop(),
+                    0 => spin.once(),
                     taken => next += taken,
                 }
             }
         });
-        let mut published = 0;
+        let (mut published, mut spin) = (0, Spin::default());
         while published < ACROSS {
             let end = ACROSS.min(published + BATCH as u64);
             while end > seen.load(Ordering::Acquire) + CAPACITY as u64 {
-                std::hint::spin_loop();
+                spin.once();
             }
             publish(ring, published..end);
             published = end;

@@ -743,6 +743,28 @@ mod tests {
         every_design!(test);
     }
 
+    /// On two slots, so that the reader is overrun in the middle of a copy now and then.
+    #[test]
+    fn a_stamped_slot_is_never_read_torn() {
+        let ring = Stamped::new(2);
+        let (mut reader, _) = ring.reader();
+        std::thread::scope(|scope| {
+            let ring = &ring;
+            scope.spawn(move || (0..2_000_000).for_each(|number| ring.publish(Event::new(number))));
+            let (mut received, mut missed) = (0, 0);
+            while received + missed < 2_000_000 {
+                match ring.try_recv(&mut reader) {
+                    Some(Ok(Event(words))) => {
+                        assert_eq!(words, [received + missed; 8]);
+                        received += 1;
+                    }
+                    Some(Err(gap)) => missed += gap,
+                    None => std::hint::spin_loop(),
+                }
+            }
+        });
+    }
+
     #[test]
     fn two_publishers_lose_nothing_beyond_what_the_reader_is_told() {
         const EACH: u64 = 50_000;

@@ -2,7 +2,7 @@
 
 use super::peers::{AsyncBroadcast, AsyncChannel, BlockingChannel, BusCrate, Channel, Crossbeam};
 use super::peers::{Disruptor, Flume, Ron, Tokio};
-use super::{Event, CAPACITY};
+use super::{Event, Spin, CAPACITY};
 use crate::harness::{percentile, Goal, Group};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -93,8 +93,9 @@ impl Line {
             C::publish(sender, Event([number, stamp, 0, 0, 0, 0, 0, 0]));
             due = match pace {
                 Pace::Idle => {
+                    let mut spin = Spin::default();
                     while self.received.load(Ordering::Relaxed) < (number + 1) * readers as u64 {
-                        std::hint::spin_loop();
+                        spin.once();
                     }
                     self.now() + 150_000
                 }

@@ -1,7 +1,7 @@
 //! What publishing costs while one of the readers never reads.
 
 use super::peers::{Channel, Ron, Tokio};
-use super::{Event, Payload, CAPACITY};
+use super::{Event, Payload, Spin, CAPACITY};
 use crate::harness::{percentile, Goal, Group};
 use std::hint::black_box;
 use std::ops::Range;
@@ -107,10 +107,10 @@ fn elsewhere<C: Channel<Event>>(stalled: usize) -> Vec<f64> {
     let received = AtomicU64::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut next = 0;
+            let (mut next, mut spin) = (0, Spin::default());
             while next < EVENTS as u64 {
                 let Some(event) = C::try_recv(&mut reader) else {
-                    std::hint::spin_loop();
+                    spin.once();
                     continue;
                 };
                 assert_eq!(event.number(), next);
@@ -119,10 +119,11 @@ fn elsewhere<C: Channel<Event>>(stalled: usize) -> Vec<f64> {
             }
         });
         let mut times = Vec::with_capacity(EVENTS / TOGETHER);
+        let mut spin = Spin::default();
         for burst in 0..BURSTS {
             let numbers = burst * BURST..(burst + 1) * BURST;
             while received.load(Ordering::Acquire) < numbers.start {
-                std::hint::spin_loop();
+                spin.once();
             }
             publish::<C>(&mut sender, numbers, &mut times);
         }
