@@ -252,6 +252,21 @@ fn two_publishers_and_two_readers_that_come_and_go_agree_on_one_order() {
 }
 
 #[test]
+fn every_event_wakes_a_parked_reader() {
+    explore(|| {
+        let channel = channel(2);
+        let mut reader = reader(&channel, Overflow::DropOldest, Start::Live);
+        let publisher = thread::spawn({
+            let channel = Arc::clone(&channel);
+            move || (1..=2).for_each(|n| publish(&channel, n))
+        });
+        // Nothing follows that would wake it instead.
+        assert_eq!(read(&mut reader, 2), [(1, 1), (2, 2)]);
+        publisher.join().expect("the publisher ends");
+    });
+}
+
+#[test]
 fn a_batch_wakes_a_parked_reader() {
     explore(|| {
         let channel = channel(2);
