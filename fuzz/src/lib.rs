@@ -1,0 +1,28 @@
+//! What the fuzz targets run. Each takes any bytes and panics when a law of the library is broken.
+
+mod event;
+mod input;
+mod names;
+mod owed;
+mod replay;
+mod threads;
+mod world;
+
+pub use names::bus_names;
+pub use replay::replay;
+pub use threads::bus_threads;
+pub use world::bus_ops;
+
+/// The `main` of a target: the fuzzer's, or without one a replay of the files and directories it is given.
+#[macro_export]
+macro_rules! target {
+    ($run:path) => {
+        #[cfg(fuzzing)]
+        libfuzzer_sys::fuzz_target!(|bytes: &[u8]| $run(bytes));
+
+        #[cfg(not(fuzzing))]
+        fn main() -> std::process::ExitCode {
+            $crate::replay(std::env::args_os().skip(1), $run)
+        }
+    };
+}
