@@ -419,7 +419,7 @@ impl Owed {
     fn wants(&self, traits: Traits) -> bool {
         self.options
             .interest
-            .map_or(true, |interest| interest.contains(traits.class()))
+            .is_none_or(|interest| interest.contains(traits.class()))
     }
 
     fn cut_off(&mut self) {
