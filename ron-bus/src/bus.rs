@@ -4,12 +4,13 @@ use std::any::{type_name, Any};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::Serialize;
 
 use crate::account::TopicStats;
-use crate::channel::{Channel, Encode, Fixed};
+use crate::channel::{resume_unless_panicking, Channel, Encode, Fixed};
 use crate::config::{capacity_in_range, checked_name, BusConfig, BusError, Identity, TAILS_MAX};
 use crate::subscriber::Start;
 use crate::tail::{Inbox, Lines, Pattern, Tail, TailError};
@@ -202,8 +203,13 @@ impl Bus {
             registry.closed = true;
             std::mem::take(&mut registry.tails)
         };
-        self.all_topics().iter().for_each(|topic| topic.close());
+        let mut panic = None;
+        for topic in self.all_topics() {
+            let closed = catch_unwind(AssertUnwindSafe(|| topic.close()));
+            panic = closed.err().or(panic);
+        }
         finish(tails);
+        resume_unless_panicking(panic);
     }
 
     /// The process's name in event identities.
@@ -283,8 +289,9 @@ impl Bus {
             if let (true, Some(inbox)) = (pattern.matches(&name), inbox.upgrade()) {
                 if let Some(lines) = AnyTopic::lines(&*owner, Start::Live) {
                     inbox.put(lines);
-                    told.push(inbox);
                 }
+                // Also if there is nothing to tell: the last of an inbox must not go under the lock.
+                told.push(inbox);
             }
         }
         let entry = Entry {

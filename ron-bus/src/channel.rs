@@ -117,10 +117,21 @@ impl<E> State<E> {
         self.guarded = readers.cut_overrun(extents);
     }
 
-    /// Blocks that no reader can need any more, to be dropped outside the lock.
-    pub(crate) fn trim(&mut self) -> Vec<impl Sized> {
+    /// Tells the ring how many cursor readers there are. Follow with [`leftovers`](Self::leftovers).
+    pub(crate) fn count_cursors(&mut self) {
         let cursors = self.readers.len() - self.readers.queued.len();
-        self.ring.trim(cursors)
+        self.ring.keep(cursors);
+    }
+
+    #[inline]
+    pub(crate) fn has_leftovers(&self) -> bool {
+        !self.readers.remains.is_empty() || self.ring.has_surplus()
+    }
+
+    /// What whoever has the lock must drop once it has released it.
+    pub(crate) fn leftovers(&mut self) -> impl Sized {
+        let remains = std::mem::take(&mut self.readers.remains);
+        (remains, self.ring.take_surplus())
     }
 
     /// Whether a data event of `class` takes more than a push: a copy for queued readers, or its class.
@@ -220,30 +231,23 @@ impl<E> Channel<E> {
 
     /// Wakes every reader and every publisher that waits: nothing can be published any more.
     fn wake_everyone<'a>(&'a self, mut state: MutexGuard<'a, State<E>>) {
-        let waiters = state.waiters.notify_all();
+        let waiters = state.waiters.notify_many(usize::MAX);
         let everyone = state.readers.wakeup_all();
         let wake_readers = AssertUnwindSafe(|| self.wake(state, everyone));
         let mut panic = catch_unwind(wake_readers).err();
         for waiter in waiters {
             panic = wake_or_panic(waiter).err().or(panic);
         }
-        if let Some(payload) = panic {
-            resume_unwind(payload);
-        }
+        resume_unless_panicking(panic);
     }
 
-    /// Wakes a publisher that waits, and if its waker panics the next one, so that room somewhere wakes somebody.
+    /// Wakes a publisher that waits, and if its waker panics the next one, so that room somewhere wakes somebody. The
+    /// panic is none of the caller's business, who may be a reader in the middle of a receive.
     pub(crate) fn wake_waiter(&self, mut waiter: Option<Waker>) {
-        let mut panic = None;
         while let Some(waker) = waiter.take() {
-            if let Err(payload) = wake_or_panic(waker) {
-                panic = Some(payload);
+            if wake_or_panic(waker).is_err() {
                 waiter = self.lock().waiters.notify();
             }
-        }
-        match panic {
-            Some(payload) if !std::thread::panicking() => resume_unwind(payload),
-            _ => {}
         }
     }
 
@@ -270,9 +274,7 @@ impl<E> Channel<E> {
             }
             state = self.lock();
         }
-        if let Some(payload) = panic {
-            resume_unwind(payload);
-        }
+        resume_unless_panicking(panic);
     }
 
     pub(crate) fn queue_depth(&self) -> u64 {
@@ -311,7 +313,7 @@ impl<E: Clone> Channel<E> {
         let mut state = self.lock();
         if state.phase != TopicState::Open || state.needs_care(class) {
             drop(state);
-            return Offering::new(self, event, stamp_ms, class).publish();
+            return Offering::new(self, event, class).publish();
         }
         let displaced = state.push(event, stamp_ms, class);
         let published = Published {
@@ -324,12 +326,8 @@ impl<E: Clone> Channel<E> {
     }
 
     /// Publishes all data events of `parcels`, of which none is empty, or none; displaced ones stay in `parcels` for
-    /// the caller to drop. Queued readers are served event by event: a refusal then leaves the rest in `parcels`. Counts what went.
-    pub(crate) fn publish_all(
-        &self,
-        parcels: &mut [Option<E>],
-        stamp_ms: i64,
-    ) -> (u64, Result<Published, Refusal>) {
+    /// the caller to drop. Queued readers are served event by event: a refusal then leaves the rest in `parcels`.
+    pub(crate) fn publish_all(&self, parcels: &mut [Option<E>], stamp_ms: i64) -> Batch {
         let mut classes = [None; BATCH];
         if let Some(classify) = self.classify.get() {
             for (class, event) in classes.iter_mut().zip(&*parcels) {
@@ -338,11 +336,11 @@ impl<E: Clone> Channel<E> {
         }
         let mut state = self.lock();
         if let Err(refusal) = refuse_unless_open(state.phase) {
-            return (0, Err(refusal));
+            return Batch::refused(refusal);
         }
         if state.needs_care(classes[0]) {
             drop(state);
-            return self.publish_each(parcels, stamp_ms);
+            return self.publish_each(parcels);
         }
         let mut wanted = Interest::NONE;
         let mut count = 0;
@@ -364,40 +362,44 @@ impl<E: Clone> Channel<E> {
             readers: state.readers.connected,
         };
         self.finish(state, wanted);
-        (count, Ok(published))
+        Batch {
+            count,
+            last: Some(published),
+            refusal: None,
+        }
     }
 
     /// Unlocks, wakes who wants one of `classes`, and drops what readers that were cut off left behind.
     #[inline]
     pub(crate) fn finish<'a>(&'a self, mut state: MutexGuard<'a, State<E>>, classes: Interest) {
-        if state.readers.nobody_parked() && state.readers.remains.is_empty() {
+        if state.readers.nobody_parked() && !state.has_leftovers() {
             return;
         }
         let wakeup = state.readers.wakeup(classes);
-        let remains = std::mem::take(&mut state.readers.remains);
+        let leftovers = state.leftovers();
         self.wake(state, wakeup);
-        drop(remains);
+        drop(leftovers);
     }
 
     #[cold]
-    fn publish_each(
-        &self,
-        parcels: &mut [Option<E>],
-        stamp_ms: i64,
-    ) -> (u64, Result<Published, Refusal>) {
-        let mut done = (0, Err(Refusal::Closed));
+    fn publish_each(&self, parcels: &mut [Option<E>]) -> Batch {
+        let mut batch = Batch::default();
         for parcel in parcels {
             let Some(event) = parcel.take() else { continue };
             let class = self.class_of(&event);
-            match Offering::new(self, event, stamp_ms, class).publish() {
-                Ok(published) => done = (done.0 + 1, Ok(published)),
+            match Offering::new(self, event, class).publish() {
+                Ok(published) => {
+                    batch.count += 1;
+                    batch.last = Some(published);
+                }
                 Err((event, refusal)) => {
                     *parcel = Some(event);
-                    return (done.0, Err(refusal));
+                    batch.refusal = Some(refusal);
+                    break;
                 }
             }
         }
-        done
+        batch
     }
 
     /// Publishes on the control lane.
@@ -419,6 +421,8 @@ impl<E: Clone> Channel<E> {
         state.control_next += 1;
         let mut trash = std::mem::take(&mut state.trash);
         let (node, displaced) = state.control_node(node);
+        // Before anyone is cut off: a reader that claims meanwhile must see one or the other.
+        self.raise_urgent();
         let (readers, extents) = state.split();
         readers.offer_control(seq, key, class, &node, extents, &mut trash);
         let published = Published {
@@ -426,11 +430,10 @@ impl<E: Clone> Channel<E> {
             readers: readers.connected,
         };
         state.control_nodes.push_back(node);
-        self.raise_urgent();
         self.finish(state, wanted_by(class));
         drop(displaced);
         if trash.capacity() > 0 {
-            trash.clear();
+            drop_each(trash.drain(..));
             self.lock().trash = trash;
         }
         Ok(published)
@@ -454,8 +457,45 @@ impl<E: Clone> Channel<E> {
     }
 }
 
+/// Goes on with a panic that was held up; a second one would abort the process.
+pub(crate) fn resume_unless_panicking(panic: Option<Box<dyn std::any::Any + Send>>) {
+    if let Some(payload) = panic {
+        if !std::thread::panicking() {
+            resume_unwind(payload);
+        }
+    }
+}
+
+/// Drops each of them, also when some panic; that comes at the end.
+pub(crate) fn drop_each<T>(things: impl Iterator<Item = T>) {
+    let mut panic = None;
+    for thing in things {
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(thing)));
+        panic = dropped.err().or(panic);
+    }
+    resume_unless_panicking(panic);
+}
+
 fn wake_or_panic(waker: Waker) -> std::thread::Result<()> {
     catch_unwind(AssertUnwindSafe(|| waker.wake()))
+}
+
+/// What became of a batch.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) count: u64,
+    /// Where the last of them went.
+    pub(crate) last: Option<Published>,
+    pub(crate) refusal: Option<Refusal>,
+}
+
+impl Batch {
+    fn refused(refusal: Refusal) -> Self {
+        Self {
+            refusal: Some(refusal),
+            ..Self::default()
+        }
+    }
 }
 
 /// Which readers a data or control event may wake.

@@ -43,9 +43,9 @@ impl Class {
 
 /// Tells the class of an event, so that readers can name the classes they want.
 ///
-/// The publisher calls it once per event, outside all locks, as soon as the topic has had a reader with an
-/// [`interest`](crate::SubscriberBuilder::interest). It should be a `match` and nothing more; if it panics, the
-/// publisher does, and nothing is published.
+/// Publishers call it for each event as soon as the topic has had a reader with an
+/// [`interest`](crate::SubscriberBuilder::interest); such a reader calls it for retained events. Nobody holds a lock
+/// then. It should be a `match` and nothing more; if it panics, so does the publisher, and nothing is published.
 pub trait Classify {
     /// The class of this event. Must be the same each time.
     fn class(&self) -> Class;

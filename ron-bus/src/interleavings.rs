@@ -275,8 +275,8 @@ fn a_batch_wakes_a_parked_reader() {
             let channel = Arc::clone(&channel);
             move || {
                 let mut parcels = [1, 2, 3].map(|n| Some(Box::new(n)));
-                let (count, published) = channel.publish_all(&mut parcels, 0);
-                assert!(count == 3 && published.is_ok_and(|p| p.seq == 3));
+                let batch = channel.publish_all(&mut parcels, 0);
+                assert!(batch.count == 3 && batch.last.is_some_and(|p| p.seq == 3));
             }
         });
         let mut seen = Seen::default();
@@ -468,7 +468,7 @@ const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Waits for room, or until `expired` is set and it is woken.
 fn publish_wait(channel: &Channel<Event>, number: u64, expired: &AtomicBool) {
-    let mut offering = Offering::new(channel, Box::new(number), 0, None);
+    let mut offering = Offering::new(channel, Box::new(number), None);
     let published = block_on(|cx| {
         let waited = match expired.load(Ordering::Acquire) {
             true => DEADLINE,
@@ -555,7 +555,7 @@ fn a_publisher_that_gives_up_passes_its_wake_up_on() {
         publish(&channel, 1);
         publish(&channel, 2);
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        let mut first = Offering::new(&channel, Box::new(9), 0, None);
+        let mut first = Offering::new(&channel, Box::new(9), None);
         let waits = first.poll_publish(&Context::from_waker(&waker), Duration::ZERO);
         assert!(waits.is_err());
         let second = thread::spawn({
@@ -581,7 +581,7 @@ fn closing_wakes_whoever_waits_on_either_side() {
         let publisher = thread::spawn({
             let channel = Arc::clone(&channel);
             move || {
-                let mut offering = Offering::new(&channel, Box::new(3), 0, None);
+                let mut offering = Offering::new(&channel, Box::new(3), None);
                 block_on(|cx| match offering.poll_publish(cx, Duration::ZERO) {
                     Ok(result) => Poll::Ready(result.is_err()),
                     Err(_) => Poll::Pending,
@@ -601,4 +601,51 @@ fn closing_wakes_whoever_waits_on_either_side() {
         closer.join().expect("the closer ends");
         drop(full);
     });
+}
+
+/// Reads one event, is overrun by `publish` meanwhile, and is told of everything else in the end.
+fn overrun(capacity: usize, publish_more: fn(&Channel<Event>)) {
+    explore(move || {
+        let channel = channel(capacity);
+        let mut reader = reader(&channel, Overflow::Disconnect, Start::Live);
+        publish(&channel, 1);
+        publish(&channel, 2);
+        let mut seen = Seen::default();
+        let first = reader.try_next(|item| Some((item.lane, item.seq, item.event.into_owned())));
+        assert!(matches!(&first, Ok(Some((lane, seq, event))) if {
+            seen.event(*lane, *seq, event);
+            true
+        }));
+        let publisher = thread::spawn({
+            let channel = Arc::clone(&channel);
+            move || publish_more(&channel)
+        });
+        let second = reader.try_next(|item| Some(item.lane));
+        publisher.join().expect("the publisher ends");
+        assert!(
+            reader.account().is_balanced(),
+            "{second:?} {:?}",
+            reader.account()
+        );
+        let third = reader.try_next(|item| Some(item.lane));
+        let account = reader.account();
+        assert!(account.is_balanced(), "{account:?}");
+        if matches!(third, Err(RecvError::Disconnected(_))) {
+            assert_eq!(account.pending, 0, "{account:?}");
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_the_control_lane_cuts_off_while_it_claims_delivers_nothing_twice() {
+    overrun(4, |channel| {
+        for n in 0..17 {
+            assert!(channel.publish_control(None, Box::new(n)).is_ok());
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_is_cut_off_and_gives_its_claim_back_has_nothing_pending() {
+    overrun(2, |channel| (3..=5).for_each(|n| publish(channel, n)));
 }

@@ -129,7 +129,8 @@
 //! block whose turn it is, that one is set aside and another takes its place, at most one per reader. In steady state
 //! neither publishing nor receiving allocates, also with readers that always lag, unless the event's own `Clone` does.
 //! A slot's event is dropped when the slot is written again: less than a quarter of the capacity, at most 126 events, later
-//! than it ceased to be readable, and at once in rings of fewer than 16.
+//! than it ceased to be readable, and at once in rings of fewer than 16; a block set aside keeps up to 64 until it is used
+//! again.
 //!
 //! Topics, readers per topic, tails and names with counters of their own are bounded; see [`BusConfig`],
 //! [`Bus::tail`] and [`TopicStats::by_name`].

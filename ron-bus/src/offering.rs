@@ -11,19 +11,23 @@ use std::time::Duration;
 use tokio::time::{sleep_until, Instant};
 
 use crate::account::Lost;
-use crate::channel::{refuse_unless_open, wanted_by, Channel, PublishResult, State};
+use crate::channel::{drop_each, refuse_unless_open, wanted_by, Channel, PublishResult, State};
 use crate::interest::Class;
 use crate::queue::{Buffer, Node, Offer};
 use crate::readers::{Reader, Readers, Source};
 use crate::sync::MutexGuard;
 use crate::topic::Published;
 
+/// How often an event on its way looks for readers that have come meanwhile.
+const LOOKS_MAX: usize = 8;
 /// What a deadline beyond the clock's range is cut to.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// A copy of the event for one queued reader.
 pub(crate) struct Copied<E> {
-    reader: usize,
+    /// Its reader's serial number.
+    reader: u64,
+    made: bool,
     key_of: Option<fn(&E) -> u64>,
     /// What the reader's key function made of it; 0 without one, `None` if it panicked.
     key: Option<u64>,
@@ -31,34 +35,29 @@ pub(crate) struct Copied<E> {
     copy: Option<E>,
 }
 
-/// Copies are made outside the lock for the readers that were there at the last look; if others are there when the
-/// lock is taken, that is done again.
+/// Copies are made outside the lock for the readers that were there at the last look. If others are there when the lock
+/// is taken, they get theirs, but only so often: then those that are new lose the event as if they had no room.
 pub(crate) struct Offering<'a, E> {
     channel: &'a Channel<E>,
     /// Gone once it is published or given back.
     event: Option<E>,
-    stamp_ms: i64,
     class: Option<Class>,
     copies: Vec<Copied<E>>,
     /// The version of the set of queued readers that `copies` are for; 0 before the first look.
     version: u64,
+    looks: usize,
     ticket: Option<u64>,
 }
 
 impl<'a, E: Clone> Offering<'a, E> {
-    pub(crate) fn new(
-        channel: &'a Channel<E>,
-        event: E,
-        stamp_ms: i64,
-        class: Option<Class>,
-    ) -> Self {
+    pub(crate) fn new(channel: &'a Channel<E>, event: E, class: Option<Class>) -> Self {
         Self {
             channel,
             event: Some(event),
-            stamp_ms,
             class,
             copies: Vec::new(),
             version: 0,
+            looks: 0,
             ticket: None,
         }
     }
@@ -131,6 +130,7 @@ impl<'a, E: Clone> Offering<'a, E> {
     ) -> Result<PublishResult<E>, (MutexGuard<'a, State<E>>, B)> {
         let channel = self.channel;
         loop {
+            let stamp_ms = channel.stamp_ms();
             let mut state = channel.lock();
             let Some(event) = self.event.take() else {
                 // Polled again after it was done.
@@ -149,7 +149,11 @@ impl<'a, E: Clone> Offering<'a, E> {
                 self.event = Some(event);
                 return Err((state, until));
             }
-            if self.version != state.readers.queued_version && !state.readers.queued.is_empty() {
+            if self.version != state.readers.queued_version
+                && !state.readers.queued.is_empty()
+                && self.looks < LOOKS_MAX
+            {
+                self.looks += 1;
                 let outdated = self.plan(&mut state.readers);
                 drop(state);
                 drop(outdated);
@@ -158,8 +162,8 @@ impl<'a, E: Clone> Offering<'a, E> {
                 continue;
             }
             let seq = state.ring.next();
-            self.distribute(&mut state.readers, seq, waited.is_some());
-            let displaced = state.push(event, self.stamp_ms, self.class);
+            self.distribute(&mut state.readers, seq, stamp_ms, waited.is_some());
+            let displaced = state.push(event, stamp_ms, self.class);
             let published = Published {
                 seq,
                 readers: state.readers.connected,
@@ -170,33 +174,59 @@ impl<'a, E: Clone> Offering<'a, E> {
         }
     }
 
-    /// Notes for whom copies are needed; returns those made for an earlier set of readers.
+    /// Notes for whom copies are needed and keeps those made already; returns those of readers that have left.
     fn plan(&mut self, readers: &mut Readers<E>) -> Vec<Copied<E>> {
-        let staging = self.channel.staging.lock();
-        let room = std::mem::take(&mut *staging.unwrap_or_else(PoisonError::into_inner));
-        let outdated = std::mem::replace(&mut self.copies, room);
+        if self.copies.capacity() == 0 {
+            let staging = self.channel.staging.lock();
+            self.copies = std::mem::take(&mut *staging.unwrap_or_else(PoisonError::into_inner));
+        }
         self.version = readers.queued_version;
-        for at in 0..readers.queued.len() {
-            let key = readers.queued[at];
-            match readers.reader(key) {
-                Some(reader) if reader.wants(self.class) => self.copies.push(Copied {
-                    reader: key,
-                    key_of: match &reader.source {
-                        Source::Queued(queued) => queued.key_of,
-                        Source::Cursor(_) => None,
-                    },
+        let mut outdated = Vec::new();
+        let mut at = 0;
+        for index in 0..readers.queued.len() {
+            let key = readers.queued[index];
+            let Some(reader) = readers.reader(key) else {
+                continue;
+            };
+            if !reader.wants(self.class) {
+                continue;
+            }
+            // Both are in the order in which the readers came.
+            while self
+                .copies
+                .get(at)
+                .is_some_and(|copied| copied.reader < reader.serial)
+            {
+                outdated.push(self.copies.remove(at));
+            }
+            if self
+                .copies
+                .get(at)
+                .map_or(true, |copied| copied.reader > reader.serial)
+            {
+                let key_of = match &reader.source {
+                    Source::Queued(queued) => queued.key_of,
+                    Source::Cursor(_) => None,
+                };
+                let copied = Copied {
+                    reader: reader.serial,
+                    made: false,
+                    key_of,
                     key: None,
                     copy: None,
-                }),
-                _ => {}
+                };
+                self.copies.insert(at, copied);
             }
+            at += 1;
         }
+        outdated.extend(self.copies.drain(at..));
         outdated
     }
 
     /// Makes the copies. A panic costs the reader the event, and nobody else anything.
     fn copy(&mut self, event: &E) {
-        for copied in &mut self.copies {
+        for copied in self.copies.iter_mut().filter(|copied| !copied.made) {
+            copied.made = true;
             let key = || copied.key_of.map_or(0, |key_of| key_of(event));
             copied.key = catch_unwind(AssertUnwindSafe(key)).ok();
             copied.copy = catch_unwind(AssertUnwindSafe(|| event.clone())).ok();
@@ -204,24 +234,35 @@ impl<'a, E: Clone> Offering<'a, E> {
     }
 
     /// Gives every queued reader its copy and books what became of it.
-    fn distribute(&mut self, readers: &mut Readers<E>, seq: u64, waited: bool) {
-        let mut copies = self.copies.iter_mut();
+    fn distribute(&mut self, readers: &mut Readers<E>, seq: u64, stamp_ms: i64, waited: bool) {
+        let mut copies = self.copies.iter_mut().peekable();
         for at in 0..readers.queued.len() {
-            let key = readers.queued[at];
-            let Some(reader) = readers.reader(key) else {
+            let Some(reader) = readers.reader(readers.queued[at]) else {
                 continue;
             };
             if !reader.wants(self.class) {
                 reader.settle_otherwise(0, 1, 0);
-            } else if let Some(copied) = copies.next() {
-                debug_assert_eq!(copied.reader, key);
-                give(reader, copied, seq, self.stamp_ms, waited);
+                continue;
             }
+            while copies
+                .peek()
+                .is_some_and(|copied| copied.reader < reader.serial)
+            {
+                copies.next();
+            }
+            let copied = copies.next_if(|copied| copied.reader == reader.serial);
+            give(reader, copied, seq, stamp_ms, waited);
         }
     }
 }
 
-fn give<E>(reader: &mut Reader<E>, copied: &mut Copied<E>, seq: u64, stamp_ms: i64, waited: bool) {
+fn give<E>(
+    reader: &mut Reader<E>,
+    copied: Option<&mut Copied<E>>,
+    seq: u64,
+    stamp_ms: i64,
+    waited: bool,
+) {
     let Source::Queued(queued) = &mut reader.source else {
         return;
     };
@@ -233,6 +274,10 @@ fn give<E>(reader: &mut Reader<E>, copied: &mut Copied<E>, seq: u64, stamp_ms: i
             (true, false) => &mut lost.block_full,
             (false, _) => &mut lost.conflate_full,
         } += 1;
+    };
+    let Some(copied) = copied else {
+        buffer.miss(seq);
+        return reader.note(|_, lost| no_room(lost));
     };
     let (Some(key), Some(event)) = (copied.key, copied.copy.take()) else {
         let has_room = buffer.has_room(copied.key);
@@ -264,7 +309,7 @@ impl<E> Drop for Offering<'_, E> {
         }
         let mut room = std::mem::take(&mut self.copies);
         if room.capacity() > 0 {
-            room.clear();
+            drop_each(room.drain(..));
             let staging = self.channel.staging.lock();
             *staging.unwrap_or_else(PoisonError::into_inner) = room;
         }

@@ -8,6 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use crate::config::CONTROL_SLOTS;
 use crate::sync::Arc;
 
+/// How much larger than its use the map of keys may stay, in entries; small maps stay.
+const PLACES_SPARE: usize = 256;
+
 /// An event outside the ring.
 pub(crate) struct Node<E> {
     /// Milliseconds since 1970 at publish; 0 on topics without encoder.
@@ -130,6 +133,10 @@ impl<E> Keyed<E> {
     fn pop(&mut self, may: bool) -> Option<Entry<E>> {
         if self.sweep.len == 0 && may {
             std::mem::swap(&mut self.sweep, &mut self.intake);
+            if self.places.capacity() > PLACES_SPARE * (1 + self.sweep.len) {
+                // Clearing costs what the map once held.
+                self.places = HashMap::new();
+            }
             self.places.clear();
         }
         let head = self.sweep.head?;

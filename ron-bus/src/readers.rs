@@ -15,6 +15,8 @@ use crate::sync::{self, fence, AtomicU64, Ordering, Padded};
 /// Names with an account of their own per topic: more than a screen of readers, and a bound on metric series.
 const NAMES_MAX: usize = 64;
 const NAME_OF_THE_REST: &str = "other";
+/// Classes looked at per locking.
+pub(crate) const CLASSES_PER_LOCK: u64 = 512;
 /// Wakers taken out per locking, so that the list fits on the stack.
 const WAKE_BATCH: usize = 32;
 
@@ -98,6 +100,12 @@ impl ClassCounts {
         self.recent[(seq % self.recent.len() as u64) as usize]
     }
 
+    /// Whether the event `seq`, which must be in the ring, is of interest.
+    pub(crate) fn wants(&self, seq: u64, interest: Interest) -> bool {
+        self.class_of(seq)
+            .is_some_and(|class| interest.contains(class))
+    }
+
     fn place(&mut self, seq: u64) -> &mut Option<Class> {
         let place = (seq % self.recent.len() as u64) as usize;
         &mut self.recent[place]
@@ -115,16 +123,12 @@ impl ClassCounts {
 
     /// How many of `from..to` are of interest; all of them must be in the ring.
     pub(crate) fn matching(&self, from: u64, to: u64, interest: Interest) -> u64 {
-        let wanted = |seq: &u64| {
-            self.class_of(*seq)
-                .is_some_and(|class| interest.contains(class))
-        };
-        (from..to).filter(wanted).count() as u64
+        (from..to).filter(|seq| self.wants(*seq, interest)).count() as u64
     }
 
-    /// Events of interest published before `start`, which must be in the ring or the next one.
-    pub(crate) fn matching_before(&self, start: u64, next: u64, interest: Interest) -> u64 {
-        Self::sum(&self.published, interest) - self.matching(start, next, interest)
+    /// Events of interest published so far.
+    pub(crate) fn matching_ever(&self, interest: Interest) -> u64 {
+        Self::sum(&self.published, interest)
     }
 }
 
@@ -158,6 +162,10 @@ pub(crate) struct Queued<E> {
 
 pub(crate) struct Reader<E> {
     name: Arc<str>,
+    /// Where in `live` its slot stands.
+    place: usize,
+    /// Tells it from every other reader of the topic, and older from newer.
+    pub(crate) serial: u64,
     unlimited: bool,
     group: usize,
     pub(crate) policy: Policy,
@@ -193,7 +201,7 @@ pub(crate) struct Reader<E> {
 
 impl<E> Queued<E> {
     /// Whether it is one that publishers may wait for, and has no room.
-    fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         matches!(&self.buffer, Buffer::Fifo(fifo) if fifo.is_full())
     }
 }
@@ -277,6 +285,21 @@ impl<E> Reader<E> {
         }
     }
 
+    /// Up to which tail a reader that has missed nothing is sure to miss nothing. One with an interest is looked at
+    /// again when the next event it wants is about to go, or some hundred events later.
+    fn safe_until(&self, floor: u64, extents: Extents<'_>) -> u64 {
+        let from = floor.max(extents.tail);
+        match (self.interest, extents.classes) {
+            (Some(interest), Some(classes)) => {
+                let to = extents.next.min(from + CLASSES_PER_LOCK);
+                from + (from..to)
+                    .take_while(|seq| !classes.wants(*seq, interest))
+                    .count() as u64
+            }
+            _ => from,
+        }
+    }
+
     /// Whether [`observe_gap`](Self::observe_gap) would find a loss.
     pub(crate) fn has_missed(&self, extents: Extents<'_>) -> bool {
         let (_, floor) = self.position_and_floor();
@@ -312,6 +335,27 @@ impl<E> Reader<E> {
             last_missed: extents.tail - 1,
             missed,
         }))
+    }
+
+    /// Gives back a claim of which nothing was handed out. What a reader that was cut off gives back is lost with the
+    /// rest.
+    pub(crate) fn give_back(&mut self) {
+        let (position, floor) = self.position_and_floor();
+        let Source::Cursor(progress) = &self.source else {
+            return;
+        };
+        let Some(gap) = &mut self.cut else {
+            return progress.0.claim.store(position, Ordering::Release);
+        };
+        let returned = floor - position;
+        self.lost.disconnected += returned;
+        self.undelivered += returned;
+        if gap.lane == Lane::Data && returned > 0 {
+            gap.first_missed = position;
+            gap.missed += returned;
+        }
+        progress.0.position.store(floor, Ordering::Release);
+        progress.0.claim.store(floor, Ordering::Release);
     }
 
     /// Cuts the reader off because it lost a data event; returns its unread control events, which must be dropped
@@ -459,12 +503,15 @@ struct Group {
 pub(crate) struct Readers<E> {
     slots: Vec<Option<Reader<E>>>,
     free: Vec<usize>,
+    /// The slots in use, in no order.
+    live: Vec<usize>,
     waits: Waits,
     groups: Vec<Group>,
     /// Readers with a buffer of their own.
     pub(crate) queued: Vec<usize>,
     /// Changes with `queued`.
     pub(crate) queued_version: u64,
+    serial: u64,
     /// Of readers that were cut off since a publisher last had the lock; it drops them once it has released it.
     pub(crate) remains: Vec<Remains<E>>,
     /// Readers that are not cut off.
@@ -473,8 +520,8 @@ pub(crate) struct Readers<E> {
     pub(crate) limited: usize,
 }
 
-/// Who is parked. A reader without interest is in `any` while it is parked. One with an interest is entered in the list
-/// of each of its classes and stays there until that list is used, parked or not; `entered` says where each slot is.
+/// Who is parked. A parking reader is entered in the list of each class it wants, or in `any`, and its slot stays there
+/// until that list is used, parked or not; `entered` says where each slot is.
 #[derive(Debug, Default)]
 struct Waits {
     any: VecDeque<usize>,
@@ -492,11 +539,15 @@ pub(crate) struct Wakeup {
     of_class: usize,
 }
 
+/// The bit of list `any`.
+const ANY: u128 = 1 << (Class::COUNT + 1);
+
 /// The lists that a reader of this interest waits in.
-fn lists(interest: Interest) -> u128 {
-    match interest.0 {
-        0 => 1 << Class::COUNT,
-        classes => u128::from(classes),
+fn lists(interest: Option<Interest>) -> u128 {
+    match interest {
+        None => ANY,
+        Some(Interest::NONE) => 1 << Class::COUNT,
+        Some(Interest(classes)) => u128::from(classes),
     }
 }
 
@@ -511,10 +562,12 @@ impl<E> Default for Readers<E> {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
+            live: Vec::new(),
             waits: Waits::default(),
             groups: Vec::new(),
             queued: Vec::new(),
             queued_version: 1,
+            serial: 0,
             remains: Vec::new(),
             connected: 0,
             limited: 0,
@@ -537,8 +590,11 @@ impl<E> Readers<E> {
         self.connected += 1;
         let is_queued = matches!(source, Source::Queued(_));
         let interest = spec.interest.filter(|i| *i != Interest::ALL);
+        self.serial += 1;
         let reader = Reader {
             name: spec.name,
+            place: self.live.len(),
+            serial: self.serial,
             unlimited: spec.unlimited,
             group,
             policy: spec.policy,
@@ -572,6 +628,7 @@ impl<E> Readers<E> {
                 self.slots.len() - 1
             }
         };
+        self.live.push(key);
         if is_queued {
             self.queued.push(key);
             self.queued_version += 1;
@@ -588,12 +645,13 @@ impl<E> Readers<E> {
         self.free.push(key);
         self.connected -= usize::from(reader.cut.is_none());
         self.limited -= usize::from(!reader.unlimited);
-        if reader.waker.is_some() {
-            self.waits.parked -= 1;
-            if reader.interest.is_none() {
-                self.waits.any.retain(|parked| *parked != key);
+        self.live.swap_remove(reader.place);
+        if let Some(moved) = self.live.get(reader.place) {
+            if let Some(moved) = &mut self.slots[*moved] {
+                moved.place = reader.place;
             }
         }
+        self.waits.parked -= usize::from(reader.waker.is_some());
         if matches!(reader.source, Source::Queued(_)) {
             self.queued.retain(|queued| *queued != key);
             self.queued_version += 1;
@@ -608,7 +666,7 @@ impl<E> Readers<E> {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.live.len()
     }
 
     pub(crate) fn reader(&mut self, key: usize) -> Option<&mut Reader<E>> {
@@ -629,7 +687,10 @@ impl<E> Readers<E> {
         let remains = &mut self.remains;
         let mut lowest = u64::MAX;
         fence(Ordering::SeqCst);
-        for reader in self.slots.iter_mut().flatten() {
+        for key in &self.live {
+            let Some(reader) = &mut self.slots[*key] else {
+                continue;
+            };
             if reader.policy != Policy::Disconnect || reader.cut.is_some() {
                 continue;
             }
@@ -638,7 +699,7 @@ impl<E> Readers<E> {
                 remains.push(reader.cut_off_from_data(extents));
                 self.connected -= 1;
             } else {
-                lowest = lowest.min(floor.max(extents.tail));
+                lowest = lowest.min(reader.safe_until(floor, extents));
             }
         }
         lowest
@@ -655,7 +716,10 @@ impl<E> Readers<E> {
         trash: &mut Vec<sync::Arc<Node<E>>>,
     ) {
         fence(Ordering::SeqCst);
-        for reader in self.slots.iter_mut().flatten() {
+        for key_of_reader in &self.live {
+            let Some(reader) = &mut self.slots[*key_of_reader] else {
+                continue;
+            };
             if reader.cut.is_some() {
                 continue;
             }
@@ -744,11 +808,12 @@ impl<E> Readers<E> {
         let mut places = batch.iter_mut();
         while left.any > 0 && places.len() > 0 {
             left.any -= 1;
-            let waker = self
-                .waits
-                .any
-                .pop_front()
-                .and_then(|key| self.take_waker(key));
+            let Some(key) = self.waits.any.pop_front() else {
+                left.any = 0;
+                break;
+            };
+            self.waits.entered[key] &= !ANY;
+            let waker = self.take_waker(key, ANY);
             if let (Some(_), Some(place)) = (&waker, places.next()) {
                 *place = waker;
             }
@@ -765,11 +830,7 @@ impl<E> Readers<E> {
                     break;
                 };
                 self.waits.entered[key] &= !(1 << class);
-                let wants = self.slots[key]
-                    .as_ref()
-                    .and_then(|reader| reader.interest)
-                    .is_some_and(|interest| lists(interest) >> class & 1 == 1);
-                let waker = if wants { self.take_waker(key) } else { None };
+                let waker = self.take_waker(key, 1 << class);
                 if let (Some(_), Some(place)) = (&waker, places.next()) {
                     *place = waker;
                 }
@@ -781,8 +842,13 @@ impl<E> Readers<E> {
         Some(batch)
     }
 
-    fn take_waker(&mut self, key: usize) -> Option<Waker> {
-        let waker = self.slots[key].as_mut()?.waker.take();
+    /// The waker of the reader in this slot, if it is parked and waits in this list.
+    fn take_waker(&mut self, key: usize, list: u128) -> Option<Waker> {
+        let reader = self.slots[key].as_mut()?;
+        if lists(reader.interest) & list == 0 {
+            return None;
+        }
+        let waker = reader.waker.take();
         self.waits.parked -= usize::from(waker.is_some());
         waker
     }
@@ -799,11 +865,9 @@ impl<E> Readers<E> {
     /// How far the slowest reader is behind.
     pub(crate) fn queue_depth(&self, extents: Extents<'_>) -> u64 {
         fence(Ordering::SeqCst);
-        let readers = self.slots.iter().flatten();
-        readers
-            .map(|reader| reader.account(extents).pending)
-            .max()
-            .unwrap_or(0)
+        let readers = self.live.iter().flat_map(|key| &self.slots[*key]);
+        let pending = readers.map(|reader| reader.account(extents).pending);
+        pending.max().unwrap_or(0)
     }
 
     pub(crate) fn stats(
@@ -820,8 +884,11 @@ impl<E> Readers<E> {
                 account: g.departed,
             })
             .collect();
-        let mut readers = Vec::with_capacity(self.slots.len());
-        for reader in self.slots.iter_mut().flatten() {
+        let mut readers = Vec::with_capacity(self.live.len());
+        for key in &self.live {
+            let Some(reader) = &mut self.slots[*key] else {
+                continue;
+            };
             reader.judge(extents);
             let account = reader.account(extents);
             by_name[reader.group].account += account;
@@ -859,17 +926,18 @@ impl<E> Readers<E> {
 }
 
 impl Waits {
-    fn reserve(&mut self, interest: Option<Interest>, readers: usize) {
-        let Some(interest) = interest else {
-            self.any.reserve(readers - self.any.len());
-            return;
-        };
+    /// Makes room for `slots` of them in the lists that a reader of this interest waits in.
+    fn reserve(&mut self, interest: Option<Interest>, slots: usize) {
+        let lists = lists(interest);
+        if lists == ANY {
+            return self.any.reserve(slots - self.any.len());
+        }
         if self.classes.is_empty() {
             self.classes.resize_with(Class::COUNT + 1, VecDeque::new);
         }
         for (class, list) in self.classes.iter_mut().enumerate() {
-            if lists(interest) >> class & 1 == 1 {
-                list.reserve(readers - list.len());
+            if lists >> class & 1 == 1 {
+                list.reserve(slots - list.len());
             }
         }
     }
@@ -884,12 +952,11 @@ impl Waits {
 
     fn enter(&mut self, key: usize, interest: Option<Interest>) {
         self.parked += 1;
-        let Some(interest) = interest else {
-            self.any.push_back(key);
-            return;
-        };
         let mut missing = lists(interest) & !self.entered[key];
         self.entered[key] |= missing;
+        if missing == ANY {
+            return self.any.push_back(key);
+        }
         while missing != 0 {
             self.classes[missing.trailing_zeros() as usize].push_back(key);
             missing &= missing - 1;

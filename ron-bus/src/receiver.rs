@@ -13,19 +13,19 @@ use crate::account::{Account, TopicState};
 use crate::channel::{Channel, State};
 use crate::interest::{Class, Interest, Selection};
 use crate::queue::{Buffer, ControlEntry, Entry, Fifo, Keyed, Node};
-use crate::readers::{ClassCounts, Progress, Queued, Reader, ReaderSpec, Source, Tally};
-use crate::ring::View;
+use crate::readers::{
+    ClassCounts, Progress, Queued, Reader, ReaderSpec, Source, Tally, CLASSES_PER_LOCK,
+};
+use crate::ring::{Held, View};
 use crate::subscriber::{Lane, Overflow, Policy, RecvError, Start, SubscribeError};
 use crate::sync::{self, fence, AtomicU64, MutexGuard, Ordering, Padded};
 
 /// Events a filter may refuse per poll before the task lets others run.
 const FILTERED_PER_POLL: usize = 128;
-/// Claims a batch makes before the task lets others run.
+/// Claims of which a filter may refuse everything before a batch lets other tasks run.
 const CLAIMS_PER_POLL: usize = 64;
 /// Events claimed at a time by a reader with a filter, which may refuse many.
 const CLAIMED_FOR_FILTER: usize = 32;
-/// Classes looked at per locking.
-const CLASSES_PER_LOCK: u64 = 512;
 
 /// An event as it is handed out.
 pub(crate) struct Item<'a, E> {
@@ -116,6 +116,10 @@ pub(crate) struct Receiver<E> {
     ended: bool,
     /// Empty between calls; kept for its allocation.
     taken: VecDeque<Taken<E>>,
+    /// Publishers to be woken once what is taken is handed out.
+    waiters: Vec<Waker>,
+    /// A block it no longer reads, to be dropped outside the lock.
+    released: Option<Held<E>>,
 }
 
 /// Everything a reader is built from.
@@ -169,10 +173,10 @@ impl<E> Receiver<E> {
         };
         let interest = spec.interest.map(|(interest, _)| interest);
         let (start_matching, retained) = match (interest, &state.counts) {
-            (Some(interest), Some(counts)) => (
-                counts.matching_before(start, next, interest),
-                counts.matching(start, next, interest),
-            ),
+            (Some(interest), Some(counts)) => {
+                let retained = counts.matching(start, next, interest);
+                (counts.matching_ever(interest) - retained, retained)
+            }
             _ => (0, next - start),
         };
         if policy == Policy::Disconnect {
@@ -222,6 +226,7 @@ impl<E> Receiver<E> {
         }
         let readers = state.readers.connected;
         state.trash.reserve(readers);
+        state.count_cursors();
         drop(guard);
         Ok(Self {
             channel: Arc::clone(channel),
@@ -233,6 +238,8 @@ impl<E> Receiver<E> {
             urgent_seen: u64::MAX,
             ended: false,
             taken: VecDeque::new(),
+            waiters: Vec::new(),
+            released: None,
         })
     }
 
@@ -312,6 +319,10 @@ impl<E> Receiver<E> {
         if view.refresh() - position > *capacity {
             return None;
         }
+        // The same for a reader that is cut off by the control lane.
+        if self.channel.urgent.0.load(Ordering::Relaxed) != urgent {
+            return None;
+        }
         Some(Claim::Ring(position, to))
     }
 
@@ -329,20 +340,22 @@ impl<E> Receiver<E> {
             None => {}
         }
         let mut own_waker = None;
+        // Dropped behind the lock, with the block that was exchanged for another.
+        let mut leftovers = Vec::new();
+        let mut released = None;
         let channel = Arc::clone(&self.channel);
         loop {
             let mut guard = channel.lock();
             let state = &mut *guard;
-            match self.claim_locked(state, max, may_fail)? {
-                Claim::Again => continue,
-                Claim::Empty => {}
-                Claim::Settled => {
-                    let waiter = state.waiters.notify();
-                    drop(guard);
-                    channel.wake_waiter(waiter);
-                    return Ok(Claim::Settled);
-                }
-                claim => return Ok(claim),
+            let claim = self.claim_locked(state, max, may_fail);
+            if state.has_leftovers() {
+                leftovers.push(state.leftovers());
+            }
+            released = self.released.take().or(released);
+            match claim {
+                Ok(Claim::Again) => continue,
+                Ok(Claim::Empty) => {}
+                claim => return claim,
             }
             let Some(waker) = waker else {
                 return Ok(Claim::Empty);
@@ -376,6 +389,8 @@ impl<E> Receiver<E> {
         let Some(reader) = readers.reader(self.key) else {
             return Err(RecvError::Closed);
         };
+        // If there is one, it came too late.
+        reader.give_back();
         let fail = |error| match may_fail {
             true => Err(error),
             false => Ok(Claim::Empty),
@@ -389,18 +404,13 @@ impl<E> Receiver<E> {
         if let Some(gap) = Reader::<E>::gap(Lane::Control, &mut reader.control.missed) {
             return Err(RecvError::Lagged(gap));
         }
-        while self.taken.len() < max {
-            let Some(entry) = reader.control.claim() else {
-                break;
-            };
+        // One at a time: nothing has to be put back behind newer ones.
+        if let Some(entry) = reader.control.claim() {
             self.taken.push_back(Taken::Control(entry));
+            return Ok(Claim::Taken);
         }
         if let (Some(last), false) = (last, reader.last_settled) {
-            if self.taken.len() < max {
-                self.taken.push_back(Taken::Last(last_seq, last));
-            }
-        }
-        if !self.taken.is_empty() {
+            self.taken.push_back(Taken::Last(last_seq, last));
             return Ok(Claim::Taken);
         }
         self.urgent_seen = urgent;
@@ -412,8 +422,6 @@ impl<E> Receiver<E> {
                 capacity: _,
             } => {
                 let mut position = progress.0.position.load(Ordering::Relaxed);
-                // A claim that came too late is given back.
-                progress.0.claim.store(position, Ordering::Release);
                 if position < extents.tail {
                     if !may_fail && reader.has_missed(extents) {
                         return Ok(Claim::Empty);
@@ -451,10 +459,10 @@ impl<E> Receiver<E> {
                     }
                 }
                 if position < next {
-                    if view.readable_from(position).is_none() {
-                        ring.pin(view, position);
-                    }
                     view.refresh();
+                    if view.readable_from(position).is_none() {
+                        self.released = ring.pin(view, position);
+                    }
                     let mut to = view.readable_from(position).unwrap_or(position);
                     to = to.min(position.saturating_add(max as u64));
                     if self.interest.is_some() {
@@ -471,12 +479,6 @@ impl<E> Receiver<E> {
                 };
                 let buffer = &mut queued.buffer;
                 if next < end {
-                    while history
-                        .front()
-                        .is_some_and(|v| v.readable_from(*next).is_none())
-                    {
-                        history.pop_front();
-                    }
                     let front = history.front().and_then(|v| v.readable_from(*next));
                     let to = front.unwrap_or(*end).min(next.saturating_add(max as u64));
                     return Ok(Claim::History(*next, to));
@@ -498,8 +500,13 @@ impl<E> Receiver<E> {
                     return Ok(Claim::Taken);
                 }
                 if !self.taken.is_empty() {
-                    buffer.settle(self.taken.len());
-                    reader.settle_otherwise(self.taken.len() as u64, 0, 0);
+                    let events = self.taken.len();
+                    let was_full = queued.is_full();
+                    queued.buffer.settle(events);
+                    reader.settle_otherwise(events as u64, 0, 0);
+                    if was_full {
+                        self.waiters = state.waiters.notify_many(events);
+                    }
                     return Ok(Claim::Settled);
                 }
             }
@@ -530,7 +537,7 @@ impl<E> Receiver<E> {
                     accepted < limit
                 });
             }
-            (Feed::Queued { history, next, end }, Claim::History(from, to)) => {
+            (Feed::Queued { history, next, .. }, Claim::History(from, to)) => {
                 let unwanted = |event: &E| match (self.interest, channel.classify.get()) {
                     (Some(interest), Some(classify)) => !interest.contains(classify(event)),
                     _ => false,
@@ -548,12 +555,14 @@ impl<E> Receiver<E> {
                 };
                 view.for_each(*from, *to, |seq, stamp_ms, event| {
                     *settling.next = seq + 1;
-                    // Booked when it subscribed.
-                    if unwanted(event) {
-                        return true;
-                    }
                     settling.settled += 1;
                     settling.panicked = 1;
+                    if unwanted(event) {
+                        // Booked when it subscribed.
+                        settling.settled -= 1;
+                        settling.panicked = 0;
+                        return true;
+                    }
                     let taken = take(Item::shared(Lane::Data, seq, stamp_ms, event));
                     settling.panicked = 0;
                     settling.accepted += u64::from(taken);
@@ -561,10 +570,8 @@ impl<E> Receiver<E> {
                     accepted < limit
                 });
                 drop(settling);
-                if next == end {
-                    history.clear();
-                    let blocks = channel.lock().trim();
-                    drop(blocks);
+                if view.readable_from(*next).is_none() {
+                    history.pop_front();
                 }
             }
             (_, Claim::Taken | Claim::Settled) => {
@@ -576,6 +583,9 @@ impl<E> Receiver<E> {
                     settled: Settled::default(),
                 };
                 accepted = settling.hand_out(limit, take);
+                drop(settling);
+                let waiters = self.waiters.drain(..);
+                waiters.for_each(|waiter| channel.wake_waiter(Some(waiter)));
             }
             _ => {}
         }
@@ -700,8 +710,8 @@ impl<E> Receiver<E> {
         max: usize,
         mut take: impl FnMut(Item<'_, E>) -> bool,
     ) -> Poll<Result<usize, RecvError>> {
-        let (mut accepted, mut claims) = (0, 0);
-        while accepted < max && claims < CLAIMS_PER_POLL.max(max) {
+        let (mut accepted, mut refused) = (0, 0);
+        while accepted < max && refused < CLAIMS_PER_POLL {
             let waker = (accepted == 0).then(|| cx.waker());
             let size = self.claim_size(max - accepted);
             let claim = match self.claim(size, waker, accepted == 0) {
@@ -710,8 +720,9 @@ impl<E> Receiver<E> {
                 Ok(claim) => claim,
                 Err(error) => return Poll::Ready(Err(error)),
             };
-            accepted += self.hand_out(&claim, max - accepted, &mut take);
-            claims += 1;
+            let more = self.hand_out(&claim, max - accepted, &mut take);
+            accepted += more;
+            refused += usize::from(more == 0);
         }
         if accepted > 0 || max == 0 {
             return Poll::Ready(Ok(accepted));
@@ -730,12 +741,20 @@ impl<E> Drop for Receiver<E> {
         let mut guard = self.channel.lock();
         let (readers, extents) = guard.split();
         let reader = readers.remove(self.key, extents);
-        let blocks = guard.trim();
         // Room for those who waited for this reader.
-        let waiter = guard.waiters.notify();
+        let waiters = match reader.as_ref().map(|reader| &reader.source) {
+            Some(Source::Queued(queued)) if queued.is_full() => {
+                guard.waiters.notify_many(usize::MAX)
+            }
+            _ => Vec::new(),
+        };
+        guard.count_cursors();
+        let leftovers = guard.leftovers();
         drop(guard);
-        self.channel.wake_waiter(waiter);
-        drop((reader, blocks));
+        for waiter in waiters {
+            self.channel.wake_waiter(Some(waiter));
+        }
+        drop((reader, leftovers));
     }
 }
 
@@ -937,17 +956,21 @@ impl<E> Drop for TakenSettling<'_, E> {
             }
         }
         reader.control.settle(settled.control);
+        let mut places = 0;
         if let Source::Queued(queued) = &mut reader.source {
+            places = if queued.is_full() { settled.queued } else { 0 };
             queued.buffer.settle(settled.queued);
         }
         reader.last_settled |= settled.last;
         reader.settle_otherwise(settled.accepted, settled.filtered, settled.panicked);
-        let waiter = match settled.queued {
-            0 => None,
-            _ => state.waiters.notify(),
+        let waiters = match places {
+            0 => Vec::new(),
+            _ => state.waiters.notify_many(places),
         };
         drop(state);
-        self.channel.wake_waiter(waiter);
+        for waiter in waiters {
+            self.channel.wake_waiter(Some(waiter));
+        }
     }
 }
 

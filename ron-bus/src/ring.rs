@@ -11,7 +11,8 @@
 //!    pairs with the `Release` store behind the write.
 //!
 //! A block that a stalled reader holds is set aside (`held`) when its turn comes and another takes its place; it is
-//! reused once the reader has let go. Since the ring keeps an `Arc` of every block, readers never drop events.
+//! reused once the reader has let go. Of more such blocks than there are cursor readers the ring lets go, and then
+//! whoever holds one last drops its events: so nobody lets go of a block under the topic's lock.
 
 use std::collections::VecDeque;
 
@@ -21,6 +22,8 @@ use crate::sync::{Arc, AtomicU64, Ordering, Padded, UnsafeCell};
 const BLOCK_MAX: u64 = 64;
 /// Slots of a block in a short ring. Under loom two, so that rings of two events are read without a lock as well.
 const BLOCK_MIN: u64 = if cfg!(loom) { 2 } else { 1 };
+/// Blocks looked at for one that is free again, per opening.
+const HELD_LOOKS: usize = 8;
 /// Blocks to a capacity: the ring has room for one block more than it holds events.
 const BLOCKS: u64 = 8;
 
@@ -72,9 +75,12 @@ pub(crate) struct Ring<E> {
     blocks: Vec<Arc<Block<E>>>,
     /// Where in `blocks` the next slot is.
     open: usize,
-    /// Blocks that readers still held when their turn came: one per cursor reader at most, and those that hold the
-    /// retained events of queued readers.
-    held: Vec<Arc<Block<E>>>,
+    /// Blocks that readers still held when their turn came, kept to be used again.
+    held: VecDeque<Arc<Block<E>>>,
+    /// How many of them are kept: as many as there are cursor readers, each of which holds one at a time.
+    kept: usize,
+    /// Blocks that are not kept, to be dropped outside the lock.
+    surplus: Vec<Arc<Block<E>>>,
 }
 
 impl<E> Ring<E> {
@@ -94,7 +100,9 @@ impl<E> Ring<E> {
             blocks_max,
             blocks: Vec::new(),
             open: 0,
-            held: Vec::new(),
+            held: VecDeque::new(),
+            kept: 0,
+            surplus: Vec::new(),
         }
     }
 
@@ -159,28 +167,41 @@ impl<E> Ring<E> {
         });
         let fresh = spare.unwrap_or_else(|| Arc::new(Block::new(self.next, self.block_len)));
         let held = std::mem::replace(&mut self.blocks[turn], fresh);
-        self.held.push(held);
-    }
-
-    /// A block set aside that no reader holds any more.
-    fn take_held(&mut self) -> Option<Arc<Block<E>>> {
-        let free = self
-            .held
-            .iter_mut()
-            .position(|block| Arc::get_mut(block).is_some())?;
-        Some(self.held.swap_remove(free))
-    }
-
-    /// Gives up blocks that were set aside, down to `kept` of them, to be dropped outside the lock.
-    pub(crate) fn trim(&mut self, kept: usize) -> Vec<impl Sized> {
-        let mut surplus = Vec::new();
-        while self.held.len() > kept {
-            match self.take_held() {
-                Some(block) => surplus.push(block),
-                None => break,
-            }
+        if self.held.len() < self.kept {
+            self.held.push_back(held);
+        } else {
+            self.surplus.push(held);
         }
-        surplus
+    }
+
+    /// One of the blocks set aside that no reader holds any more; looks at some of them at a time.
+    fn take_held(&mut self) -> Option<Arc<Block<E>>> {
+        for _ in 0..HELD_LOOKS.min(self.held.len()) {
+            let mut block = self.held.pop_front()?;
+            if Arc::get_mut(&mut block).is_some() {
+                return Some(block);
+            }
+            self.held.push_back(block);
+        }
+        None
+    }
+
+    /// Sets how many blocks are set aside at most.
+    pub(crate) fn keep(&mut self, cursors: usize) {
+        self.kept = cursors;
+        while self.held.len() > cursors {
+            self.surplus.extend(self.held.pop_front());
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_surplus(&self) -> bool {
+        !self.surplus.is_empty()
+    }
+
+    /// Blocks to be dropped outside the lock.
+    pub(crate) fn take_surplus(&mut self) -> Vec<impl Sized> {
+        std::mem::take(&mut self.surplus)
     }
 
     fn place(&self, seq: u64) -> usize {
@@ -203,25 +224,31 @@ impl<E> Ring<E> {
         let mut seq = start;
         while seq < self.next {
             let mut view = self.view();
-            self.pin(&mut view, seq);
+            let before = self.pin(&mut view, seq);
+            debug_assert!(before.is_none());
             seq = view.range.1;
             views.push_back(view);
         }
         views
     }
 
-    /// Lets `view` read the block of `seq`, which must lie within `tail..next`.
-    pub(crate) fn pin(&self, view: &mut View<E>, seq: u64) {
+    /// Lets `view` read the block of `seq`, which must lie within `tail..next`. Returns the block it held before, to
+    /// be dropped outside the lock.
+    pub(crate) fn pin(&self, view: &mut View<E>, seq: u64) -> Option<Held<E>> {
         let block = &self.blocks[self.place(seq)];
         debug_assert!(block.first <= seq && seq < self.next && seq >= self.tail());
         if !Head::ptr_eq(&self.head, &view.head) {
-            return;
+            return None;
         }
         view.seen = self.next;
         view.range = (block.first, block.first + self.block_len);
-        view.block = Some(Arc::clone(block));
+        view.block.replace(Arc::clone(block)).map(Held)
     }
 }
+
+/// A block that a reader let go of.
+#[allow(dead_code)] // held only to be dropped
+pub(crate) struct Held<E>(Arc<Block<E>>);
 
 /// What one reader may read without a lock: the slots of one block that are below the head.
 pub(crate) struct View<E> {

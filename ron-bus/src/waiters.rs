@@ -43,12 +43,19 @@ impl Waiters {
         (replaced, next)
     }
 
-    /// Stops waiting. Returns a waker to wake outside the lock, and its own to drop there.
+    /// Stops waiting; whoever was notified notifies the next. Returns its own waker to drop outside the lock, and
+    /// another to wake there.
     pub(crate) fn leave(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
-        let left = self
+        let Some(left) = self
             .place(ticket)
-            .and_then(|place| self.queue.remove(place));
-        (left.and_then(|waiter| waiter.waker), self.notify())
+            .and_then(|place| self.queue.remove(place))
+        else {
+            return (None, None);
+        };
+        match left.waker {
+            Some(waker) => (Some(waker), None),
+            None => (None, self.notify()),
+        }
     }
 
     /// There may be room: the first who has not been told is to be woken outside the lock.
@@ -56,12 +63,11 @@ impl Waiters {
         self.notify_from(0)
     }
 
-    /// There is nothing to wait for any more.
-    pub(crate) fn notify_all(&mut self) -> Vec<Waker> {
-        self.queue
-            .iter_mut()
-            .filter_map(|waiter| waiter.waker.take())
-            .collect()
+    /// There is room for `places` events, or nothing to wait for any more: as many are to be woken outside the lock.
+    pub(crate) fn notify_many(&mut self, places: usize) -> Vec<Waker> {
+        let waiting = self.queue.iter_mut();
+        let wakers = waiting.filter_map(|waiter| waiter.waker.take());
+        wakers.take(places).collect()
     }
 
     fn notify_from(&mut self, place: usize) -> Option<Waker> {
