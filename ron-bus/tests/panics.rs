@@ -235,6 +235,14 @@ fn displaced_events_are_dropped_exactly_once_and_outside_the_lock() {
     };
     topic.publish_many((0..10).map(counted)).unwrap();
     assert_eq!(dropped.load(Ordering::SeqCst), 8);
+    for id in 10..20 {
+        topic.publish(counted(id)).unwrap();
+    }
+    assert_eq!(dropped.load(Ordering::SeqCst), 18);
+    for id in 20..40 {
+        topic.publish_control(counted(id)).unwrap();
+    }
+    drop(topic.subscribe().unwrap());
 }
 
 #[test]

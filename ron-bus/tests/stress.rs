@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ron_bus::{
     Account, Bus, BusConfig, Class, Classify, Delivery, Interest, Lane, Overflow, Policy,
@@ -396,6 +396,95 @@ fn the_accounts_are_exact_and_order_holds_after_threads_have_raced() {
     }
     let total = topic.stats().total;
     assert!(total.is_balanced() && total.pending == 0, "{total:?}");
+}
+
+/// Everything of an account that may only grow.
+fn counters(account: &Account) -> [u64; 11] {
+    let lost = account.lost;
+    [
+        account.offered,
+        account.delivered,
+        account.filtered,
+        account.conflated,
+        lost.lagged,
+        lost.disconnected,
+        lost.block_full,
+        lost.block_deadline,
+        lost.conflate_full,
+        lost.panicked,
+        lost.abandoned,
+    ]
+}
+
+#[test]
+fn no_counter_ever_falls_while_readers_are_overrun() {
+    let span = Duration::from_millis(if full() { 60_000 } else { 700 });
+    let bus = Bus::new(BusConfig::default()).unwrap();
+    let topic = bus.topic_spec("t").capacity(64).open::<Event>().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let policies: [fn() -> Overflow<Event>; 3] = [
+        || Overflow::DropOldest,
+        || Overflow::Disconnect,
+        || conflate(2),
+    ];
+    let readers: Vec<_> = policies
+        .into_iter()
+        .enumerate()
+        .map(|(n, overflow)| {
+            let (topic, stop) = (topic.clone(), Arc::clone(&stop));
+            thread::spawn(move || {
+                let name = format!("r{n}");
+                let build = || topic.subscriber().name(&name).overflow(overflow()).build();
+                let mut reader = build().unwrap();
+                let mut delivered = 0;
+                let mut out = Vec::new();
+                let waker = Waker::from(Arc::new(Unpark(thread::current())));
+                while !stop.load(Ordering::Relaxed) {
+                    let polled =
+                        pin!(reader.recv_many(&mut out, 64)).poll(&mut Context::from_waker(&waker));
+                    delivered += out.drain(..).count() as u64;
+                    if let Poll::Ready(Err(RecvError::Disconnected(_))) = polled {
+                        assert_eq!(reader.account().delivered, delivered);
+                        (reader, delivered) = (build().unwrap(), 0);
+                    }
+                }
+                assert_eq!(reader.account().delivered, delivered);
+            })
+        })
+        .collect();
+    let publisher = thread::spawn({
+        let (topic, stop) = (topic.clone(), Arc::clone(&stop));
+        move || {
+            let mut dice = Dice::new(0);
+            for number in 1.. {
+                topic.publish(Event::new(0, number, false)).unwrap();
+                // Slow enough for a look at the accounts between two events.
+                for _ in 0..dice.below(2000) {
+                    std::hint::spin_loop();
+                }
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        }
+    });
+    let began = Instant::now();
+    let mut before = [[0; 11]; 3];
+    while began.elapsed() < span {
+        let stats = topic.stats();
+        for row in &stats.by_name {
+            assert!(row.account.is_balanced(), "{row:?}");
+            let index: usize = row.name[1..].parse().unwrap();
+            let now = counters(&row.account);
+            let fell = before[index].iter().zip(&now).any(|(old, new)| new < old);
+            assert!(!fell, "{:?} became {now:?}", before[index]);
+            before[index] = now;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    publisher.join().unwrap();
+    readers.into_iter().for_each(|r| r.join().unwrap());
+    assert!(before[0][4] > 0 && before[0][1] > 0, "{:?}", before[0]);
 }
 
 #[test]
