@@ -31,6 +31,8 @@ pub enum Lane {
 /// *Cursor* readers, the first two, read the topic's ring and cost the publisher nothing. *Queued* readers, the last
 /// two, have a buffer of their own, into which the publisher puts a copy of each event: that costs it one
 /// `Clone` and about as much as a publish once more for each such reader, and batches are published event by event.
+/// Where queued readers come all the time, faster than copies can be made, one may lose its first event as if it had
+/// no room.
 #[derive(Default)]
 #[non_exhaustive]
 pub enum Overflow<E> {
