@@ -91,7 +91,7 @@ impl Tape {
         Tape { next: 0, end }
     }
 
-    fn take<E: Payload>(&mut self, event: E) {
+    fn take<E: Payload>(&mut self, event: &E) {
         assert_eq!(event.number(), self.next, "lost or out of order");
         black_box(event);
         self.next += 1;
@@ -182,7 +182,8 @@ fn on_threads<C: Channel<E>, E: Payload>(
 
 async fn read_singly<E: Payload>(mut reader: Subscriber<E>, mut tape: Tape) {
     while !tape.is_full() {
-        tape.take(reader.recv().await.expect("no gap").event);
+        let received = reader.recv().await;
+        tape.take(&received.as_ref().expect("no gap").event);
     }
 }
 
@@ -191,9 +192,8 @@ async fn read_batches<E: Payload>(mut reader: Subscriber<E>, mut tape: Tape) {
     while !tape.is_full() {
         let received = reader.recv_many(&mut batch, BATCH).await;
         received.expect("no gap");
-        batch
-            .drain(..)
-            .for_each(|delivery| tape.take(delivery.event));
+        batch.iter().for_each(|d| tape.take(&d.event));
+        batch.clear();
     }
 }
 
@@ -268,12 +268,13 @@ fn tokio<E: Payload>(fan_out: FanOut, drain: bool) -> f64 {
         },
         move |mut reader, mut tape| async move {
             while !tape.is_full() {
-                tape.take(reader.recv().await.expect("no gap"));
+                tape.take(reader.recv().await.as_ref().expect("no gap"));
                 while drain && !tape.is_full() {
-                    let Some(event) = Tokio::try_recv(&mut reader) else {
-                        break;
-                    };
-                    tape.take(event);
+                    match &reader.try_recv() {
+                        Ok(event) => tape.take(event),
+                        Err(broadcast::error::TryRecvError::Empty) => break,
+                        Err(error) => panic!("tokio: {error}"),
+                    }
                 }
             }
         },
@@ -293,12 +294,13 @@ fn async_broadcast<E: Payload>(fan_out: FanOut) -> f64 {
         },
         |mut reader, mut tape| async move {
             while !tape.is_full() {
-                tape.take(reader.recv_direct().await.expect("no gap"));
+                tape.take(reader.recv_direct().await.as_ref().expect("no gap"));
                 while !tape.is_full() {
-                    let Some(event) = AsyncBroadcast::try_recv(&mut reader) else {
-                        break;
-                    };
-                    tape.take(event);
+                    match &reader.try_recv() {
+                        Ok(event) => tape.take(event),
+                        Err(async_broadcast::TryRecvError::Empty) => break,
+                        Err(error) => panic!("async-broadcast: {error}"),
+                    }
                 }
             }
         },
@@ -321,9 +323,9 @@ fn flume<E: Payload>(fan_out: FanOut) -> f64 {
         },
         |reader: flume::Receiver<E>, mut tape| async move {
             while !tape.is_full() {
-                tape.take(reader.recv_async().await.expect("a sender"));
+                tape.take(reader.recv_async().await.as_ref().expect("a sender"));
                 for event in reader.drain() {
-                    tape.take(event);
+                    tape.take(&event);
                 }
             }
         },
@@ -341,7 +343,7 @@ fn bus_crate<E: Payload>(fan_out: FanOut) -> f64 {
         },
         |mut reader, mut tape| {
             while !tape.is_full() {
-                tape.take(reader.recv().expect("a sender"));
+                tape.take(reader.recv().as_ref().expect("a sender"));
             }
         },
     )
@@ -361,7 +363,7 @@ fn crossbeam<E: Payload>(fan_out: FanOut) -> f64 {
         },
         |reader, mut tape| {
             while !tape.is_full() {
-                tape.take(reader.recv().expect("a sender"));
+                tape.take(reader.recv().as_ref().expect("a sender"));
             }
         },
     )
@@ -385,7 +387,7 @@ fn disruptor<E: Payload>(fan_out: FanOut) -> f64 {
                 match reader.poll() {
                     Ok(mut events) => {
                         for event in &mut events {
-                            tape.take(event.clone());
+                            tape.take(&event.clone());
                         }
                     }
                     Err(Polling::NoEvents) => std::thread::yield_now(),
