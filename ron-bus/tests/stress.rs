@@ -373,7 +373,8 @@ fn the_accounts_are_exact_and_order_holds_after_threads_have_raced() {
         let (seen, account) = reading.join().unwrap();
         assert!(account.is_balanced(), "{name}: {account:?}");
         assert_eq!(account.delivered, seen.events[0] + seen.events[1], "{name}");
-        assert_eq!(account.conflated, seen.conflated, "{name}");
+        // What stands for others can itself be lost, in the control lane of a slow reader.
+        assert!(seen.conflated <= account.conflated, "{name}: {account:?}");
         if let Some(RecvError::Disconnected(_)) = seen.ended {
             assert_eq!(policy, Policy::Disconnect, "{name}");
             assert!(account.lost.disconnected > 0);
