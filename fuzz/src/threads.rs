@@ -16,6 +16,8 @@ use ron_bus::{
 use crate::event::{Event, Traits};
 use crate::input::Input;
 
+/// Rings of blocks of one slot, of two and of four; within a block, readers take no lock.
+const CAPACITIES: [usize; 6] = [2, 3, 7, 16, 20, 32];
 const PUBLISHERS: usize = 2;
 const READERS_MAX: usize = 3;
 
@@ -23,7 +25,7 @@ const READERS_MAX: usize = 3;
 pub fn bus_threads(bytes: &[u8]) {
     let mut input = Input(bytes);
     let bus = Bus::new(BusConfig::default()).expect("the defaults are valid");
-    let capacity = 2 + input.index(7);
+    let capacity = CAPACITIES[input.index(CAPACITIES.len())];
     let topic = bus.topic_spec("t").capacity(capacity).open();
     let topic = topic.expect("the capacity is valid");
     let readers: Vec<_> = (0..1 + input.index(READERS_MAX))

@@ -20,13 +20,15 @@ use crate::event::{Event, Planned, Traits};
 use crate::input::Input;
 use crate::owed::{Keeps, Manner, Next, Options, Owed, Record, Sums};
 
+/// Rings of blocks of one slot, and of several.
+const CAPACITIES: [usize; 11] = [2, 3, 4, 5, 6, 7, 8, 16, 20, 33, 64];
 const READERS_MAX: usize = 6;
 const WAITING_MAX: usize = 3;
 
 /// Interprets `bytes` as operations on one topic and panics when the bus and the model disagree.
 pub fn bus_ops(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let mut world = World::new(2 + usize::from(input.byte() % 7));
+    let mut world = World::new(CAPACITIES[input.index(CAPACITIES.len())]);
     let talks = cfg!(not(fuzzing)) && std::env::var_os("RON_FUZZ_TRACE").is_some();
     while !input.0.is_empty() {
         let before = input.0;
