@@ -65,6 +65,6 @@ for log in "${failed[@]}"; do
 done
 passed=$(awk '/^test result:/ { passed += $4 } END { print passed + 0 }' "$logs/tests")
 replayed=$(awk '/ inputs replayed$/ { n += $1 } END { print n + 0 }' "$logs/inputs")
-printf 'Miri: %d tests and %d inputs passed, %d schedules, %d s; %s\n' \
-  "$passed" "$replayed" "$seeds" $((SECONDS - begun)) "${failed[*]:+failed: ${failed[*]}}"
+printf 'Miri: %d tests and %d inputs passed, %d schedules, %d s%s\n' \
+  "$passed" "$replayed" "$seeds" $((SECONDS - begun)) "${failed[*]:+; failed: ${failed[*]}}"
 exit $((${#failed[@]} > 0))
