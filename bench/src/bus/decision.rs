@@ -17,8 +17,10 @@ const BURST: u64 = 512;
 const BURSTS: u64 = 60;
 /// Events of each publisher when two of them contend.
 const CONTENDED: u64 = 200_000;
-/// Events that go from one thread to another.
-const ACROSS: u64 = 60_000;
+/// Events that go from one thread to another, and how many times: a thread that loses its core once costs more than
+/// all of them.
+const ACROSS: u64 = 50_000;
+const CROSSINGS: usize = 7;
 
 const MEASURES: [&str; 9] = [
     "publish",
@@ -79,8 +81,8 @@ fn plain<D: Design<Event>>() -> Vec<f64> {
         contended::<D>(),
         receive,
         receive_many,
-        across::<D>(singly, one_by_one),
-        across::<D>(in_batches, by_batch),
+        crossings::<D>(singly, one_by_one),
+        crossings::<D>(in_batches, by_batch),
     ]
 }
 
@@ -170,7 +172,12 @@ fn contended<D: Design<Event>>() -> f64 {
     time
 }
 
-/// ns of an event that goes from one thread to another.
+/// ns of an event that goes from one thread to another: the median of several crossings.
+fn crossings<D: Design<Event>>(publish: fn(&D, Range<u64>), take: Take<D, Event>) -> f64 {
+    let times: Vec<f64> = (0..CROSSINGS).map(|_| across(publish, take)).collect();
+    median(&times)
+}
+
 fn across<D: Design<Event>>(publish: fn(&D, Range<u64>), take: Take<D, Event>) -> f64 {
     let ring = D::new(CAPACITY);
     let (mut reader, seen) = ring.reader();
