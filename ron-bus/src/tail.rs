@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 use futures_core::Stream;
 use thiserror::Error;
@@ -13,7 +14,7 @@ use crate::channel::{Channel, Encode, Fixed};
 use crate::config::{checked_name, NameError};
 use crate::receiver::{Connect, Item, Receiver};
 use crate::subscriber::{Gap, Lane, Overflow, RecvError, Start};
-use crate::timestamp::push_rfc3339_millis;
+use crate::timestamp::{push_rfc3339_millis, wall};
 
 /// Follows JSON topics and yields a line per event or gap; from [`Bus::tail`](crate::Bus::tail).
 ///
@@ -141,6 +142,10 @@ pub struct TailLine {
     pub lane: Lane,
     /// Whether the line tells of events missed.
     pub lagged: bool,
+    /// Sequence number of the event, or of the newest one missed.
+    pub seq: u64,
+    /// When the event was published; `None` for a gap.
+    pub published: Option<SystemTime>,
     text: String,
 }
 
@@ -331,6 +336,8 @@ fn event_line<E>(fixed: &Fixed<E>, encode: Encode<E>, item: &Item<'_, E>) -> Tai
         topic: Arc::clone(&fixed.name),
         lane: item.lane,
         lagged: false,
+        seq: item.seq,
+        published: Some(wall(item.stamp_ms)),
         text,
     }
 }
@@ -355,6 +362,8 @@ fn lag_line(topic: &Arc<str>, gap: Gap) -> TailLine {
         topic: Arc::clone(topic),
         lane: gap.lane,
         lagged: true,
+        seq: gap.last_missed,
+        published: None,
         text,
     }
 }

@@ -1,7 +1,7 @@
 //! Wall time as RFC 3339 text.
 
 use std::fmt::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY_MS: i64 = 86_400_000;
 /// 0000-01-01T00:00:00.000Z and 9999-12-31T23:59:59.999Z: what the format can say.
@@ -19,6 +19,16 @@ pub fn rfc3339(time: SystemTime) -> String {
     let mut text = String::with_capacity(24);
     push_rfc3339_millis(&mut text, unix_ms);
     text
+}
+
+/// The time `unix_ms` milliseconds after 1970, clamped as in text.
+pub(crate) fn wall(unix_ms: i64) -> SystemTime {
+    let unix_ms = unix_ms.clamp(RANGE_MS.0, RANGE_MS.1);
+    let away = Duration::from_millis(unix_ms.unsigned_abs());
+    match unix_ms {
+        0.. => UNIX_EPOCH + away,
+        _ => UNIX_EPOCH - away,
+    }
 }
 
 /// Appends `unix_ms` as `YYYY-MM-DDTHH:MM:SS.mmmZ`; times outside of the years 0 to 9999 become the nearest inside.

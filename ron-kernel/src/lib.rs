@@ -71,6 +71,7 @@
 //! |---|---|
 //! | `serve` | the admin listener: /metrics, /healthz, /livez, /readyz, /version |
 //! | `tls` | TLS on it, rotated on reload (implies `serve`) |
+//! | `control` | the control plane: a Unix socket that `ronctl` asks, see [`control`] |
 //! | `kameo` | a kameo actor as a child; outside the semver and Rust 1.80 promises |
 //! | `pq` | accepts `pq.mode` other than off and shows it; enforcement is the host's |
 #![forbid(unsafe_code)]
@@ -84,6 +85,8 @@ struct Readme;
 #[cfg(feature = "serve")]
 mod admin;
 mod config;
+#[cfg(feature = "control")]
+pub mod control;
 mod event;
 mod handle;
 #[cfg(feature = "kameo")]

@@ -181,6 +181,14 @@ impl Reloader {
                 diff,
                 "ConfigUpdated"
             );
+            #[cfg(feature = "control")]
+            telemetry.remember(
+                crate::control::News::of_service(
+                    crate::control::EntryKind::Config,
+                    format!("configuration version {version}: {diff}"),
+                )
+                .by(trigger),
+            );
             telemetry.kernel_event(KernelEvent::ConfigUpdated { version });
         } else {
             let recovered = self.rejected.load(Ordering::Relaxed);
@@ -249,6 +257,14 @@ impl Reloader {
         } else {
             Condition::degraded(reason)
         };
+        #[cfg(feature = "control")]
+        {
+            let news = crate::control::News::of_service(
+                crate::control::EntryKind::Rejected,
+                format!("configuration rejected: {first}{more}"),
+            );
+            telemetry.remember(news.by(trigger));
+        }
         self.rejected.store(true, Ordering::Relaxed);
         telemetry.health.set(RELOAD_KEY, condition);
     }

@@ -19,6 +19,7 @@ pub(crate) mod backoff;
 pub(crate) mod context;
 pub(crate) mod engine;
 mod exit;
+pub(crate) mod faults;
 mod intensity;
 pub(crate) mod machine;
 mod runner;

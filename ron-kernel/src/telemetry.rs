@@ -6,8 +6,9 @@ use crate::supervisor::machine::State;
 use crate::supervisor::{Exit, Kind};
 use ron_bus::{Bus, Topic};
 use ron_metrics::{Condition, Counter, Feed, HealthState, KindLabel, Metrics, ServiceLabel, Watch};
+use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
@@ -51,13 +52,23 @@ pub(crate) struct Telemetry {
     owned: Counter,
     aborted_tasks: Counter,
     aborted_threads: Counter,
-    /// Events lost by readers up to the last look of `watch_lag`.
-    lost: AtomicU64,
     lagging: AtomicBool,
     /// Has been ready, or has been reminded that it is not.
     was_ready: AtomicBool,
     /// What feeds the collectors; ends with the kernel.
     feeds: Mutex<Vec<Feed>>,
+    /// What readers lost, as of the last look of `watch_lag`.
+    losses: Mutex<Losses>,
+    #[cfg(feature = "control")]
+    pub(crate) record: crate::control::Record,
+}
+
+/// Losses by topic and reader.
+#[derive(Debug, Default)]
+struct Losses {
+    ever: HashMap<(Arc<str>, Arc<str>), u64>,
+    /// Between the last two looks; readers that lost nothing are absent.
+    lately: HashMap<(Arc<str>, Arc<str>), u64>,
 }
 
 impl Telemetry {
@@ -99,10 +110,12 @@ impl Telemetry {
             aborted_tasks: aborted("task"),
             aborted_threads: aborted("thread"),
             service: metrics.service().to_owned(),
-            lost: AtomicU64::new(0),
             lagging: AtomicBool::new(false),
             was_ready: AtomicBool::new(false),
             feeds: Mutex::new(feed_bus(&bus, &metrics)),
+            losses: Mutex::new(Losses::default()),
+            #[cfg(feature = "control")]
+            record: crate::control::Record::default(),
             bus,
             kernel,
             lifecycle,
@@ -278,6 +291,10 @@ impl Telemetry {
     }
 
     pub(crate) fn tell_change(&self, event: &ChildEvent) {
+        #[cfg(feature = "control")]
+        if let Some(news) = crate::control::News::of_child(event) {
+            self.remember(news);
+        }
         let (child, generation) = (&*event.child, event.generation);
         match &event.change {
             Change::Started { restart } => {
@@ -398,6 +415,11 @@ impl Telemetry {
                 );
             }
             Change::Fault { fault } => {
+                self.metrics
+                    .golden()
+                    .ron_kernel_faults_total
+                    .get(&KindLabel::new(fault.clone()))
+                    .inc();
                 tracing::warn!(event = "fault", child, generation, fault, "fault injected")
             }
             // Logged with the crash.
@@ -408,30 +430,53 @@ impl Telemetry {
 
     /// States or clears `bus_lag`: a reader lost events since the last look. Called once a second.
     pub(crate) fn watch_lag(&self) {
-        let topics = self.bus.topics();
-        let lost: u64 = topics.iter().map(|t| t.total.lost.overflowed()).sum();
-        let before = self.lost.swap(lost, Ordering::Relaxed);
-        if lost == before {
-            if self.lagging.swap(false, Ordering::Relaxed) {
-                self.health.clear(LAG_KEY);
+        let mut ever = HashMap::new();
+        for topic in self.bus.topics() {
+            for reader in &topic.by_name {
+                let lost = reader.account.lost.overflowed();
+                if lost > 0 {
+                    ever.insert((topic.name.clone(), reader.name.clone()), lost);
+                }
             }
-            return;
         }
-        let worst = topics
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately: HashMap<_, u64> = ever
             .iter()
-            .flat_map(|topic| topic.by_name.iter().map(move |reader| (topic, reader)))
-            .max_by_key(|(_, reader)| reader.account.lost.overflowed());
-        if let Some((topic, reader)) = worst {
-            let reason = format!(
-                "{} events lost in the last second; most of all by {} on topic {} ({} ever)",
-                lost.saturating_sub(before),
-                reader.name,
-                topic.name,
-                reader.account.lost.overflowed()
-            );
-            self.lagging.store(true, Ordering::Relaxed);
-            self.health.set(LAG_KEY, Condition::degraded(reason));
+            .map(|(key, lost)| (key.clone(), lost.saturating_sub(losses.ever.get(key).copied().unwrap_or(0))))
+            .filter(|(_, lost)| *lost > 0)
+            .collect();
+        let sum: u64 = lately.values().sum();
+        let worst = lately.iter().max_by(|a, b| (a.1, &b.0).cmp(&(b.1, &a.0)));
+        let reason = worst.map(|((topic, reader), lost)| {
+            let before = ever.get(&(topic.clone(), reader.clone())).copied().unwrap_or(0);
+            format!("{sum} events lost in the last second; {lost} of them by {reader} on topic {topic} ({before} ever)")
+        });
+        *losses = Losses { ever, lately };
+        drop(losses);
+        match reason {
+            Some(reason) => {
+                self.lagging.store(true, Ordering::Relaxed);
+                self.health.set(LAG_KEY, Condition::degraded(reason));
+            }
+            None => {
+                if self.lagging.swap(false, Ordering::Relaxed) {
+                    self.health.clear(LAG_KEY);
+                }
+            }
         }
+    }
+
+    /// What a reader lost in the last second or so.
+    #[cfg(feature = "control")]
+    pub(crate) fn lost_lately(&self, topic: &Arc<str>, reader: &Arc<str>) -> u64 {
+        let losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (topic.clone(), reader.clone());
+        losses.lately.get(&key).copied().unwrap_or(0)
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn remember(&self, news: crate::control::News<'_>) {
+        self.record.add(SystemTime::now(), news);
     }
 
     /// Steps readiness and tells its changes; returns how long until it may change by itself.
@@ -443,6 +488,14 @@ impl Telemetry {
             }
             let (from, to) = (transition.from.to_string(), transition.to.to_string());
             let reason = self.causes();
+            #[cfg(feature = "control")]
+            {
+                let text = match &*reason {
+                    "" => format!("{from} -> {to}"),
+                    reason => format!("{from} -> {to}: {reason}"),
+                };
+                self.remember(crate::control::News::of_service(crate::control::EntryKind::Ready, text));
+            }
             if is_ready(transition.to) {
                 self.was_ready.store(true, Ordering::Relaxed);
                 tracing::info!(event = "readiness", from, to, reason, "ready=1");
@@ -504,6 +557,14 @@ impl Telemetry {
             "ready=0"
         );
         tracing::info!(event = "shutdown", reason, "KernelEvent::Shutdown");
+        #[cfg(feature = "control")]
+        self.remember(
+            crate::control::News::of_service(
+                crate::control::EntryKind::Shutdown,
+                "the shutdown began",
+            )
+            .by(reason),
+        );
         let _ = self.kernel.publish_last(KernelEvent::Shutdown);
     }
 

@@ -79,6 +79,8 @@ pub struct Golden {
     pub ron_kernel_children: GaugeCollector<1>,
     /// `ron_kernel_crashes_total{service}`
     pub ron_kernel_crashes_total: CounterFamily<ServiceLabel>,
+    /// `ron_kernel_faults_total{kind}`
+    pub ron_kernel_faults_total: CounterFamily<KindLabel>,
 }
 
 pub(crate) const OVERFLOW_NAME: &str = "metrics_overflow_total";
@@ -162,6 +164,10 @@ impl Golden {
             ron_kernel_crashes_total: to.family(
                 "ron_kernel_crashes_total",
                 "Crashes of the supervised child, restarted or not.",
+            )?,
+            ron_kernel_faults_total: to.family(
+                "ron_kernel_faults_total",
+                "Faults injected on purpose, by kind.",
             )?,
         };
         // A process that could not load its configuration does not get here.

@@ -45,11 +45,12 @@ struct Owned {
 pub(crate) const ABORT: u8 = 1;
 /// A task spawned by the child failed.
 pub(crate) const OWNED_FAILED: u8 = 2;
-/// Injected: panic, fail, never return, hold the worker.
+/// Injected: panic, fail, never return, hold the worker, put off each poll.
 pub(crate) const FAULT_PANIC: u8 = 4;
 pub(crate) const FAULT_EXIT: u8 = 8;
 pub(crate) const FAULT_HANG: u8 = 16;
 pub(crate) const FAULT_BLOCK: u8 = 32;
+pub(crate) const FAULT_LATENCY: u8 = 64;
 
 impl Incarnation {
     pub(crate) fn new(
@@ -79,6 +80,11 @@ impl Incarnation {
     /// Sets flags without waking the runner. AcqRel pairs with the runner's Acquire load.
     pub(crate) fn set_flags(&self, flags: u8) {
         self.flags.fetch_or(flags, Ordering::AcqRel);
+    }
+
+    /// Takes flags back.
+    pub(crate) fn clear_flags(&self, flags: u8) {
+        self.flags.fetch_and(!flags, Ordering::AcqRel);
     }
 
     /// Has the runner look at its flags, and whoever waits for the stop at its token.

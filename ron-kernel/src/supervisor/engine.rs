@@ -7,6 +7,7 @@
 use super::backoff::PolicyError;
 use super::context::{nanos, Incarnation, ABORT};
 use super::exit::Exit;
+use super::faults::{Campaign, Faults, STANDING};
 use super::machine::GraphError;
 use super::machine::BUFFER_KEPT;
 use super::machine::{Effect, Input, Key, Machine, Note, Refused, Severity, State, Time, HORIZON};
@@ -48,8 +49,8 @@ pub(crate) struct Engine {
     marks: Marks,
     stall_threshold: AtomicU64,
     config: Mutex<Arc<Config>>,
-    /// The child that suffers a fault in every incarnation, and which.
-    fault: Mutex<Option<StandingFault>>,
+    /// Faults in force, of the configuration and of operators.
+    faults: Mutex<Faults>,
     reloader: Mutex<Weak<Reloader>>,
     /// Wakes the driver: an earlier deadline, a shutdown request.
     alarm: Arc<Notify>,
@@ -83,14 +84,6 @@ struct Inner {
     graveyard: Vec<Body>,
     /// The deadline the driver sleeps until.
     armed: Option<Time>,
-}
-
-/// `chaos.fault` in force.
-#[derive(Clone, Debug, PartialEq)]
-struct StandingFault {
-    child: String,
-    flag: u8,
-    name: &'static str,
 }
 
 /// The children of a machine that has not started: keys and bodies, in the same order.
@@ -174,7 +167,7 @@ impl Engine {
             marks: Marks::default(),
             stall_threshold: AtomicU64::new(nanos(config.stall.threshold)),
             config: Mutex::new(config),
-            fault: Mutex::new(None),
+            faults: Mutex::new(Faults::default()),
             reloader: Mutex::new(Weak::new()),
             alarm: telemetry.alarm.clone(),
             changed: Notify::new(),
@@ -245,27 +238,33 @@ impl Engine {
             .store(nanos(config.stall.threshold), Ordering::Relaxed);
         self.step(Input::Defaults(defaults));
         let flag = fault_flag(config.chaos.fault).filter(|_| config.chaos.armed);
-        let fault = flag
-            .zip(config.chaos.default_child.clone())
-            .map(|(flag, child)| StandingFault {
-                child,
-                flag,
+        let standing = flag
+            .zip(config.chaos.default_child.as_deref())
+            .map(|(flag, child)| Campaign {
+                id: STANDING,
                 name: config.chaos.fault.name(),
+                child: Some(Arc::from(child)),
+                flag,
+                delay: Duration::ZERO,
+                since: self.now(),
+                until: None,
+                left: None,
+                count: None,
+                injected: 0,
+                by: Arc::from("chaos.fault"),
             });
-        let before = std::mem::replace(
-            &mut *self.fault.lock().unwrap_or_else(PoisonError::into_inner),
-            fault.clone(),
-        );
-        if let Some(fault) = fault.filter(|fault| before.as_ref() != Some(fault)) {
-            if self.read(|machine| machine.find(&fault.child)).is_none() {
-                let child = fault.child;
+        let child = standing.as_ref().and_then(|standing| standing.child.clone());
+        let changed = self.faults().set_standing(standing);
+        if let Some(child) = child.filter(|_| changed) {
+            if self.read(|machine| machine.find(&child)).is_none() {
+                let child = &*child;
                 tracing::warn!(
                     event = "fault",
                     child,
                     "chaos.default_child names no child; nothing is injected"
                 );
             } else {
-                self.inject(&fault.child, fault.flag, fault.name);
+                self.strike(&child);
             }
         }
         Ok(())
@@ -445,15 +444,11 @@ impl Engine {
             inner.machine.now(),
         );
         let incarnation = Arc::new(incarnation);
-        let fault = self
-            .fault
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some(fault) = fault.filter(|fault| *fault.child == *incarnation.id) {
-            incarnation.flags.fetch_or(fault.flag, Ordering::AcqRel);
+        let now = inner.machine.now();
+        if let Some((flag, name)) = self.faults().strike(&incarnation.id, now) {
+            incarnation.set_flags(flag);
             let id = incarnation.id.clone();
-            let what = Note::Fault { name: fault.name };
+            let what = Note::Fault { name };
             inner.news.push(Effect::Note {
                 key,
                 id,
@@ -636,18 +631,14 @@ impl Engine {
 
     /// Raises a fault flag on the running incarnation of a task; `false` when there is none.
     pub(crate) fn inject(self: &Arc<Self>, id: &str, flag: u8, name: &str) -> bool {
-        let live = {
-            let inner = self.lock();
-            let key = inner.machine.find(id);
-            let running = key.filter(|key| {
-                matches!(
-                    inner.machine.node(*key).state,
-                    State::Starting | State::Ready
-                )
-            });
-            running.and_then(|key| inner.cells.get(key as usize)?.live.clone())
+        let Some(live) = self.running(id) else {
+            return false;
         };
-        let Some(live) = live else { return false };
+        self.raise_fault(&live, flag, name);
+        true
+    }
+
+    fn raise_fault(&self, live: &Incarnation, flag: u8, name: &str) {
         let event = ChildEvent {
             child: live.id.clone(),
             generation: live.generation,
@@ -657,7 +648,40 @@ impl Engine {
         };
         self.telemetry.tell_change(&event);
         live.raise(flag);
-        true
+    }
+
+    fn running(&self, id: &str) -> Option<Arc<Incarnation>> {
+        let inner = self.lock();
+        let key = inner.machine.find(id)?;
+        if !matches!(
+            inner.machine.node(key).state,
+            State::Starting | State::Ready
+        ) {
+            return None;
+        }
+        inner.cells.get(key as usize)?.live.clone()
+    }
+
+    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the faults in force strike the running incarnation of a child, if there is one.
+    pub(crate) fn strike(&self, id: &str) {
+        let Some(live) = self.running(id) else { return };
+        let struck = self.faults().strike(id, self.now());
+        if let Some((flag, name)) = struck {
+            self.raise_fault(&live, flag, name);
+        }
+    }
+
+    /// Ends a fault that lasts: the running incarnation goes on as if nothing had been.
+    #[cfg(feature = "control")]
+    pub(crate) fn relieve(&self, id: &str) {
+        if let Some(live) = self.running(id) {
+            live.clear_flags(super::context::FAULT_HANG | super::context::FAULT_LATENCY);
+            live.wake();
+        }
     }
 
     /// Waits until `done` holds for the tree.

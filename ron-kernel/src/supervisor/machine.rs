@@ -459,6 +459,35 @@ impl Machine {
         }
     }
 
+    /// What a node starts after, its own and by name.
+    #[cfg(feature = "control")]
+    pub(crate) fn comes_after(&self, key: Key) -> &[Key] {
+        &self.node(key).after
+    }
+
+    /// Since when its poll has held the worker.
+    #[cfg(feature = "control")]
+    pub(crate) fn stalled_since(&self, key: Key) -> Option<Time> {
+        let node = self.node(key);
+        node.stalled.then_some(node.stalled_since)
+    }
+
+    /// What a drain would stop now, in the order it would: the leaves of each rank stop side by side.
+    #[cfg(feature = "control")]
+    pub(crate) fn stopping_order(&self) -> Vec<Vec<Key>> {
+        let mut live: Vec<(u32, Key)> = self
+            .leaves(&self.node(ROOT).members)
+            .into_iter()
+            .filter(|leaf| self.node(*leaf).state.is_live())
+            .map(|leaf| (self.node(leaf).rank, leaf))
+            .collect();
+        live.sort_by_key(|(rank, _)| Reverse(*rank));
+        let stages = live.chunk_by(|(rank, _), (next, _)| rank == next);
+        stages
+            .map(|stage| stage.iter().map(|(_, leaf)| *leaf).collect())
+            .collect()
+    }
+
     /// Whether `key` is `ancestor` or lies below it.
     pub(crate) fn is_within(&self, key: Key, ancestor: Key) -> bool {
         let mut at = Some(key);

@@ -133,6 +133,8 @@ struct Drive<'a> {
     body_ended: bool,
     owned_panic: Option<Exit>,
     finished: bool,
+    /// Injected latency under way.
+    delay: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl<'a> Drive<'a> {
@@ -150,11 +152,12 @@ impl<'a> Drive<'a> {
             body_ended: false,
             owned_panic: None,
             finished: false,
+            delay: None,
         }
     }
 
     /// What the flags that others raised make of this poll; `None` polls as usual.
-    fn flagged(&mut self, flags: u8) -> Option<Poll<Exit>> {
+    fn flagged(&mut self, flags: u8, cx: &mut Context<'_>) -> Option<Poll<Exit>> {
         if flags & context::ABORT != 0 {
             return Some(Poll::Ready(Exit::Cancelled));
         }
@@ -171,12 +174,30 @@ impl<'a> Drive<'a> {
             return Some(Poll::Ready(caught.map_or_else(panicked, |()| Exit::Done)));
         }
         if flags & context::FAULT_BLOCK != 0 {
-            self.incarnation
-                .flags
-                .fetch_and(!context::FAULT_BLOCK, Ordering::AcqRel);
+            self.incarnation.clear_flags(context::FAULT_BLOCK);
             std::thread::sleep(FAULT_BLOCK_FOR);
         }
-        (flags & context::FAULT_HANG != 0).then_some(Poll::Pending)
+        if flags & context::FAULT_HANG != 0 {
+            return Some(Poll::Pending);
+        }
+        if flags & context::FAULT_LATENCY != 0 {
+            return self.put_off(cx);
+        }
+        None
+    }
+
+    /// Lets the fault's delay pass before the poll goes through.
+    fn put_off(&mut self, cx: &mut Context<'_>) -> Option<Poll<Exit>> {
+        if self.delay.is_none() {
+            let now = self.engine.now();
+            let delay = self.engine.faults().delay(&self.incarnation.id, now)?;
+            self.delay = Some(Box::pin(tokio::time::sleep(delay)));
+        }
+        if self.delay.as_mut()?.as_mut().poll(cx).is_pending() {
+            return Some(Poll::Pending);
+        }
+        self.delay = None;
+        None
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
@@ -184,7 +205,7 @@ impl<'a> Drive<'a> {
         let _mark = stall::enter(self.engine.marks(), self.engine.current(&self.incarnation));
         let flags = self.incarnation.flags.load(Ordering::Acquire);
         if flags != 0 {
-            if let Some(outcome) = self.flagged(flags) {
+            if let Some(outcome) = self.flagged(flags, cx) {
                 return outcome;
             }
         }

@@ -1,0 +1,350 @@
+//! What changed: the kernel's memory of restarts, failures, reloads and operators' commands.
+
+use crate::event::{Change, ChildEvent};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+/// One thing that changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// Counted from 1, without gaps.
+    pub seq: u64,
+    /// When it was recorded.
+    pub at: SystemTime,
+    /// What it was.
+    pub kind: EntryKind,
+    /// Id of the child it concerns; `None` when it concerns the service.
+    pub subject: Option<Arc<str>>,
+    /// The incarnation it concerns.
+    pub generation: Option<u64>,
+    /// Who caused it, where somebody did: an operator (`uid 0 pid 123`), a signal, a file.
+    pub by: Option<Arc<str>>,
+    /// One line for people.
+    pub text: Arc<str>,
+}
+
+/// What kind of change an [`Entry`] tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EntryKind {
+    /// The kernel started.
+    Start,
+    /// A configuration was put in force.
+    Config,
+    /// A reload was rejected.
+    Rejected,
+    /// An incarnation failed.
+    Crash,
+    /// An incarnation replaced one that had failed.
+    Restart,
+    /// A restart budget was spent.
+    Quarantine,
+    /// A quarantine ended.
+    Release,
+    /// A child ended because it was told to, or is done.
+    Stop,
+    /// An aborted child still ran.
+    Stuck,
+    /// A child was given up.
+    Leak,
+    /// A stuck or leaked child ended after all.
+    Recover,
+    /// A child held its worker thread.
+    Stall,
+    /// A group or the kernel gave up because of a child.
+    Escalate,
+    /// A fault was injected or cleared.
+    Fault,
+    /// An operator asked for something.
+    Command,
+    /// The service became ready or ceased to be.
+    Ready,
+    /// The shutdown began.
+    Shutdown,
+}
+
+impl EntryKind {
+    /// The word for it in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            EntryKind::Start => "start",
+            EntryKind::Config => "config",
+            EntryKind::Rejected => "rejected",
+            EntryKind::Crash => "crash",
+            EntryKind::Restart => "restart",
+            EntryKind::Quarantine => "quarantine",
+            EntryKind::Release => "release",
+            EntryKind::Stop => "stop",
+            EntryKind::Stuck => "stuck",
+            EntryKind::Leak => "leak",
+            EntryKind::Recover => "recover",
+            EntryKind::Stall => "stall",
+            EntryKind::Escalate => "escalate",
+            EntryKind::Fault => "fault",
+            EntryKind::Command => "command",
+            EntryKind::Ready => "ready",
+            EntryKind::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("seq", &self.seq)?;
+        map.serialize_entry("ts", &ron_bus::rfc3339(self.at))?;
+        map.serialize_entry("kind", self.kind.name())?;
+        map.serialize_entry("subject", &self.subject.as_deref())?;
+        map.serialize_entry("generation", &self.generation)?;
+        map.serialize_entry("by", &self.by.as_deref())?;
+        map.serialize_entry("text", &*self.text)?;
+        map.end()
+    }
+}
+
+/// Crashes and restarts kept: an hour of a dozen children that fail at the slowest backoff. They have a ring of their
+/// own, so that a crash loop cannot wash out what an operator looks for.
+const LOOPS_KEPT: usize = 3072;
+/// Everything else.
+const OTHERS_KEPT: usize = 1024;
+/// Bytes of an entry's text.
+const TEXT_MAX: usize = 512;
+
+/// The entries, newest overwrite oldest.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    last_seq: u64,
+    loops: VecDeque<Entry>,
+    others: VecDeque<Entry>,
+    dropped: u64,
+    /// Time of the newest entry that was overwritten.
+    dropped_until: Option<SystemTime>,
+}
+
+/// What [`Record::since`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Oldest first.
+    pub(crate) entries: Vec<Entry>,
+    /// Whether nothing of the span was overwritten.
+    pub(crate) complete: bool,
+    /// Overwritten entries, ever.
+    pub(crate) dropped: u64,
+}
+
+/// What to record; see [`Entry`].
+#[derive(Clone, Debug)]
+pub(crate) struct News<'a> {
+    pub(crate) kind: EntryKind,
+    pub(crate) subject: Option<&'a Arc<str>>,
+    pub(crate) generation: Option<u64>,
+    pub(crate) by: Option<&'a str>,
+    pub(crate) text: String,
+}
+
+impl<'a> News<'a> {
+    /// Of the service as a whole.
+    pub(crate) fn of_service(kind: EntryKind, text: impl Into<String>) -> News<'a> {
+        News {
+            kind,
+            subject: None,
+            generation: None,
+            by: None,
+            text: text.into(),
+        }
+    }
+
+    pub(crate) fn by(mut self, by: &'a str) -> News<'a> {
+        self.by = Some(by);
+        self
+    }
+
+    /// What of a child's life is worth remembering; a start that went well is not.
+    pub(crate) fn of_child(event: &'a ChildEvent) -> Option<News<'a>> {
+        let (kind, text) = match &event.change {
+            Change::Started { restart: true } => (EntryKind::Restart, "restarted".to_owned()),
+            Change::Failed { reason } => (EntryKind::Crash, reason.clone()),
+            Change::Quarantined { reason, until } => {
+                let next = match until {
+                    Some(until) => format!("one trial at {}", ron_bus::rfc3339(*until)),
+                    None => "until somebody releases it".to_owned(),
+                };
+                (
+                    EntryKind::Quarantine,
+                    format!("quarantined, {next}: {reason}"),
+                )
+            }
+            Change::Released { by_timer: true } => {
+                (EntryKind::Release, "trial after quarantine".to_owned())
+            }
+            Change::Released { by_timer: false } => {
+                (EntryKind::Release, "released from quarantine".to_owned())
+            }
+            Change::Aborted => (
+                EntryKind::Stop,
+                "did not stop in time and was aborted".to_owned(),
+            ),
+            Change::Stuck => (EntryKind::Stuck, "aborted and still running".to_owned()),
+            Change::Leaked => (EntryKind::Leak, "given up: it never ended".to_owned()),
+            Change::Recovered => (EntryKind::Recover, "ended after all".to_owned()),
+            Change::Stopped { exit } => (EntryKind::Stop, format!("stopped: {exit}")),
+            Change::Done => (EntryKind::Stop, "done".to_owned()),
+            Change::Stalled { held } => (
+                EntryKind::Stall,
+                format!("held its worker thread for {held:?} and still did"),
+            ),
+            Change::Unstalled { held } => (
+                EntryKind::Stall,
+                format!("let go of its worker thread after {held:?}"),
+            ),
+            Change::Escalated { reason } => (EntryKind::Escalate, reason.clone()),
+            Change::Fault { fault } => (EntryKind::Fault, format!("fault injected: {fault}")),
+            Change::Started { restart: false }
+            | Change::Ready
+            | Change::Stopping
+            | Change::Backoff { .. } => return None,
+        };
+        Some(News {
+            kind,
+            subject: Some(&event.child),
+            generation: Some(event.generation),
+            by: None,
+            text,
+        })
+    }
+}
+
+impl Record {
+    pub(crate) fn add(&self, now: SystemTime, news: News<'_>) {
+        let entry = Entry {
+            seq: 0,
+            at: now,
+            kind: news.kind,
+            subject: news.subject.cloned(),
+            generation: news.generation,
+            by: news.by.map(Arc::from),
+            text: cut(news.text).into(),
+        };
+        self.lock().push(entry);
+    }
+
+    /// The entries from `from` on.
+    pub(crate) fn since(&self, from: SystemTime) -> Found {
+        let inner = self.lock();
+        let late = |entry: &&Entry| entry.at >= from;
+        let mut entries: Vec<Entry> = inner.loops.iter().filter(late).cloned().collect();
+        entries.extend(inner.others.iter().filter(late).cloned());
+        let (complete, dropped) = (
+            inner.dropped_until.map_or(true, |until| until < from),
+            inner.dropped,
+        );
+        drop(inner);
+        entries.sort_by_key(|entry| entry.seq);
+        Found {
+            entries,
+            complete,
+            dropped,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn push(&mut self, mut entry: Entry) {
+        self.last_seq += 1;
+        entry.seq = self.last_seq;
+        let (ring, kept) = match entry.kind {
+            EntryKind::Crash | EntryKind::Restart => (&mut self.loops, LOOPS_KEPT),
+            _ => (&mut self.others, OTHERS_KEPT),
+        };
+        if ring.len() >= kept {
+            let oldest = ring.pop_front();
+            self.dropped += 1;
+            self.dropped_until = self.dropped_until.max(oldest.map(|oldest| oldest.at));
+        }
+        ring.push_back(entry);
+    }
+}
+
+/// At most [`TEXT_MAX`] bytes, on one line.
+fn cut(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        let mut end = TEXT_MAX - '…'.len_utf8();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    if text.contains(['\n', '\r']) {
+        text = text.replace(['\n', '\r'], " ");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn at(second: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    fn crash(record: &Record, second: u64) {
+        let child = Arc::from("feed");
+        let news = News {
+            kind: EntryKind::Crash,
+            subject: Some(&child),
+            generation: Some(1),
+            by: None,
+            text: format!("crash {second}"),
+        };
+        record.add(at(second), news);
+    }
+
+    #[test]
+    fn a_crash_loop_does_not_wash_out_what_operators_did() {
+        let record = Record::default();
+        let stop = News::of_service(EntryKind::Command, "stop db").by("uid 0 pid 7");
+        record.add(at(0), stop);
+        for second in 1..=2 * LOOPS_KEPT as u64 {
+            crash(&record, second);
+        }
+        let found = record.since(at(0));
+        assert_eq!(found.entries.len(), LOOPS_KEPT + 1);
+        assert_eq!(found.entries[0].by.as_deref(), Some("uid 0 pid 7"));
+        assert_eq!(found.dropped, LOOPS_KEPT as u64);
+        assert!(!found.complete);
+        assert!(found.entries.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+    }
+
+    #[test]
+    fn a_span_is_complete_when_nothing_in_it_was_overwritten() {
+        let record = Record::default();
+        for second in 1..=LOOPS_KEPT as u64 + 1 {
+            crash(&record, second);
+        }
+        assert!(!record.since(at(1)).complete);
+        assert!(record.since(at(2)).complete);
+        assert_eq!(record.since(at(LOOPS_KEPT as u64)).entries.len(), 2);
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters_and_stay_on_one_line() {
+        assert_eq!(cut("a\nb".to_owned()), "a b");
+        let long = cut("ä".repeat(TEXT_MAX));
+        assert!(long.len() <= TEXT_MAX && long.ends_with('…'), "{}", long.len());
+    }
+}
