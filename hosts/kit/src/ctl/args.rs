@@ -1,0 +1,221 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed (a rejected check, an unknown child, stragglers, a conflict), 2 usage, also when several
+services run and none was chosen, 3 unreachable, 4 refused.";
+
+pub(crate) const EXAMPLES: &str = "  \
+  ronctl explain                            what is wrong, root cause first
+  ronctl tree                               every child: state, restarts, cause
+  ronctl tail --topic kernel --since 10m    what has happened and happens
+  ronctl changes --since 1h                 restarts, reloads, operators' commands
+  ronctl config explain bus.capacity        which value is in force, from where
+  ronctl drain --dry-run                    what would be lost
+  ronctl chaos inject --target ron-kernel --fault=panic";
+
+/// Asks a running service what is wrong with it, and tells it what to do.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ronctl",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Invocation {
+    #[command(flatten)]
+    pub(crate) whom: Whom,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Whom to ask, and how to show the answer.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Whom {
+    /// The service's socket
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "target")]
+    pub(crate) sock: Option<PathBuf>,
+    /// The service, or one instance of it by the beginning of its name
+    #[arg(long, global = true, value_name = "SERVICE[.INSTANCE]")]
+    pub(crate) target: Option<String>,
+    /// Print what the service answers, as one line of JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// When to colour; never where $NO_COLOR is set, unless asked to
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the services that run here, and sockets left by those that do not
+    Ps,
+    /// Show the supervision tree: states, restarts, causes
+    Tree {
+        /// Only this child and what is below it
+        #[arg(value_name = "ID", value_parser = child)]
+        id: Option<String>,
+    },
+    /// Say what is wrong, root cause first; of a child or of `ready`, why it is so
+    Explain {
+        /// A child, or `ready`; `child:ID` is a child whatever its name
+        #[arg(value_name = "ID|ready")]
+        id: Option<String>,
+    },
+    /// Show the live picture until Ctrl-C; one frame where there is no terminal, or with --json
+    Top {
+        /// Between two frames
+        #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = interval)]
+        interval: Duration,
+        /// Show one frame
+        #[arg(long)]
+        once: bool,
+    },
+    /// Follow the events of a topic and of those below it
+    Tail {
+        /// The topic: P matches P and P.*
+        #[arg(long, value_name = "P")]
+        topic: String,
+        /// First what is retained of this span
+        #[arg(long, value_name = "SPAN", value_parser = span)]
+        since: Option<String>,
+        /// End after this many lines
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+    /// Show what changed: restarts, failures, configurations, operators' commands
+    Changes {
+        /// How far back
+        #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = span)]
+        since: String,
+    },
+    /// Show the topics of the bus, their readers, and who lost what
+    Bus,
+    /// Show, check or reload the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Stop the service in order
+    Drain {
+        /// Only show in which order, and what would be lost
+        #[arg(long, conflicts_with = "wait")]
+        dry_run: bool,
+        /// Wait for the report; fails if a child did not stop by itself
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Restart a child
+    Restart(Child),
+    /// Stop a child
+    Stop(Child),
+    /// Start a child that is stopped
+    Start(Child),
+    /// End a child's quarantine
+    Release(Child),
+    /// Show the log filter, or set one for a while
+    Log {
+        /// As in info,ron_kernel=debug
+        filter: Option<String>,
+        /// For how long; 10m unless said
+        #[arg(long = "for", value_name = "SPAN", value_parser = ron_config::parse_duration, requires = "filter")]
+        span: Option<Duration>,
+    },
+    /// Inject faults where chaos.armed allows it
+    #[command(subcommand)]
+    Chaos(Chaos),
+    /// Print the completions for a shell
+    Completions { shell: Shell },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Child {
+    /// The child's id
+    #[arg(value_name = "CHILD", value_parser = child)]
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Say which value of a key is in force, and from where
+    Explain { key: String },
+    /// Show every value with its origin
+    Print,
+    /// Check a file, or what a reload would do; without a running service by the service's program
+    Check {
+        /// The service; ron-kernel unless one runs
+        #[arg(value_name = "SVC")]
+        service: Option<String>,
+        /// The file; unless said, the one the service uses
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+    },
+    /// Read the configuration again
+    Reload,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Chaos {
+    /// Inject a fault; it ends by itself
+    Inject {
+        #[arg(long, value_name = "F", value_parser = PossibleValuesParser::new(FAULTS))]
+        fault: String,
+        /// The child that gets it; chaos.default_child unless said
+        #[arg(long, value_name = "C", value_parser = child)]
+        child: Option<String>,
+        /// At most so many times
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+        /// For how long
+        #[arg(long = "for", value_name = "SPAN", value_parser = ron_config::parse_duration)]
+        span: Option<Duration>,
+        /// The latency to add
+        #[arg(long, value_name = "SPAN", value_parser = ron_config::parse_duration)]
+        delay: Option<Duration>,
+    },
+    /// Show the faults in force
+    List,
+    /// End a fault, or all
+    Clear {
+        #[arg(value_name = "ID")]
+        id: Option<u64>,
+    },
+}
+
+const FAULTS: [&str; 7] = [
+    "panic", "exit", "hang", "block", "latency", "bus_lag", "config",
+];
+
+/// An id as it is, or as findings write it.
+fn child(text: &str) -> Result<String, &'static str> {
+    match text.strip_prefix("child:").unwrap_or(text) {
+        "" => Err("an id is not empty"),
+        id => Ok(id.to_owned()),
+    }
+}
+
+fn span(text: &str) -> Result<String, ron_config::UnitError> {
+    ron_config::parse_duration(text).map(|_| text.to_owned())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = ron_config::parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < Duration::from_millis(100) {
+        return Err("at least 100ms".to_owned());
+    }
+    Ok(interval)
+}

@@ -1,0 +1,164 @@
+//! One call of the program: whom it asks, and where its answers go.
+
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::args::{Color, Whom};
+use super::client::{Answer, Link, Request, PATIENCE};
+use super::discovery::{self, Wish};
+use super::failure::Failure;
+use super::moment::Time;
+use super::screen::Look;
+
+/// Why a command ended before it was done.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    Failed(Failure),
+    /// Whoever read the output has read enough.
+    Closed,
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Stopped {
+        Stopped::Failed(failure)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) dir: PathBuf,
+    pub(crate) uid: u32,
+    pub(crate) sock: Option<PathBuf>,
+    pub(crate) wish: Wish,
+    pub(crate) json: bool,
+    pub(crate) host: Option<&'static str>,
+    /// The wish stands on the command line.
+    pub(crate) targeted: bool,
+    color: Color,
+}
+
+impl Session {
+    pub(crate) fn new(whom: Whom, host: Option<&'static str>) -> Session {
+        let Whom {
+            sock,
+            target,
+            json,
+            color,
+        } = whom;
+        let uid = rustix::process::geteuid().as_raw();
+        let targeted = target.is_some();
+        let wish = match (target, host) {
+            (Some(target), _) => Wish::target(&target),
+            (None, Some(host)) => Wish::target(host),
+            (None, None) => Wish::Any,
+        };
+        Session {
+            dir: discovery::run_dir(|name| std::env::var_os(name), uid, &std::env::temp_dir()),
+            uid,
+            sock,
+            wish,
+            json,
+            host,
+            targeted,
+            color,
+        }
+    }
+
+    /// The service that is meant, connected to.
+    pub(crate) async fn link(&self) -> Result<Link, Failure> {
+        let until = Instant::now() + PATIENCE;
+        let (found, stream) = match &self.sock {
+            Some(path) => (discovery::named(path, self.uid)?, None),
+            None => discovery::choose(&self.dir, self.uid, &self.wish).await?,
+        };
+        Link::open(&found, stream, self.uid, until).await
+    }
+
+    pub(crate) async fn ask(&self, request: &Request) -> Result<Answer, Failure> {
+        let until = Instant::now() + request.patience.unwrap_or(PATIENCE);
+        self.link().await?.ask(request, until).await
+    }
+
+    /// Asks, and prints what `render` makes of the answer.
+    pub(crate) async fn show<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        render: impl FnOnce(&T, Time, Look) -> String,
+    ) -> Result<u8, Stopped> {
+        let answer = self.ask(request).await?;
+        self.shown(&answer, render).map(|_| 0)
+    }
+
+    /// Prints an answer and returns it.
+    pub(crate) fn shown<T: DeserializeOwned>(
+        &self,
+        answer: &Answer,
+        render: impl FnOnce(&T, Time, Look) -> String,
+    ) -> Result<T, Stopped> {
+        let parsed: T = answer.parse()?;
+        if self.json {
+            print(&(answer.line() + "\n"))?;
+        } else {
+            print(&render(&parsed, Time::of(SystemTime::now()), self.look()))?;
+        }
+        Ok(parsed)
+    }
+
+    pub(crate) fn look(&self) -> Look {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let colour = match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal() && !set("NO_COLOR") && !dumb,
+        };
+        let width = size().map_or(usize::MAX, |(width, _)| width);
+        Look { colour, width }
+    }
+
+    /// The directory in which the service would be found again.
+    pub(crate) fn neighbourhood(&self) -> PathBuf {
+        match self.sock.as_deref().and_then(Path::parent) {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+            Some(_) => PathBuf::from("."),
+            None => self.dir.clone(),
+        }
+    }
+}
+
+pub(crate) fn terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Columns and rows of the terminal; `None` where there is none.
+pub(crate) fn size() -> Option<(usize, usize)> {
+    if !terminal() {
+        return None;
+    }
+    match rustix::termios::tcgetwinsize(std::io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
+            Some((size.ws_col.into(), size.ws_row.into()))
+        }
+        _ => Some((80, 24)),
+    }
+}
+
+pub(crate) fn print(text: &str) -> Result<(), Stopped> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Stopped::Closed),
+        Err(error) => Err(Failure::new(
+            super::failure::Fault::Failed,
+            format!("standard output: {error}"),
+        )
+        .into()),
+    }
+}
