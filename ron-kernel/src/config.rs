@@ -32,6 +32,9 @@ pub struct Config {
     pub log: LogConfig,
     /// Fault injection.
     pub chaos: ChaosConfig,
+    /// The control plane.
+    #[cfg(feature = "control")]
+    pub control: ControlConfig,
 }
 
 /// `supervisor.*`: live, applies to later restarts.
@@ -186,6 +189,15 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+/// `control.*`.
+#[cfg(feature = "control")]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ControlConfig {
+    /// Directory of the control socket, mode 0700; unset: [`run_dir`](crate::control::run_dir).
+    pub dir: Option<PathBuf>,
 }
 
 /// `chaos.*`: live. Nothing is injected unless `armed`.
@@ -373,6 +385,11 @@ impl Settings for Config {
             )
             .doc("the fault it suffers in every incarnation")
             .reload(Reload::Live);
+        #[cfg(feature = "control")]
+        schema
+            .key("control.dir", |c: &mut Config| &mut c.control.dir)
+            .doc("directory of the control socket, mode 0700")
+            .env("RON_RUN_DIR");
         schema.check(&["supervisor.min_backoff", "supervisor.max_backoff"], |c| {
             let (min, max) = (c.supervisor.min_backoff, c.supervisor.max_backoff);
             (min <= max).then_some(()).ok_or_else(|| {

@@ -185,6 +185,32 @@ impl KernelHandle {
         self.control(id, |machine, now, key| machine.remove(now, key))
     }
 
+    /// What is wrong with the service, root causes first; see [`Diagnosis`](crate::control::Diagnosis).
+    #[cfg(feature = "control")]
+    pub fn diagnose(&self) -> crate::control::Diagnosis {
+        crate::control::diagnose(&crate::control::situation(&self.engine))
+    }
+
+    /// As [`stop`](Self::stop), without waiting.
+    #[cfg(feature = "control")]
+    pub(crate) fn begin_stop(&self, id: &str) -> Result<(), ControlError> {
+        self.control(id, |machine, now, key| machine.stop(now, key))
+    }
+
+    /// State and generation of a child, and whether it is down until somebody starts it.
+    #[cfg(feature = "control")]
+    pub(crate) fn phase(&self, id: &str) -> Option<(&'static str, u64, bool)> {
+        use crate::supervisor::machine::State;
+        self.engine.read(|machine| {
+            let node = machine.node(machine.find(id)?);
+            let down = matches!(
+                node.state,
+                State::Stopped | State::Done | State::Quarantined { .. } | State::Leaked { .. }
+            );
+            Some((node.state.name(), node.generation, down))
+        })
+    }
+
     /// Begins the orderly shutdown and returns at once.
     pub fn shutdown(&self) {
         self.engine.request_shutdown("asked by the program");

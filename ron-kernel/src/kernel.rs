@@ -15,6 +15,7 @@ use ron_metrics::{HealthState, Identity, Metrics};
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
@@ -46,6 +47,8 @@ pub struct Kernel {
     telemetry: Telemetry,
     reloader: Option<Arc<dyn Reloadable>>,
     rejected_reload_unready: bool,
+    #[cfg(feature = "control")]
+    control: Option<crate::control::Control>,
 }
 
 /// What goes into a [`Kernel`]; see [`Kernel::builder`].
@@ -56,6 +59,8 @@ pub struct KernelBuilder {
     config: Config,
     reloader: Option<Arc<dyn Reloadable>>,
     rejected_reload_unready: bool,
+    #[cfg(feature = "control")]
+    control: Option<crate::control::Control>,
     bus: Option<Bus>,
     metrics: Option<Metrics>,
     seed: Option<u64>,
@@ -74,6 +79,10 @@ pub enum KernelError {
     /// The program is built with `panic = "abort"`: one panicking child would end all of them.
     #[error("built with panic = \"abort\", so a panicking child would end the process; build with panic = \"unwind\"")]
     PanicAbort,
+    /// The control socket cannot be opened where the configuration or the program says.
+    #[cfg(feature = "control")]
+    #[error(transparent)]
+    Control(#[from] crate::control::SocketError),
     /// The configuration asks for something this build leaves out.
     #[error(
         "`{key}` is set, but this build has no feature `{feature}`; build with it or unset the key"
@@ -136,6 +145,8 @@ impl KernelError {
             KernelError::Bind(_) => 1,
             #[cfg(feature = "tls")]
             KernelError::Tls(_) => 2,
+            #[cfg(feature = "control")]
+            KernelError::Control(_) => 2,
             KernelError::NoRuntime | KernelError::InsideRuntime | KernelError::Start { .. } => 1,
         }
     }
@@ -151,6 +162,8 @@ impl Kernel {
             config: Config::default(),
             reloader: None,
             rejected_reload_unready: false,
+            #[cfg(feature = "control")]
+            control: None,
             bus: None,
             metrics: None,
             seed: None,
@@ -243,6 +256,13 @@ impl Kernel {
                 admin.as_ref().and_then(crate::admin::Admin::tls),
             )
         });
+        #[cfg(feature = "control")]
+        let control = match self.control {
+            Some(control) => control.serve(&engine)?,
+            None => None,
+        };
+        #[cfg(feature = "control")]
+        engine.telemetry.remember_start();
         engine.launch();
         engine.telemetry.started();
         let guard = Abandoned {
@@ -257,6 +277,8 @@ impl Kernel {
             reloader,
             #[cfg(feature = "serve")]
             admin,
+            #[cfg(feature = "control")]
+            control,
         })
     }
 }
@@ -298,6 +320,13 @@ impl KernelBuilder {
     /// Whether a rejected reload makes the service not ready (503) instead of degraded (200); default no.
     pub fn rejected_reload_unready(mut self, unready: bool) -> Self {
         self.rejected_reload_unready = unready;
+        self
+    }
+
+    /// Opens the control plane when the kernel starts and closes it last of all.
+    #[cfg(feature = "control")]
+    pub fn control(mut self, control: crate::control::Control) -> Self {
+        self.control = Some(control);
         self
     }
 
@@ -379,6 +408,7 @@ impl KernelBuilder {
         for (feature, on) in [
             ("serve", cfg!(feature = "serve")),
             ("tls", cfg!(feature = "tls")),
+            ("control", cfg!(feature = "control")),
         ] {
             identity.features.insert(feature.to_owned(), on);
         }
@@ -391,6 +421,8 @@ impl KernelBuilder {
             telemetry,
             reloader: self.reloader,
             rejected_reload_unready: self.rejected_reload_unready,
+            #[cfg(feature = "control")]
+            control: self.control,
         })
     }
 }
@@ -419,9 +451,17 @@ fn needed_features(config: &Config) -> Result<(), KernelError> {
 
 /// A name for this run of this process that tells replicas and restarts apart: process id and time. What a
 /// kernel without a [`bus`](KernelBuilder::bus) of the caller's gives its own; give it to yours.
+///
+/// No two calls in one process give the same.
 pub fn instance() -> String {
+    static LAST: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let millis = since.map_or(0, |since| since.as_millis());
+    let now = since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+    // Relaxed: only that it moves matters.
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(now.max(last + 1))
+    });
+    let millis = last.map_or(now, |last| now.max(last + 1));
     format!("{:x}-{millis:x}", std::process::id())
 }
 
@@ -486,6 +526,8 @@ pub(crate) struct Driver {
     pub(crate) reloader: Option<Arc<Reloader>>,
     #[cfg(feature = "serve")]
     admin: Option<crate::admin::Admin>,
+    #[cfg(feature = "control")]
+    control: Option<crate::control::Server>,
 }
 
 /// A driver that is dropped before its end leaves nobody waiting and no thread unstopped.
@@ -538,6 +580,7 @@ impl Driver {
         });
         let report = ShutdownReport::new(accounts, begun.elapsed(), failure);
         shielded(|| log_report(&report));
+        engine.drained(report.clone());
         engine.join_ended_threads();
         engine.telemetry.close();
         self.beat.abort();
@@ -549,6 +592,10 @@ impl Driver {
         #[cfg(feature = "serve")]
         if let Some(admin) = self.admin {
             admin.close().await;
+        }
+        #[cfg(feature = "control")]
+        if let Some(server) = self.control {
+            server.close().await;
         }
         guard.engine = None;
         engine.finish(report.clone());

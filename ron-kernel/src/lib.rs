@@ -106,6 +106,8 @@ pub use ron_bus::Bus;
 pub use ron_metrics::{HealthState, Metrics};
 pub use run::wait_for_ctrl_c;
 
+#[cfg(feature = "control")]
+pub use config::ControlConfig;
 pub use config::{
     AmnesiaConfig, BusSettings, ChaosConfig, DrainConfig, Fault, LogConfig, LogFormat,
     ObservabilityConfig, PqConfig, StallConfig, SupervisorConfig,

@@ -35,6 +35,15 @@ pub(crate) trait Reloadable: Send + Sync {
     fn config(&self) -> Config;
     fn sha256(&self) -> String;
     fn watcher(&self) -> std::io::Result<Option<ron_config::FileWatcher>>;
+    #[cfg(feature = "control")]
+    fn version(&self) -> u64;
+    #[cfg(feature = "control")]
+    fn print(&self) -> ron_config::Printed;
+    #[cfg(feature = "control")]
+    fn explain(&self, key: &str) -> Result<ron_config::Explanation, ron_config::UnknownKey>;
+    /// What a reload would do; of another file, if one is named.
+    #[cfg(feature = "control")]
+    fn plan(&self, file: Option<&std::path::Path>) -> Result<ReloadReport, ConfigErrors>;
 }
 
 pub(crate) struct Part<T: Settings> {
@@ -64,6 +73,39 @@ impl<T: Settings> Reloadable for Part<T> {
     fn watcher(&self) -> std::io::Result<Option<ron_config::FileWatcher>> {
         self.loaded.file_watcher()
     }
+
+    #[cfg(feature = "control")]
+    fn version(&self) -> u64 {
+        self.loaded.version()
+    }
+
+    #[cfg(feature = "control")]
+    fn print(&self) -> ron_config::Printed {
+        self.loaded.print()
+    }
+
+    #[cfg(feature = "control")]
+    fn explain(&self, key: &str) -> Result<ron_config::Explanation, ron_config::UnknownKey> {
+        self.loaded.explain(key)
+    }
+
+    #[cfg(feature = "control")]
+    fn plan(&self, file: Option<&std::path::Path>) -> Result<ReloadReport, ConfigErrors> {
+        match file {
+            Some(file) => self.loaded.plan_file(file),
+            None => self.loaded.plan(),
+        }
+    }
+}
+
+/// Why the configuration on disk is not in force.
+#[cfg(feature = "control")]
+#[derive(Clone, Debug)]
+struct Rejection {
+    at: std::time::SystemTime,
+    why: String,
+    /// Pretended, by fault injection.
+    drill: bool,
 }
 
 /// Reloads on request and when the file changes.
@@ -73,6 +115,9 @@ pub(crate) struct Reloader {
     rejected_unready: bool,
     /// The last reload was rejected.
     rejected: AtomicBool,
+    /// When and why, while it stands; a drill's stands in the same place.
+    #[cfg(feature = "control")]
+    rejection: Mutex<Option<Rejection>>,
     watching: Mutex<Option<JoinHandle<()>>>,
     #[cfg(feature = "serve")]
     tls: Option<crate::admin::TlsRotation>,
@@ -95,6 +140,8 @@ impl Reloader {
             source,
             rejected_unready,
             rejected: AtomicBool::new(false),
+            #[cfg(feature = "control")]
+            rejection: Mutex::new(None),
             watching: Mutex::new(None),
             #[cfg(feature = "serve")]
             tls,
@@ -127,7 +174,7 @@ impl Reloader {
     }
 
     /// Runs one reload off the async threads and carries out its consequences.
-    pub(crate) async fn reload(&self, trigger: &'static str) -> Result<ReloadReport, ReloadError> {
+    pub(crate) async fn reload(&self, trigger: &str) -> Result<ReloadReport, ReloadError> {
         let engine = self.engine.upgrade().ok_or(ReloadError::Ended)?;
         let source = self.source.clone();
         let result = engine
@@ -148,7 +195,7 @@ impl Reloader {
         }
     }
 
-    fn accepted(&self, engine: &Arc<Engine>, report: &ReloadReport, trigger: &'static str) {
+    fn accepted(&self, engine: &Arc<Engine>, report: &ReloadReport, trigger: &str) {
         let telemetry = &engine.telemetry;
         telemetry
             .metrics
@@ -203,6 +250,8 @@ impl Reloader {
             );
         }
         self.rejected.store(false, Ordering::Relaxed);
+        #[cfg(feature = "control")]
+        drop(self.rejection().take());
         telemetry.set_config_sha(self.source.sha256());
         for child in report.restarts() {
             let restarted = engine.control(|machine, now| {
@@ -223,7 +272,7 @@ impl Reloader {
         }
     }
 
-    fn rejected(&self, engine: &Engine, errors: &ConfigErrors, trigger: &'static str) {
+    fn rejected(&self, engine: &Engine, errors: &ConfigErrors, trigger: &str) {
         let telemetry = &engine.telemetry;
         let golden = telemetry.metrics.golden();
         golden.config_reload_errors_total.inc();
@@ -252,11 +301,6 @@ impl Reloader {
             n => format!(" (and {} more)", n - 1),
         };
         let reason = format!("{first}{more}; the last good configuration stays in force");
-        let condition = if self.rejected_unready {
-            Condition::not_ready(reason)
-        } else {
-            Condition::degraded(reason)
-        };
         #[cfg(feature = "control")]
         {
             let news = crate::control::News::of_service(
@@ -264,9 +308,22 @@ impl Reloader {
                 format!("configuration rejected: {first}{more}"),
             );
             telemetry.remember(news.by(trigger));
+            *self.rejection() = Some(Rejection {
+                at: std::time::SystemTime::now(),
+                why: format!("{first}{more}"),
+                drill: false,
+            });
         }
         self.rejected.store(true, Ordering::Relaxed);
-        telemetry.health.set(RELOAD_KEY, condition);
+        telemetry.health.set(RELOAD_KEY, self.condition(reason));
+    }
+
+    fn condition(&self, reason: String) -> Condition {
+        if self.rejected_unready {
+            Condition::not_ready(reason)
+        } else {
+            Condition::degraded(reason)
+        }
     }
 
     pub(crate) async fn close(&self) {
@@ -278,6 +335,83 @@ impl Reloader {
         if let Some(watching) = watching {
             watching.abort();
             let _ = watching.await;
+        }
+    }
+}
+
+#[cfg(feature = "control")]
+impl Reloader {
+    fn rejection(&self) -> std::sync::MutexGuard<'_, Option<Rejection>> {
+        self.rejection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn source(&self) -> &Arc<dyn Reloadable> {
+        &self.source
+    }
+
+    /// When and why the configuration on disk was rejected, while it is.
+    pub(crate) fn rejected_since(&self) -> Option<(std::time::SystemTime, String)> {
+        let rejection = self.rejection();
+        rejection.as_ref().map(|one| (one.at, one.why.clone()))
+    }
+
+    /// Keys whose new value needs a restart of the process.
+    pub(crate) fn pending_keys(&self) -> Vec<String> {
+        let printed = self.source.print();
+        let pending = printed
+            .values()
+            .iter()
+            .filter(|one| one.pending().is_some());
+        pending.map(|one| one.key().to_owned()).collect()
+    }
+
+    /// Pretends that a reload was rejected, with all that people would see of it; `false` where one really was.
+    pub(crate) fn reject_drill(&self) -> bool {
+        let Some(engine) = self.engine.upgrade() else {
+            return false;
+        };
+        let why = "injected fault: config".to_owned();
+        {
+            let mut rejection = self.rejection();
+            if rejection.is_some() {
+                return false;
+            }
+            *rejection = Some(Rejection {
+                at: std::time::SystemTime::now(),
+                why: why.clone(),
+                drill: true,
+            });
+        }
+        let golden = engine.telemetry.metrics.golden();
+        golden.config_reload_total.inc();
+        golden.config_reload_errors_total.inc();
+        golden.config_last_reload_successful.set(0);
+        tracing::error!(
+            event = "config_rejected",
+            trigger = "chaos",
+            problem = why,
+            "ConfigUpdated{{error}}"
+        );
+        engine.telemetry.health.set(RELOAD_KEY, self.condition(why));
+        true
+    }
+
+    /// Takes the pretence back, unless a real reload has done so or was rejected since.
+    pub(crate) fn end_drill(&self) {
+        let ended = {
+            let mut rejection = self.rejection();
+            let drill = rejection.as_ref().is_some_and(|one| one.drill);
+            if drill {
+                *rejection = None;
+            }
+            drill
+        };
+        if let Some(engine) = self.engine.upgrade().filter(|_| ended) {
+            let golden = engine.telemetry.metrics.golden();
+            golden.config_last_reload_successful.set(1);
+            engine.telemetry.health.clear(RELOAD_KEY);
         }
     }
 }

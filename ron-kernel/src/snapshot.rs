@@ -217,7 +217,7 @@ fn reason(engine: &Engine, machine: &Machine, key: Key, because: &mut Vec<Reason
     None
 }
 
-fn next(machine: &Machine, key: Key) -> String {
+pub(crate) fn next(machine: &Machine, key: Key) -> String {
     let node = machine.node(key);
     match node.state {
         State::Held => "starts when its group does".to_owned(),

@@ -68,6 +68,7 @@ pub(crate) struct Telemetry {
 struct Losses {
     ever: HashMap<(Arc<str>, Arc<str>), u64>,
     /// Between the last two looks; readers that lost nothing are absent.
+    #[cfg(feature = "control")]
     lately: HashMap<(Arc<str>, Arc<str>), u64>,
 }
 
@@ -442,7 +443,12 @@ impl Telemetry {
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         let lately: HashMap<_, u64> = ever
             .iter()
-            .map(|(key, lost)| (key.clone(), lost.saturating_sub(losses.ever.get(key).copied().unwrap_or(0))))
+            .map(|(key, lost)| {
+                (
+                    key.clone(),
+                    lost.saturating_sub(losses.ever.get(key).copied().unwrap_or(0)),
+                )
+            })
             .filter(|(_, lost)| *lost > 0)
             .collect();
         let sum: u64 = lately.values().sum();
@@ -451,7 +457,11 @@ impl Telemetry {
             let before = ever.get(&(topic.clone(), reader.clone())).copied().unwrap_or(0);
             format!("{sum} events lost in the last second; {lost} of them by {reader} on topic {topic} ({before} ever)")
         });
-        *losses = Losses { ever, lately };
+        *losses = Losses {
+            ever,
+            #[cfg(feature = "control")]
+            lately,
+        };
         drop(losses);
         match reason {
             Some(reason) => {
@@ -475,6 +485,19 @@ impl Telemetry {
     }
 
     #[cfg(feature = "control")]
+    pub(crate) fn remember_start(&self) {
+        let identity = self.metrics.identity();
+        let mut text = format!("{} {} started", self.service, identity.version);
+        if let Some(sha) = identity.config_sha {
+            text.push_str(&format!(", configuration {sha}"));
+        }
+        self.remember(crate::control::News::of_service(
+            crate::control::EntryKind::Start,
+            text,
+        ));
+    }
+
+    #[cfg(feature = "control")]
     pub(crate) fn remember(&self, news: crate::control::News<'_>) {
         self.record.add(SystemTime::now(), news);
     }
@@ -494,7 +517,10 @@ impl Telemetry {
                     "" => format!("{from} -> {to}"),
                     reason => format!("{from} -> {to}: {reason}"),
                 };
-                self.remember(crate::control::News::of_service(crate::control::EntryKind::Ready, text));
+                self.remember(crate::control::News::of_service(
+                    crate::control::EntryKind::Ready,
+                    text,
+                ));
             }
             if is_ready(transition.to) {
                 self.was_ready.store(true, Ordering::Relaxed);

@@ -255,6 +255,13 @@ impl Record {
         }
     }
 
+    /// Time of the oldest entry there is.
+    pub(crate) fn oldest(&self) -> Option<SystemTime> {
+        let inner = self.lock();
+        let firsts = [inner.loops.front(), inner.others.front()];
+        firsts.into_iter().flatten().map(|entry| entry.at).min()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -327,7 +334,10 @@ mod tests {
         assert_eq!(found.entries[0].by.as_deref(), Some("uid 0 pid 7"));
         assert_eq!(found.dropped, LOOPS_KEPT as u64);
         assert!(!found.complete);
-        assert!(found.entries.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+        assert!(found
+            .entries
+            .windows(2)
+            .all(|pair| pair[0].seq < pair[1].seq));
     }
 
     #[test]
@@ -345,6 +355,10 @@ mod tests {
     fn texts_are_cut_between_characters_and_stay_on_one_line() {
         assert_eq!(cut("a\nb".to_owned()), "a b");
         let long = cut("ä".repeat(TEXT_MAX));
-        assert!(long.len() <= TEXT_MAX && long.ends_with('…'), "{}", long.len());
+        assert!(
+            long.len() <= TEXT_MAX && long.ends_with('…'),
+            "{}",
+            long.len()
+        );
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct Engine {
     dropped_news: AtomicU64,
     shutdown_reason: Mutex<Option<String>>,
     report: watch::Sender<Option<ShutdownReport>>,
+    /// The same, from the moment the last child has ended: what is left then is to close up.
+    drained: watch::Sender<Option<ShutdownReport>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -179,6 +181,7 @@ impl Engine {
             dropped_news: AtomicU64::new(0),
             shutdown_reason: Mutex::new(None),
             report: watch::Sender::new(None),
+            drained: watch::Sender::new(None),
             threads: Mutex::new(Vec::new()),
         })
     }
@@ -253,7 +256,9 @@ impl Engine {
                 injected: 0,
                 by: Arc::from("chaos.fault"),
             });
-        let child = standing.as_ref().and_then(|standing| standing.child.clone());
+        let child = standing
+            .as_ref()
+            .and_then(|standing| standing.child.clone());
         let changed = self.faults().set_standing(standing);
         if let Some(child) = child.filter(|_| changed) {
             if self.read(|machine| machine.find(&child)).is_none() {
@@ -761,19 +766,23 @@ impl Engine {
         };
         // Bodies may hold handles to this engine: without this it would keep itself alive.
         drop(bodies);
+        self.drained(report.clone());
         self.report.send_replace(Some(report));
     }
 
+    /// The last child has ended.
+    pub(crate) fn drained(&self, report: ShutdownReport) {
+        self.drained.send_replace(Some(report));
+    }
+
     pub(crate) async fn ended(&self) -> ShutdownReport {
-        let mut report = self.report.subscribe();
-        loop {
-            if let Some(report) = report.borrow_and_update().clone() {
-                return report;
-            }
-            if report.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        first(self.report.subscribe()).await
+    }
+
+    /// As [`ended`](Self::ended), before the admin and control sockets close.
+    #[cfg(feature = "control")]
+    pub(crate) async fn until_drained(&self) -> ShutdownReport {
+        first(self.drained.subscribe()).await
     }
 
     /// Fires timers and steps health until `done`, or until `limit`.
@@ -960,6 +969,17 @@ impl Engine {
             self.telemetry.satisfy(id);
             self.missing_count.store(left, Ordering::Release);
             self.changed.notify_waiters();
+        }
+    }
+}
+
+async fn first(mut report: watch::Receiver<Option<ShutdownReport>>) -> ShutdownReport {
+    loop {
+        if let Some(report) = report.borrow_and_update().clone() {
+            return report;
+        }
+        if report.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }

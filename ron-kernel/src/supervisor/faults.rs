@@ -30,20 +30,29 @@ pub(crate) struct Campaign {
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     campaigns: Vec<Campaign>,
+    #[cfg(feature = "control")]
     last_id: u64,
 }
 
 /// Faults in force at a time, the configuration's included.
+#[cfg(feature = "control")]
 pub(crate) const CAMPAIGNS_MAX: usize = 64;
 /// The id of the fault that the configuration sets.
 pub(crate) const STANDING: u64 = 0;
 
 impl Faults {
+    #[cfg(feature = "control")]
     pub(crate) fn all(&self) -> &[Campaign] {
         &self.campaigns
     }
 
+    #[cfg(feature = "control")]
+    pub(crate) fn get(&mut self, id: u64) -> Option<&mut Campaign> {
+        self.campaigns.iter_mut().find(|one| one.id == id)
+    }
+
     /// Adds one and gives it its id; `None` when there are too many.
+    #[cfg(feature = "control")]
     pub(crate) fn add(&mut self, mut campaign: Campaign) -> Option<u64> {
         if self.campaigns.len() >= CAMPAIGNS_MAX {
             return None;
@@ -72,6 +81,7 @@ impl Faults {
     }
 
     /// Takes one out.
+    #[cfg(feature = "control")]
     pub(crate) fn remove(&mut self, id: u64) -> Option<Campaign> {
         let at = self.campaigns.iter().position(|one| one.id == id)?;
         Some(self.campaigns.remove(at))
@@ -103,7 +113,7 @@ impl Faults {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "control"))]
 mod tests {
     use super::*;
 

@@ -459,7 +459,13 @@ impl Machine {
         }
     }
 
-    /// What a node starts after, its own and by name.
+    /// The id nearest to `id`, where a slip of two letters at most leads from one to the other.
+    #[cfg(feature = "control")]
+    pub(crate) fn nearest_id(&self, id: &str) -> Option<&str> {
+        ron_config::nearest(id, self.ids.keys().map(|known| &**known))
+    }
+
+    /// What a node starts after.
     #[cfg(feature = "control")]
     pub(crate) fn comes_after(&self, key: Key) -> &[Key] {
         &self.node(key).after

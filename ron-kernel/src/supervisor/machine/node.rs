@@ -64,6 +64,23 @@ pub(crate) enum Why {
 impl State {
     pub(crate) const COUNT: usize = 12;
 
+    /// One of each, for those who count by state.
+    #[cfg(feature = "control")]
+    pub(crate) const ALL: [State; State::COUNT] = [
+        State::Held,
+        State::Waiting,
+        State::Starting,
+        State::Ready,
+        State::Backoff { until: Time::ZERO },
+        State::Quarantined { until: None },
+        State::Stopping { why: Why::Joint },
+        State::Stuck { why: Why::Joint },
+        State::Leaked { why: Why::Joint },
+        State::Stopped,
+        State::Done,
+        State::Gone,
+    ];
+
     pub(crate) fn index(self) -> usize {
         match self {
             State::Held => 0,

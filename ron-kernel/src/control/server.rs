@@ -1,0 +1,225 @@
+//! Accepts connections on the socket, one request each, from a thread of its own: it answers while every worker of
+//! the service is blocked.
+
+use super::routes::{self, Answer, Call, Peer, Service};
+use super::socket::Socket;
+use super::tail::Lines;
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{HeaderValue, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{watch, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Connections at a time: a handful of people, each with a tail and a command.
+const CONNECTIONS_MAX: usize = 32;
+/// Of these, tails and waits for the end of a drain, which have no end of their own.
+pub(crate) const LASTING_MAX: usize = 16;
+/// Bytes of a request's head and body.
+const HEAD_MAX: usize = 16 * 1024;
+const BODY_MAX: usize = 64 * 1024;
+/// A client on the same machine sends its request in one write.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the exit waits for answers under way.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// After an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+type Body = Either<Full<Bytes>, Lines>;
+
+/// A serving control plane. Dropping it stops it without waiting.
+#[derive(Debug)]
+pub(crate) struct Server {
+    path: PathBuf,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) fn start(socket: Socket, service: Service) -> io::Result<Server> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let Socket { listener, file } = socket;
+        let path = file.path.clone();
+        let listener = {
+            let _inside = runtime.enter();
+            UnixListener::from_std(listener)?
+        };
+        let (stop, stopped) = watch::channel(false);
+        let thread = std::thread::Builder::new()
+            .name("ron-control".to_owned())
+            .spawn(move || {
+                runtime.block_on(serve(listener, Arc::new(service), stopped));
+                drop(file);
+                // A handler that blocks does not hold up the exit.
+                runtime.shutdown_background();
+            })?;
+        Ok(Server {
+            path,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Stops accepting, gives answers under way a moment, and removes the socket.
+    pub(crate) async fn close(mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            let joined = tokio::task::spawn_blocking(move || thread.join());
+            let _ = timeout(2 * CLOSE_TIMEOUT, joined).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+async fn serve(listener: UnixListener, service: Arc<Service>, mut stopped: watch::Receiver<bool>) {
+    let own = rustix::process::geteuid().as_raw();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    let mut stop = pin!(async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    });
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let admitted = admit(&stream, own);
+                    let permit = room.clone().try_acquire_owned().ok();
+                    let service = service.clone();
+                    connections.spawn(async move {
+                        let reception = match (admitted, permit.is_some()) {
+                            (Err(uid), _) => Reception::Foreign(uid),
+                            (Ok(_), false) => Reception::Busy,
+                            (Ok(peer), true) => Reception::Welcome(peer),
+                        };
+                        converse(stream, service, reception).await;
+                        drop(permit);
+                    });
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+    drop(listener);
+    service.close();
+    let ended = async { while connections.join_next().await.is_some() {} };
+    let _ = timeout(CLOSE_TIMEOUT, ended).await;
+}
+
+#[derive(Clone, Debug)]
+enum Reception {
+    Welcome(Peer),
+    Busy,
+    /// Not the user of this process, nor root.
+    Foreign(u32),
+}
+
+/// By the system's word, not the client's.
+fn admit(stream: &UnixStream, own: u32) -> Result<Peer, u32> {
+    let Ok(peer) = stream.peer_cred() else {
+        return Err(u32::MAX);
+    };
+    if peer.uid() == own || peer.uid() == 0 {
+        Ok(Peer {
+            uid: peer.uid(),
+            pid: peer.pid(),
+        })
+    } else {
+        Err(peer.uid())
+    }
+}
+
+/// One request and its answer; whoever wants more connects again.
+async fn converse(stream: UnixStream, service: Arc<Service>, reception: Reception) {
+    let handle = service_fn(move |request: Request<Incoming>| {
+        let (service, reception) = (service.clone(), reception.clone());
+        async move {
+            let answer = match reception {
+                Reception::Welcome(peer) => receive(request, peer, &service).await,
+                Reception::Busy => routes::busy("too many connections to the control socket"),
+                Reception::Foreign(uid) => {
+                    tracing::warn!(event = "control_refused", uid, "control request refused");
+                    routes::foreign(uid)
+                }
+            };
+            Ok::<_, Infallible>(respond(answer))
+        }
+    });
+    // What goes wrong here is the client's: it hears of it, or is gone.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), handle)
+        .await;
+}
+
+async fn receive(request: Request<Incoming>, peer: Peer, service: &Arc<Service>) -> Answer {
+    let (head, body) = request.into_parts();
+    let body = match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let text = format!("the body is longer than {BODY_MAX} bytes");
+            return routes::refused(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &text);
+        }
+        Ok(Err(error)) => {
+            let text = format!("the body cannot be read: {error}");
+            return routes::bad_request(&text);
+        }
+        Err(_) => {
+            let text = format!("the body took longer than {BODY_TIMEOUT:?}");
+            return routes::refused(StatusCode::REQUEST_TIMEOUT, "too_slow", &text);
+        }
+    };
+    let call = Call {
+        method: head.method,
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        body,
+        peer,
+    };
+    routes::answer(call, service).await
+}
+
+fn respond(answer: Answer) -> Response<Body> {
+    let (status, kind, body) = match answer {
+        Answer::Json { status, body } => {
+            let body = Either::Left(Full::new(Bytes::from(body)));
+            (status, "application/json", body)
+        }
+        Answer::Lines(lines) => (StatusCode::OK, "application/x-ndjson", Either::Right(lines)),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
