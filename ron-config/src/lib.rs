@@ -79,6 +79,7 @@ pub use origin::{Explanation, Layer, Origin, Printed, Sourced, UnknownKey};
 pub use reload::{Change, ReloadReport, ReloadStats};
 pub use schema::{KeyBuilder, Reload, Schema, SchemaError, SchemaErrors, Settings};
 pub use secret::Secret;
+pub use spelling::nearest;
 pub use units::{format_duration, parse_duration, ByteSize, Unit, UnitError};
 pub use value::{Input, Mismatch, Ranged, Value};
 pub use watch::{Closed, Watch};

@@ -1,14 +1,14 @@
 //! The configuration in force: read it, ask where it came from, reload it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 use serde_json::Value as Json;
 
 use crate::diagnostic::{ConfigErrors, Diagnostic};
-use crate::loader::{Layers, Presence, Reading};
+use crate::loader::{Layers, Presence, Reading, Source as File};
 use crate::origin::{Explanation, Layer, Origin, Printed, Sourced, UnknownKey};
 use crate::reload::{Change, ReloadReport, ReloadStats};
 use crate::resolve::{calmly, failed_checks, Record, Resolved, Secrets};
@@ -269,7 +269,7 @@ impl<T: Settings> Loaded<T> {
     /// this. The configuration in force stays.
     pub fn reload(&self) -> Result<ReloadReport, ConfigErrors> {
         let result = self.in_turn(|| {
-            let prepared = self.prepare()?;
+            let prepared = self.prepare(self.inner.layers.file.as_ref())?;
             Ok(self.commit(prepared))
         });
         let mut stats = lock(&self.inner.stats);
@@ -287,7 +287,18 @@ impl<T: Settings> Loaded<T> {
     /// # Errors
     /// What `reload` would say.
     pub fn plan(&self) -> Result<ReloadReport, ConfigErrors> {
-        self.in_turn(|| self.prepare().map(|prepared| prepared.report))
+        let file = self.inner.layers.file.as_ref();
+        self.in_turn(|| self.prepare(file).map(|prepared| prepared.report))
+    }
+
+    /// What [`reload`](Self::reload) would do now if `path` stood in place of the file. A relative path is meant from
+    /// the working directory of this process.
+    ///
+    /// # Errors
+    /// What `reload` would say; the file cannot be read.
+    pub fn plan_file(&self, path: impl AsRef<Path>) -> Result<ReloadReport, ConfigErrors> {
+        let file = File::named(path.as_ref());
+        self.in_turn(|| self.prepare(Some(&file)).map(|prepared| prepared.report))
     }
 
     fn state(&self) -> Arc<State<T>> {
@@ -317,14 +328,13 @@ impl<T: Settings> Loaded<T> {
     }
 
     /// Everything of a reload but its effect.
-    fn prepare(&self) -> Result<Prepared<T>, ConfigErrors> {
+    fn prepare(&self, file: Option<&File>) -> Result<Prepared<T>, ConfigErrors> {
         let layers = &self.inner.layers;
-        let reading = layers.read(&[]).map_err(|errors| self.errors(errors))?;
+        let reading = layers
+            .read_with(file, &[])
+            .map_err(|errors| self.errors(errors))?;
         let current = self.state();
-        let shown = layers
-            .file
-            .as_ref()
-            .map_or("", |source| source.shown.as_str());
+        let shown = file.map_or("", |source| source.shown.as_str());
         if reading.presence < current.presence {
             let problem = match reading.presence {
                 Presence::Absent => "the file is gone",

@@ -247,6 +247,17 @@ pub(crate) struct Source {
     must_exist: bool,
 }
 
+impl Source {
+    /// A file that must be there.
+    pub(crate) fn named(path: &Path) -> Self {
+        Source {
+            absolute: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
+            shown: path.display().to_string(),
+            must_exist: true,
+        }
+    }
+}
+
 /// The layers, kept so that a reload can merge them again; only the file can change.
 pub(crate) struct Layers<T> {
     pub(crate) service: String,
@@ -277,11 +288,20 @@ impl<T: Settings> Layers<T> {
     /// Reads the file and merges. `strangers` are defects of the environment and flags, which only the first merge sees:
     /// those layers do not change.
     pub(crate) fn read(&self, strangers: &[Diagnostic]) -> Result<Reading<T>, Vec<Diagnostic>> {
+        self.read_with(self.file.as_ref(), strangers)
+    }
+
+    /// As [`read`](Self::read), with this file in place of ours.
+    pub(crate) fn read_with(
+        &self,
+        file: Option<&Source>,
+        strangers: &[Diagnostic],
+    ) -> Result<Reading<T>, Vec<Diagnostic>> {
         let mut trouble = Vec::new();
         let mut bytes = Zeroizing::new(Vec::new());
         let mut presence = Presence::Absent;
         let mut document = None;
-        if let Some(source) = &self.file {
+        if let Some(source) = file {
             match document::read_settled(&source.absolute) {
                 Ok(read) => {
                     bytes = read;

@@ -40,7 +40,11 @@ pub(crate) fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
 ///
 /// Near enough is a distance of 2, and less than half of a short word, so that `ab` does not suggest `cd`. Among equals
 /// the first in order wins.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+///
+/// ```
+/// assert_eq!(ron_config::nearest("heartbaet", ["status", "heartbeat"]), Some("heartbeat"));
+/// ```
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 2).clamp(1, 2);
     let mut best: Option<(usize, &str)> = None;
     for name in known {

@@ -412,3 +412,21 @@ fn the_kernel_needs_no_type_to_reload_and_to_answer() {
     assert_eq!(source.reload_stats().reloads, 1);
     assert!(source.file_watcher().unwrap().is_some());
 }
+
+#[test]
+fn another_file_can_be_tried_in_place_of_the_one_in_force() {
+    let bed = Bed::new("max_conns = 1\n");
+    let loaded = bed.load();
+    let other = bed.path.with_file_name("other.toml");
+    std::fs::write(&other, "max_conns = 2\n").unwrap();
+    let plan = loaded.plan_file(&other).unwrap();
+    assert_eq!(plan.applied(), ["max_conns"]);
+    std::fs::write(&other, "max_cons = 2\n").unwrap();
+    let errors = loaded.plan_file(&other).unwrap_err();
+    let first = errors.iter().next().unwrap();
+    assert!(first.place().contains("other.toml"), "{first}");
+    assert_eq!(first.did_you_mean(), Some("max_conns"));
+    let absent = loaded.plan_file(bed.path.with_file_name("none.toml"));
+    assert!(absent.unwrap_err().to_string().contains("no such file"));
+    assert_eq!((loaded.version(), loaded.snapshot().max_conns), (1, 1));
+}
