@@ -276,7 +276,7 @@ impl<'a> Blame<'a> {
 
     // ----- how much it hurts -------------------------------------------------------------------
 
-    fn gravity_shown(&self, seen: Seen) -> Gravity {
+    pub(super) fn gravity_shown(&self, seen: Seen) -> Gravity {
         let readiness = &self.situation.readiness;
         let degraded = match seen {
             Seen::Missing(_) => false,
@@ -293,16 +293,28 @@ impl<'a> Blame<'a> {
     pub(super) fn gravity(&self, trouble: usize) -> Gravity {
         let shown = self.seen[trouble].map(|seen| self.gravity_shown(seen));
         let own = match self.troubles[trouble] {
-            Trouble::Child(place) => match self.situation.children[place].state {
-                "waiting" | "starting" | "stopping" | "stopped" => Gravity::Notice,
-                _ => Gravity::Warning,
-            },
+            Trouble::Child(place) => {
+                let child = &self.situation.children[place];
+                match child.state {
+                    "starting" if self.is_late(child) => Gravity::Warning,
+                    "waiting" | "starting" | "stopping" | "stopped" if child.stalled.is_none() => {
+                        Gravity::Notice
+                    }
+                    _ => Gravity::Warning,
+                }
+            }
             Trouble::Draining => Gravity::Critical,
             Trouble::Fault(_) | Trouble::Rejected => Gravity::Warning,
             Trouble::Reader(place) => self.situation.readers[place].gravity(),
             Trouble::Pending | Trouble::Key(_) => Gravity::Notice,
         };
         shown.map_or(own, |shown| shown.max(own))
+    }
+
+    /// More than half of its time to start is gone.
+    fn is_late(&self, child: &Subject) -> bool {
+        let lasts = past(self.situation.now, child.since);
+        child.start_timeout.is_some_and(|limit| lasts > limit / 2)
     }
 
     // ----- what explains it --------------------------------------------------------------------

@@ -1,5 +1,8 @@
 use super::*;
 use crate::supervisor::Timeout;
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::collections::BTreeMap;
 
 const NOW: f64 = 1000.0;
 const FULL: &str = "No space left on device (os error 28)";
@@ -1276,6 +1279,16 @@ fn nothing_is_critical_while_the_service_is_ready() {
     assert_eq!(roots(&situation), ["warning child:a"]);
 }
 
+#[test]
+fn a_start_past_half_of_its_time_is_a_warning() {
+    let starting = |since| {
+        let limit = Some(Duration::from_secs(60));
+        ready().child(child("a", "starting", since).with(|a| a.start_timeout = limit))
+    };
+    assert_eq!(roots(&starting(975.0)), ["notice child:a"]);
+    assert_eq!(roots(&starting(965.0)), ["warning child:a"]);
+}
+
 // ----- shutdown ------------------------------------------------------------------------------
 
 #[test]
@@ -1401,4 +1414,254 @@ fn a_thousand_children_and_a_full_record_take_no_time_to_speak_of() {
     assert_eq!(diagnosis.findings.len(), 1);
     // 2 ms optimised; a scan of the record for each child would take longer by a factor of a thousand.
     assert!(took < Duration::from_millis(500), "{took:?}");
+}
+
+// ----- any situation -------------------------------------------------------------------------
+
+const STATES: [&str; 10] = [
+    "waiting",
+    "starting",
+    "ready",
+    "backoff",
+    "quarantined",
+    "stopping",
+    "stuck",
+    "leaked",
+    "stopped",
+    "done",
+];
+/// Names that refer to each other at will, in circles and to what is not there.
+const IDS: [&str; 12] = [
+    "a", "b", "c", "d", "g", "g/a", "g/b", "g/h", "g/h/a", "h", "h/a", "nowhere",
+];
+const TEXTS: [&str; 6] = [
+    "boom",
+    "restart budget spent by g/a: boom",
+    "restart budget spent by g/h: restart budget spent by g/h/a: boom",
+    "stopped by an operator",
+    "configuration version 3: x",
+    "two\nlines",
+];
+
+fn any_time() -> impl Strategy<Value = f64> {
+    (0u32..1100).prop_map(f64::from)
+}
+
+fn any_child(id: &'static str) -> impl Strategy<Value = Subject> {
+    let ids = || select(&IDS[..]);
+    let relations = (
+        proptest::option::of(ids()),
+        proptest::option::of(ids()),
+        proptest::collection::vec(ids(), 0..3),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    let troubles = (
+        proptest::option::of(any_time()),
+        proptest::option::of(select(&TEXTS[..])),
+        proptest::option::of(select(&TEXTS[..])),
+        any::<bool>(),
+        0u32..4,
+    );
+    (select(&STATES[..]), any_time(), relations, troubles).prop_map(
+        move |(state, since, (group, waits_for, after, is_group, optional), troubles)| {
+            let (stalled, unhealthy, cause, timed_out, used) = troubles;
+            let timeout = Exit::TimedOut(Timeout::Heartbeat(Duration::from_secs(1)));
+            Subject {
+                kind: if is_group { Kind::Group } else { Kind::Task },
+                group: group.map(Arc::from),
+                waits_for: waits_for.map(Arc::from),
+                after: after.into_iter().map(Arc::from).collect(),
+                optional,
+                stalled: stalled.filter(|_| used == 0).map(at),
+                unhealthy: unhealthy.filter(|_| used == 1).map(Arc::from),
+                cause: cause.map(Arc::from),
+                last_exit: timed_out.then_some(timeout),
+                restarts_in_window: used,
+                ..child(id, state, since)
+            }
+        },
+    )
+}
+
+fn any_children() -> impl Strategy<Value = Vec<Subject>> {
+    proptest::sample::subsequence(&IDS[..11], 0..=11).prop_flat_map(|ids| {
+        let children: Vec<_> = ids.into_iter().map(any_child).collect();
+        children
+    })
+}
+
+fn any_entry() -> impl Strategy<Value = Entry> {
+    const KINDS: [EntryKind; 12] = [
+        EntryKind::Config,
+        EntryKind::Rejected,
+        EntryKind::Crash,
+        EntryKind::Crash,
+        EntryKind::Restart,
+        EntryKind::Stop,
+        EntryKind::Stuck,
+        EntryKind::Recover,
+        EntryKind::Escalate,
+        EntryKind::Fault,
+        EntryKind::Command,
+        EntryKind::Shutdown,
+    ];
+    (
+        any_time(),
+        select(&KINDS[..]),
+        proptest::option::of(select(&IDS[..])),
+        any::<bool>(),
+        select(&TEXTS[..]),
+    )
+        .prop_map(|(when, kind, subject, by, text)| Entry {
+            seq: 0,
+            at: at(when),
+            kind,
+            subject: subject.map(Arc::from),
+            generation: None,
+            by: by.then(|| Arc::from("uid 0")),
+            text: text.into(),
+        })
+}
+
+/// At most twenty things that are wrong, so that all are shown.
+fn any_situation() -> impl Strategy<Value = Situation> {
+    const KEYS: [&str; 6] = [
+        "child:a",
+        "child:nowhere",
+        "kernel",
+        "bus_lag",
+        "config_reload",
+        "egress",
+    ];
+    const STATUSES: [&str; 3] = ["degraded", "not_ready", "fail_secure"];
+    let fault = (
+        select(&["panic", "config", "bus_lag"][..]),
+        proptest::option::of(select(&IDS[..])),
+        any_time(),
+    );
+    let reader = (
+        select(&["block", "drop_oldest"][..]),
+        0u64..120,
+        0u64..2,
+        0u64..2,
+    );
+    let service = (
+        proptest::collection::vec(fault, 0..2),
+        proptest::collection::vec(reader, 0..2),
+        proptest::option::of(any_time()),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    (
+        any_children(),
+        proptest::collection::vec(any_entry(), 0..25),
+        proptest::collection::vec(select(&KEYS[..]), 0..3),
+        proptest::collection::vec((select(&KEYS[..]), select(&STATUSES[..]), any_time()), 0..3),
+        service,
+        any::<bool>(),
+    )
+        .prop_map(|(children, record, missing, causes, service, is_ready)| {
+            let (faults, readers, rejected, pending, drains) = service;
+            let mut situation = if is_ready { ready() } else { unready(900.0) };
+            situation.children = children;
+            situation.record = record;
+            for (place, entry) in situation.record.iter_mut().enumerate() {
+                entry.seq = place as u64 + 1;
+            }
+            situation = situation.missing(&missing);
+            for (key, status, since) in causes {
+                situation = situation.cause(key, status, "reason", since);
+            }
+            for (fault, child, since) in faults {
+                situation = situation.fault(fault, child, since);
+            }
+            for (policy, pending, lost, lately) in readers {
+                situation = situation.reader("audit", policy, [pending, lost, lately]);
+            }
+            situation.rejected = rejected.map(|when| (at(when), "x".to_owned()));
+            situation
+                .pending_keys
+                .extend(pending.then(|| "k".to_owned()));
+            situation.draining = drains.then(|| "SIGTERM".to_owned());
+            situation
+        })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_unwell_is_told_exactly_once(situation in any_situation()) {
+        let diagnosis = diagnose(&situation);
+        prop_assert_eq!(diagnosis.omitted, 0);
+        let mut told: BTreeMap<&str, usize> = BTreeMap::new();
+        for finding in &diagnosis.findings {
+            for subject in std::iter::once(&finding.subject).chain(&finding.affects) {
+                *told.entry(subject.as_str()).or_default() += 1;
+            }
+        }
+        for child in situation.children.iter().filter(|child| child.is_unwell()) {
+            let subject = format!("child:{}", child.id);
+            prop_assert_eq!(told.get(&*subject), Some(&1), "{}", subject);
+        }
+        // No root cause stands below itself or another, nor does a well child without a cause stand anywhere.
+        for (subject, times) in told.iter().filter(|(subject, _)| subject.starts_with("child:")) {
+            prop_assert_eq!(*times, 1, "{}", subject);
+            let id = subject.strip_prefix("child:").unwrap();
+            let unwell = situation.children.iter().any(|child| &*child.id == id && child.is_unwell());
+            let readiness = &situation.readiness;
+            let shown = readiness.missing.iter().chain(readiness.causes.iter().map(|cause| &cause.key));
+            prop_assert!(unwell || shown.into_iter().any(|key| key == subject), "{}", subject);
+        }
+    }
+
+    #[test]
+    fn the_same_situation_has_the_same_diagnosis(situation in any_situation()) {
+        let diagnosis = diagnose(&situation);
+        prop_assert_eq!(&diagnosis, &diagnose(&situation));
+        let mut turned = situation;
+        turned.record.reverse();
+        prop_assert_eq!(&diagnosis, &diagnose(&turned));
+    }
+
+    #[test]
+    fn the_worst_comes_first_and_every_list_has_an_end(situation in any_situation()) {
+        let diagnosis = diagnose(&situation);
+        let key = |finding: &Finding| (Reverse(finding.gravity), Reverse(finding.affects.len()), finding.since);
+        prop_assert!(diagnosis.findings.windows(2).all(|pair| key(&pair[0]) <= key(&pair[1])));
+        prop_assert!(!diagnosis.verdict.contains('\n'));
+        for finding in &diagnosis.findings {
+            prop_assert!(!finding.what.is_empty() && !finding.what.contains('\n'), "{}", finding.what);
+            prop_assert!((1..=16).contains(&finding.because.len()));
+            prop_assert!(finding.affects.len() <= 33);
+            prop_assert!((1..=3).contains(&finding.advice.len()), "{:?}", finding);
+            if situation.readiness.ready && situation.draining.is_none() {
+                prop_assert!(finding.gravity < Gravity::Critical);
+            }
+        }
+    }
+
+    #[test]
+    fn who_waits_stands_with_what_it_waits_for(situation in any_situation()) {
+        prop_assume!(situation.draining.is_none() && situation.faults.is_empty());
+        let diagnosis = diagnose(&situation);
+        let finding = |id: &str| {
+            let subject = format!("child:{id}");
+            diagnosis.findings.iter().position(|finding| {
+                finding.subject == subject || finding.affects.contains(&subject)
+            })
+        };
+        let rooted = |id: &str| {
+            let subject = format!("child:{id}");
+            diagnosis.findings.iter().any(|finding| finding.subject == subject)
+        };
+        for child in &situation.children {
+            let own = child.state != "waiting" || child.stalled.is_some();
+            let Some(on) = child.waits_for.as_deref().filter(|_| !own) else { continue };
+            let unwell = situation.children.iter().any(|other| &*other.id == on && other.is_unwell());
+            // Only the cut of a circle, or having brought its group down, makes a root of one that waits.
+            if unwell && !rooted(&child.id) && !child.id.contains('/') {
+                prop_assert_eq!(finding(&child.id), finding(on), "{} waits for {}", child.id, on);
+            }
+        }
+    }
 }

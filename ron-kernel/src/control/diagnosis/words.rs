@@ -5,6 +5,7 @@ use super::history::past;
 use super::{Finding, Gravity, Injected, Reading, Root, Situation, Subject};
 use crate::snapshot::Reason;
 use crate::supervisor::Kind;
+use std::cmp::Reverse;
 use std::time::{Duration, SystemTime};
 
 /// Characters of an error shown in a headline: two lines of a terminal.
@@ -327,17 +328,16 @@ impl Blame<'_> {
                 .copied()
         };
         let shown = tree()
-            .filter(|trouble| self.seen[*trouble].is_some())
-            .max_by_key(|trouble| {
+            .filter_map(|trouble| self.seen[trouble].map(|seen| (trouble, seen)))
+            .max_by_key(|(trouble, seen)| {
                 (
-                    self.gravity(*trouble),
+                    self.gravity_shown(*seen),
                     self.depth[*trouble],
-                    std::cmp::Reverse(*trouble),
+                    Reverse(*trouble),
                 )
             });
-        let deepest =
-            tree().max_by_key(|trouble| (self.depth[*trouble], std::cmp::Reverse(*trouble)));
-        if let Some(seen) = shown.and_then(|trouble| self.seen[trouble]) {
+        let deepest = tree().max_by_key(|trouble| (self.depth[*trouble], Reverse(*trouble)));
+        if let Some((_, seen)) = shown {
             because.push(self.shown(seen));
         } else if self.troubles[root.trouble] == Trouble::Draining {
             because.push(Reason {
@@ -346,6 +346,7 @@ impl Blame<'_> {
                 evidence: "readyz: state".to_owned(),
             });
         }
+        let shown = shown.map(|(trouble, _)| trouble);
         let mut at = shown.or(deepest).unwrap_or(root.trouble);
         while let Some((by, link)) = self.parent[at] {
             because.push(self.link(at, by, link));
@@ -678,6 +679,9 @@ impl Blame<'_> {
         if self.situation.draining.is_some() {
             const ASKS: [&str; 3] = ["ronctl explain ", "ronctl tail ", "ronctl bus"];
             advice.retain(|command| ASKS.iter().any(|ask| command.starts_with(ask)));
+        }
+        if advice.is_empty() {
+            advice.push(TAIL.to_owned());
         }
         advice.truncate(ADVICE_MAX);
         advice
