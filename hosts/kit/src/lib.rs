@@ -47,10 +47,11 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+pub mod ctl;
 mod filter;
 mod log;
 mod program;
 
 pub use filter::check_directives;
-pub use log::{InstallError, Log};
+pub use log::{Filter, InstallError, Log};
 pub use program::{kernel_keys, HostSettings, Program};

@@ -4,15 +4,18 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::panic::PanicHookInfo;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use ron_kernel::bus::rfc3339;
 use ron_kernel::{LogConfig, LogFormat};
 use serde_json::Value as Json;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry, Scope};
 use tracing_subscriber::reload;
@@ -23,7 +26,35 @@ use crate::filter::{parse, Gate, CHILD};
 #[derive(Clone, Debug)]
 pub struct Log {
     gate: reload::Handle<Gate, Registry>,
-    level: Arc<Mutex<String>>,
+    levels: Arc<Mutex<Levels>>,
+    /// Wakes whoever waits for the end of a temporary filter.
+    changed: Arc<Notify>,
+}
+
+/// The filter of the configuration, and one that is in force in its stead for a while.
+#[derive(Debug)]
+struct Levels {
+    standing: String,
+    temporary: Option<Temporary>,
+}
+
+#[derive(Clone, Debug)]
+struct Temporary {
+    filter: String,
+    ends: Instant,
+    until: SystemTime,
+}
+
+/// Which filter directives are in force; see [`Log::filter`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Filter {
+    /// Those in force.
+    pub filter: String,
+    /// When the standing ones come back; `None` while they are in force.
+    pub until: Option<SystemTime>,
+    /// Those of the configuration.
+    pub standing: String,
 }
 
 /// Why the log was not installed.
@@ -63,25 +94,107 @@ impl Log {
         std::panic::set_hook(Box::new(move |info| lines.panicked(info)));
         Ok(Log {
             gate: handle,
-            level: Arc::new(Mutex::new(settings.level.clone())),
+            levels: Arc::new(Mutex::new(Levels {
+                standing: settings.level.clone(),
+                temporary: None,
+            })),
+            changed: Arc::new(Notify::new()),
         })
     }
 
-    /// Puts other filter directives in force.
+    /// Puts other filter directives in force; while a temporary filter is, after it.
     ///
     /// # Errors
     ///
     /// As [`check_directives`](crate::check_directives); the old ones stay.
     pub fn set_level(&self, directives: &str) -> Result<(), String> {
-        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
-        if *level == directives {
+        let mut levels = self.levels();
+        if levels.standing == directives {
             return Ok(());
         }
-        self.gate
-            .reload(Gate(parse(directives)?))
-            .map_err(|error| error.to_string())?;
-        directives.clone_into(&mut level);
+        let filter = parse(directives)?;
+        if levels.temporary.is_none() {
+            self.apply(filter)?;
+        }
+        directives.clone_into(&mut levels.standing);
         Ok(())
+    }
+
+    /// Puts filter directives in force for a while; what the configuration says comes back by itself, as long as
+    /// [`watch`](Self::watch) is polled.
+    ///
+    /// # Errors
+    ///
+    /// As [`check_directives`](crate::check_directives); nothing changes.
+    pub fn set_level_for(&self, directives: &str, lasts: Duration) -> Result<Filter, String> {
+        let filter = parse(directives)?;
+        let mut levels = self.levels();
+        self.apply(filter)?;
+        levels.temporary = Some(Temporary {
+            filter: directives.to_owned(),
+            ends: Instant::now() + lasts,
+            until: SystemTime::now() + lasts,
+        });
+        drop(levels);
+        self.changed.notify_one();
+        Ok(self.filter())
+    }
+
+    /// The filter directives in force.
+    pub fn filter(&self) -> Filter {
+        let levels = self.levels();
+        let temporary = levels.temporary.as_ref();
+        Filter {
+            filter: temporary.map_or(&levels.standing, |one| &one.filter).clone(),
+            until: temporary.map(|one| one.until),
+            standing: levels.standing.clone(),
+        }
+    }
+
+    /// Ends temporary filters when their time is over. Never returns.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe; a filter whose time has passed ends with the next call.
+    pub async fn watch(&self) {
+        loop {
+            let ends = self.levels().temporary.as_ref().map(|one| one.ends);
+            match ends {
+                None => self.changed.notified().await,
+                Some(ends) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(ends) => self.restore(),
+                        () = self.changed.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn restore(&self) {
+        let mut levels = self.levels();
+        let now = Instant::now();
+        if levels.temporary.take_if(|one| one.ends <= now).is_none() {
+            return;
+        }
+        // The standing filter was in force before.
+        let restored = parse(&levels.standing).and_then(|filter| self.apply(filter));
+        let filter = levels.standing.clone();
+        drop(levels);
+        match restored {
+            Ok(()) => tracing::info!(event = "log_filter", filter, "the temporary log filter ended"),
+            Err(error) => tracing::error!(event = "log_filter", error, "log filter not restored"),
+        }
+    }
+
+    fn apply(&self, filter: EnvFilter) -> Result<(), String> {
+        self.gate
+            .reload(Gate(filter))
+            .map_err(|error| error.to_string())
+    }
+
+    fn levels(&self) -> MutexGuard<'_, Levels> {
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,28 +5,30 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ron_config::{ConfigErrors, Diagnostic, Loaded, Loader, Schema, Settings, Watch};
+use ron_kernel::control::{Control, Method, Refused};
 use ron_kernel::metrics::Identity;
 use ron_kernel::supervisor::{Child, ChildContext};
 use ron_kernel::{Kernel, KernelBuilder};
+use serde_json::Value as Json;
 
 use crate::cli::{self, Command, Invocation};
 use crate::filter::check_directives;
-use crate::log::Log;
+use crate::log::{Filter, Log};
 
 /// Exit code for configuration and usage.
 const USAGE: u8 = 2;
 
 /// `RON_` names of programs that may share a machine's environment with this one.
-const SIBLINGS: [&str; 8] = [
+const SIBLINGS: [&str; 7] = [
     "RON_SVC_",
     "RON_INDEX_SOCK",
     "RON_OVERLAY_SOCK",
     "RON_STORAGE_SOCK",
     "RON_HTTP_ADDR",
     "RON_METRICS_ADDR",
-    "RON_RUN_DIR",
     "RON_OTEL_ENDPOINT",
 ];
 
@@ -98,7 +100,11 @@ impl<T: HostSettings> Program<T> {
             Ok(schema) => schema,
             Err(errors) => return self.refuse(&errors.to_string(), 1),
         };
-        let invocation = match cli::parse(std::env::args_os().skip(1), &schema.paths()) {
+        let mut args = std::env::args_os().skip(1).peekable();
+        if args.next_if(|first| first == "ctl").is_some() {
+            return crate::ctl::main(args, Some(self.service));
+        }
+        let invocation = match cli::parse(args, &schema.paths()) {
             Ok(invocation) => invocation,
             Err(error) => return self.refuse(&error.to_string(), USAGE),
         };
@@ -191,11 +197,13 @@ impl<T: HostSettings> Program<T> {
         };
         self.announce(&loaded);
         let watch = loaded.watch();
+        let control = log_routes(Control::new(), &log);
         let level = Child::task("log-level", move |cx| {
             follow_level(cx, watch.clone(), log.clone())
         })
         .optional();
-        children(self.kernel(&loaded).child(level), &loaded).run()
+        let kernel = self.kernel(&loaded).control(control).child(level);
+        children(kernel, &loaded).run()
     }
 
     /// What the log of a start must say before anything happens.
@@ -314,6 +322,7 @@ Usage:
   {name} config validate PATH              check a file, all defects at once, without the environment
   {name} config print [--json]             the configuration a start would use, each value with its origin
   {name} config schema                     the JSON Schema of the file
+  {name} ctl COMMAND                       ask a running {name}: ps, tree, explain, top, tail, .. (see ctl --help)
 
 Options:
   -c, --config PATH    the file; otherwise $RON_CONFIG, otherwise {default} if it exists
@@ -370,6 +379,7 @@ async fn follow_level<T: HostSettings>(
         log.set_level(&settings.get().kernel().log.level)?;
         tokio::select! {
             () = cx.stopping() => return Ok(()),
+            () = log.watch() => {}
             changed = settings.changed() => {
                 if changed.is_err() {
                     return Ok(());
@@ -377,6 +387,57 @@ async fn follow_level<T: HostSettings>(
             }
         }
     }
+}
+
+/// How long a filter of an operator's lasts unless it says, and at most.
+const FILTER_FOR: Duration = Duration::from_secs(600);
+const FILTER_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// `GET /v1/log`: the filter in force. `POST /v1/log {"filter","for_ms"}`: another for a while.
+fn log_routes(control: Control, log: &Log) -> Control {
+    let (asked, set) = (log.clone(), log.clone());
+    control
+        .route(Method::Get, "/v1/log", move |_| Ok(filter_json(&asked.filter())))
+        .route(Method::Post, "/v1/log", move |request| {
+            let (filter, lasts) = wanted_filter(&request.body)?;
+            let invalid = |error| Refused::new(422, "invalid", error);
+            let filter = set.set_level_for(&filter, lasts).map_err(invalid)?;
+            Ok(filter_json(&filter))
+        })
+}
+
+fn filter_json(filter: &Filter) -> Json {
+    let until = filter.until.map(ron_kernel::bus::rfc3339);
+    serde_json::json!({"filter": filter.filter, "until": until, "standing": filter.standing})
+}
+
+fn wanted_filter(body: &Json) -> Result<(String, Duration), Refused> {
+    let bad = |text: String| Refused::new(400, "bad_request", text);
+    let members = body
+        .as_object()
+        .ok_or_else(|| bad("the body: expected {\"filter\",\"for_ms\"}".to_owned()))?;
+    if let Some(unknown) = members
+        .keys()
+        .find(|key| !["filter", "for_ms"].contains(&key.as_str()))
+    {
+        return Err(bad(format!("the body: unknown field `{unknown}`, expected filter or for_ms")));
+    }
+    let filter = members
+        .get("filter")
+        .and_then(Json::as_str)
+        .ok_or_else(|| bad("the body: `filter` is missing or no text".to_owned()))?;
+    let lasts = match members.get("for_ms") {
+        None | Some(Json::Null) => FILTER_FOR,
+        Some(value) => {
+            let lasts = value.as_u64().map(Duration::from_millis);
+            let lasts = lasts.filter(|lasts| !lasts.is_zero() && *lasts <= FILTER_FOR_MAX);
+            lasts.ok_or_else(|| {
+                let max = FILTER_FOR_MAX.as_millis();
+                Refused::new(422, "invalid", format!("for_ms {value}: expected 1 to {max}"))
+            })?
+        }
+    };
+    Ok((filter.to_owned(), lasts))
 }
 
 /// A diagnostic without its piece of source.
