@@ -8,16 +8,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 pub(crate) const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed (a rejected check, an unknown child, stragglers, a conflict), 2 usage, also when several
-services run and none was chosen, 3 unreachable, 4 refused.";
+Exit codes: 0 done; 1 failed (rejected, unknown child, conflict, stragglers);
+2 usage (also: several services run, and none was chosen); 3 unreachable;
+4 refused.";
 
 pub(crate) const EXAMPLES: &str = "  \
-  ronctl explain                            what is wrong, root cause first
-  ronctl tree                               every child: state, restarts, cause
-  ronctl tail --topic kernel --since 10m    what has happened and happens
-  ronctl changes --since 1h                 restarts, reloads, operators' commands
-  ronctl config explain bus.capacity        which value is in force, from where
-  ronctl drain --dry-run                    what would be lost
+  ronctl explain                          what is wrong, root cause first
+  ronctl tree                             every child: state, restarts, cause
+  ronctl tail --topic kernel --since 10m  what has happened, and happens
+  ronctl changes --since 1h               failures, reloads, commands
+  ronctl config explain bus.capacity      which value is in force, from where
+  ronctl drain --dry-run                  what would be lost
   ronctl chaos inject --target ron-kernel --fault=panic";
 
 /// Asks a running service what is wrong with it, and tells it what to do.
@@ -36,20 +37,23 @@ pub(crate) struct Invocation {
     pub(crate) command: Command,
 }
 
+const ASKING: &str = "Options of every command";
+
 /// Whom to ask, and how to show the answer.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Whom {
     /// The service's socket
-    #[arg(long, global = true, value_name = "PATH", conflicts_with = "target")]
+    #[arg(long, global = true, help_heading = ASKING, value_name = "PATH", conflicts_with = "target")]
     pub(crate) sock: Option<PathBuf>,
-    /// The service, or one instance of it by the beginning of its name
-    #[arg(long, global = true, value_name = "SERVICE[.INSTANCE]")]
+    /// Which service, or which instance of it
+    #[arg(long, global = true, help_heading = ASKING, value_name = "SERVICE[.INSTANCE]")]
     pub(crate) target: Option<String>,
-    /// Print what the service answers, as one line of JSON
-    #[arg(long, global = true)]
+    /// Print the answer as one line of JSON
+    #[arg(long, global = true, help_heading = ASKING)]
     pub(crate) json: bool,
-    /// When to colour; never where $NO_COLOR is set, unless asked to
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    /// When to use colour; auto honours $NO_COLOR
+    #[arg(long, global = true, help_heading = ASKING, value_name = "auto|always|never", default_value = "auto")]
+    #[arg(hide_possible_values = true, hide_default_value = true)]
     pub(crate) color: Color,
 }
 
@@ -62,7 +66,7 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the services that run here, and sockets left by those that do not
+    /// List what runs here, and sockets left by what no longer does
     Ps,
     /// Show the supervision tree: states, restarts, causes
     Tree {
@@ -70,13 +74,15 @@ pub(crate) enum Command {
         #[arg(value_name = "ID", value_parser = child)]
         id: Option<String>,
     },
-    /// Say what is wrong, root cause first; of a child or of `ready`, why it is so
+    /// Say what is wrong, root cause first, or why a child is as it is
     Explain {
         /// A child, or `ready`; `child:ID` is a child whatever its name
         #[arg(value_name = "ID|ready")]
         id: Option<String>,
     },
-    /// Show the live picture until Ctrl-C; one frame where there is no terminal, or with --json
+    /// Show the live picture until Ctrl-C
+    ///
+    /// One frame where there is no terminal, and with --json.
     Top {
         /// Between two frames
         #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = interval)]
@@ -97,7 +103,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
     },
-    /// Show what changed: restarts, failures, configurations, operators' commands
+    /// Show what changed: failures, reloads, operators' commands
     Changes {
         /// How far back
         #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = span)]
@@ -155,7 +161,9 @@ pub(crate) enum Config {
     Explain { key: String },
     /// Show every value with its origin
     Print,
-    /// Check a file, or what a reload would do; without a running service by the service's program
+    /// Check a file, or what a reload would do
+    ///
+    /// Without a running service, by the service's program.
     Check {
         /// The service; ron-kernel unless one runs
         #[arg(value_name = "SVC")]
@@ -172,7 +180,8 @@ pub(crate) enum Config {
 pub(crate) enum Chaos {
     /// Inject a fault; it ends by itself
     Inject {
-        #[arg(long, value_name = "F", value_parser = PossibleValuesParser::new(FAULTS))]
+        /// panic, exit, hang, block, latency, bus_lag or config
+        #[arg(long, value_name = "F", value_parser = PossibleValuesParser::new(FAULTS), hide_possible_values = true)]
         fault: String,
         /// The child that gets it; chaos.default_child unless said
         #[arg(long, value_name = "C", value_parser = child)]
@@ -191,6 +200,7 @@ pub(crate) enum Chaos {
     List,
     /// End a fault, or all
     Clear {
+        /// As `chaos list` shows it
         #[arg(value_name = "ID")]
         id: Option<u64>,
     },

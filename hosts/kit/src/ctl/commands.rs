@@ -12,7 +12,7 @@ use super::args::{Chaos, Command, Config};
 use super::client::{Answer, Link, Request, LONG_PATIENCE, PATIENCE};
 use super::discovery::{self, Found, Probe, Wish};
 use super::failure::{Failure, Fault};
-use super::screen::{self, Asked, Here, Row};
+use super::screen::{self, Asked, Here, Socket};
 use super::session::{print, Session, Stopped};
 use super::wire::{self, About, Draining, Plan, Report};
 use super::{live, manual, offline};
@@ -288,7 +288,7 @@ async fn ps(session: &Session) -> Result<u8, Stopped> {
     for (found, answer) in found.iter().zip(answers) {
         let (here, raw) = here(answer);
         objects.push(entry(found, &here, raw));
-        rows.push(Row {
+        rows.push(Socket {
             service: &found.service,
             instance: &found.instance,
             pid: found.pid(),

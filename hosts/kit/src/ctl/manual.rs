@@ -30,20 +30,20 @@ pub(crate) fn name(host: Option<&'static str>) -> String {
 pub(crate) fn command(host: Option<&'static str>) -> Command {
     let name = name(host);
     let first = match host {
-        Some(service) => format!("--sock, else --target, else {service}."),
-        None => "--sock, else --target, else for `tail` the one the topic names, else the only one that runs.".to_owned(),
+        Some(service) => format!("else {service}."),
+        None => "else the one whose topic\n`tail` follows, else the only one that runs.".to_owned(),
     };
+    let examples = EXAMPLES.replace("ronctl ", &format!("{name} "));
     let after = format!(
         "\
-Which service: {first}
-Sockets lie in $RON_RUN_DIR, else $RUNTIME_DIRECTORY, else /run/ron (root), else $XDG_RUNTIME_DIR/ron, else a
-directory of the user's own under the temporary one.
+Which service: --sock, else --target, {first}
+Sockets: in $RON_RUN_DIR, else $RUNTIME_DIRECTORY, else /run/ron (root), else
+$XDG_RUNTIME_DIR/ron, else a directory per user under the temporary one.
 
 {EXIT_CODES}
 
 Examples:
-{}",
-        EXAMPLES.replace("ronctl", &name)
+{examples}"
     );
     Invocation::command()
         .bin_name(&name)

@@ -19,7 +19,7 @@ pub(crate) use chaos::{chaos, injected};
 pub(crate) use config::{config, origin, plan, Asked};
 pub(crate) use drain::{plan as drain_plan, report as drain_report};
 pub(crate) use explain::{diagnosis, explanation};
-pub(crate) use ps::{ps, Here, Row};
+pub(crate) use ps::{ps, Here, Socket};
 pub(crate) use tail::line;
 pub(crate) use top::{top, Before};
 pub(crate) use tree::tree;
@@ -110,63 +110,112 @@ impl Cell {
     }
 }
 
+#[derive(Debug)]
+enum Row {
+    Fields(Vec<Cell>),
+    /// A line across all columns.
+    Across(Cell),
+}
+
 /// Columns as wide as their widest field, as long as the line holds them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
-    rows: Vec<Vec<Cell>>,
+    rows: Vec<Row>,
+    /// Lines that a field of the last column may take.
+    lines: usize,
 }
 
 impl Table {
-    fn with_head(head: &[&str]) -> Table {
-        let head = head.iter().map(|text| Cell::new(*text).style(Style::Dim));
+    fn new() -> Table {
         Table {
-            rows: vec![head.collect()],
+            rows: Vec::new(),
+            lines: 1,
         }
+    }
+
+    fn with_head(head: &[&str]) -> Table {
+        let mut table = Table::new();
+        table.row(head.iter().map(|text| Cell::new(*text).style(Style::Dim)));
+        table
+    }
+
+    fn lines(mut self, lines: usize) -> Table {
+        self.lines = lines;
+        self
     }
 
     fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(Row::Fields(cells.into_iter().collect()));
     }
 
-    /// Two blanks between columns; the heads of numbers stand right as the numbers do.
-    fn render(mut self, look: Look) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let right = |column: usize| {
-            let field = |row: &Vec<Cell>| row.get(column).is_some_and(|cell| cell.right);
-            self.rows.iter().any(field)
-        };
-        let right: Vec<bool> = (0..columns).map(right).collect();
-        if let Some(head) = self.rows.first_mut() {
-            for (cell, right) in head.iter_mut().zip(&right) {
-                cell.right = *right;
-            }
-        }
-        let widest = |column: usize| {
-            let fields = self.rows.iter().filter_map(|row| row.get(column));
-            fields.map(|cell| wide(&cell.text)).max().unwrap_or(0)
-        };
+    fn across(&mut self, cell: Cell) {
+        self.rows.push(Row::Across(cell));
+    }
+
+    fn fields(&self) -> impl Iterator<Item = &Vec<Cell>> {
+        self.rows.iter().filter_map(|row| match row {
+            Row::Fields(cells) => Some(cells),
+            Row::Across(_) => None,
+        })
+    }
+
+    /// Two blanks between columns; a column with a number in it stands right, its head too.
+    fn render(self, look: Look) -> String {
+        let columns = self.fields().map(Vec::len).max().unwrap_or(0);
+        let column = |at: usize| self.fields().filter_map(move |row| row.get(at));
+        let right: Vec<bool> = (0..columns)
+            .map(|at| column(at).any(|cell| cell.right))
+            .collect();
+        let widest = |at| column(at).map(|cell| wide(&cell.text)).max().unwrap_or(0);
         let widths = fit((0..columns).map(widest).collect(), look.width);
         let mut text = String::new();
         for row in &self.rows {
-            let mut line = String::new();
-            let mut owed = 0;
-            for (cell, width) in row.iter().zip(&widths) {
-                let shown = cut(&cell.text, *width);
-                let rest = width.saturating_sub(wide(&shown));
-                let (before, after) = if cell.right { (rest, 0) } else { (0, rest) };
-                // Blanks are owed until something stands behind them.
-                if !shown.is_empty() {
-                    line.extend(std::iter::repeat_n(' ', owed + before));
-                    line.push_str(&look.paint(cell.style, &shown));
-                    owed = after + 2;
-                } else {
-                    owed += rest + 2;
+            match row {
+                Row::Across(cell) => {
+                    text.push_str(&look.paint(cell.style, &cut(&cell.text, look.width)));
+                    text.push('\n');
                 }
+                Row::Fields(cells) => self.fields_of(cells, &widths, &right, look, &mut text),
             }
-            text.push_str(&line);
-            text.push('\n');
         }
         text
+    }
+
+    fn fields_of(
+        &self,
+        cells: &[Cell],
+        widths: &[usize],
+        right: &[bool],
+        look: Look,
+        text: &mut String,
+    ) {
+        let (mut at, mut owed) = (0, 0);
+        for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+            let lines = if column + 1 == widths.len() {
+                self.lines
+            } else {
+                1
+            };
+            for (line, shown) in wrap(&cell.text, *width, lines).iter().enumerate() {
+                if line > 0 {
+                    text.push('\n');
+                    owed = at;
+                }
+                let rest = width.saturating_sub(wide(shown));
+                let before = if right[column] { rest } else { 0 };
+                // Blanks are owed until something stands behind them.
+                if !shown.is_empty() {
+                    text.extend(std::iter::repeat_n(' ', owed + before));
+                    text.push_str(&look.paint(cell.style, shown));
+                    owed = rest - before;
+                } else {
+                    owed += rest;
+                }
+            }
+            at += width + 2;
+            owed += 2;
+        }
+        text.push('\n');
     }
 }
 
@@ -223,7 +272,7 @@ fn cut(text: &str, width: usize) -> String {
 /// `text` in lines of at most `width` columns, broken between words where there are any; the last of `lines` is cut.
 fn wrap(text: &str, width: usize, lines: usize) -> Vec<String> {
     let mut wrapped = Vec::new();
-    let mut rest = text.trim();
+    let mut rest = text.trim_end();
     while wrapped.len() + 1 < lines && wide(rest) > width {
         let (mut used, mut end, mut blank) = (0, 0, None);
         for (at, c) in rest.char_indices() {
@@ -310,7 +359,10 @@ pub(crate) fn filter(filter: &Filter, now: Time) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod columns {
     use super::*;
 
     #[test]

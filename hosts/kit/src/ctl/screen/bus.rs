@@ -3,32 +3,33 @@
 use super::{Cell, Look, Style, Table};
 use crate::ctl::wire::{Bus, Reader, Topic};
 
+pub(super) const HEAD: [&str; 6] = ["READER", "POLICY", "PENDING", "DELIVERED", "LOST", "NOTES"];
+
 /// A line a topic, its readers under it, those that have left at the end.
 pub(crate) fn bus(bus: &Bus, look: Look) -> String {
     if bus.topics.is_empty() {
         return "no topics\n".to_owned();
     }
-    let mut table = Table::with_head(&[
-        "TOPIC / READER",
-        "POLICY",
-        "PENDING",
-        "DELIVERED",
-        "LOST",
-        "NOTES",
-    ]);
+    let mut table = Table::with_head(&HEAD).lines(2);
     for topic in &*bus.topics {
+        let Topic {
+            name,
+            state,
+            published,
+            queue_depth,
+            capacity,
+            ..
+        } = topic;
         let subscribers = match topic.subscribers {
             1 => "1 subscriber".to_owned(),
             many => format!("{many} subscribers"),
         };
-        table.row([
-            Cell::new(&*topic.name).style(Style::Strong),
-            Cell::new(&*topic.state),
-            Cell::new(format!("{}/{}", topic.queue_depth, topic.capacity)).right(),
-            Cell::new(topic.published.to_string()).right(),
-            Cell::default(),
-            Cell::new(format!("{subscribers}; published, kept/capacity")),
-        ]);
+        table.across(
+            Cell::new(format!(
+                "{name}: {state}, {published} published, {queue_depth} of {capacity} kept, {subscribers}"
+            ))
+            .style(Style::Strong),
+        );
         for reader in &*topic.readers {
             table.row(cells(&format!("  {}", reader.name), reader, topic, false));
         }

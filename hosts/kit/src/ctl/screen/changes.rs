@@ -8,21 +8,20 @@ use crate::ctl::wire::{Change, Changes};
 pub(crate) fn changes(changes: &Changes, now: Time, look: Look) -> String {
     let mut text = String::new();
     if changes.complete == Some(false) {
-        let from = changes
+        let begins = changes
             .record_from
-            .map(|from| format!(" only from {} on", from.stamp(now)));
+            .map(|from| format!("the record begins {}; ", from.stamp(now)));
         let gap = format!(
-            "the record is kept{}: what came before is not shown\n",
-            from.as_deref().unwrap_or(" for a while")
+            "{}earlier changes are not shown",
+            begins.unwrap_or_default()
         );
         text.push_str(&look.paint(Style::Warn, &gap));
+        text.push('\n');
     }
     if changes.dropped > 0 {
-        let lost = format!(
-            "{} changes of this time are no longer recorded\n",
-            changes.dropped
-        );
+        let lost = format!("{} changes are no longer recorded", changes.dropped);
         text.push_str(&look.paint(Style::Warn, &lost));
+        text.push('\n');
     }
     if changes.changes.is_empty() {
         let since = changes
@@ -31,11 +30,11 @@ pub(crate) fn changes(changes: &Changes, now: Time, look: Look) -> String {
         text.push_str(&format!("nothing changed{}\n", since.unwrap_or_default()));
         return text;
     }
-    let mut table = Table::with_head(&["TIME", "KIND", "SUBJECT", "WHAT"]);
+    let mut table = Table::with_head(&["TIME", "KIND", "SUBJECT", "WHAT"]).lines(3);
     for change in &*changes.changes {
         let Change { kind, .. } = change;
         let subject = match (change.subject.as_deref(), change.generation) {
-            (Some(subject), Some(generation)) => format!("{subject} gen {generation}"),
+            (Some(subject), Some(generation)) => format!("{subject} ({generation})"),
             (Some(subject), None) => subject.to_owned(),
             (None, _) => "-".to_owned(),
         };

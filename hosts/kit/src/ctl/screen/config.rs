@@ -10,7 +10,7 @@ pub(crate) fn config(config: &Config, look: Look) -> String {
         .map(|version| format!("version {version}, "))
         .unwrap_or_default();
     let mut text = look.paint(Style::Dim, &format!("# {version}sha256 {}", config.sha256)) + "\n";
-    let mut table = Table::default();
+    let mut table = Table::new();
     for value in &*config.values {
         let default = &*value.origin.layer == "default";
         let mut from = source(&value.origin);

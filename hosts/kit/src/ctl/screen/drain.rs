@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use ron_config::format_duration;
+
 use super::{Look, Style};
 use crate::ctl::moment::short;
 use crate::ctl::wire::{Drain, Report};
 
 /// The stages in which children would stop, and what would be lost.
 pub(crate) fn plan(plan: &Drain, look: Look) -> String {
-    let span = |ms| short(Duration::from_millis(ms));
+    let span = |ms| format_duration(Duration::from_millis(ms));
     let mut text = format!(
         "a drain would announce itself for {}, then stop these within {}:\n",
         span(plan.linger_ms),
@@ -53,18 +55,21 @@ pub(crate) fn plan(plan: &Drain, look: Look) -> String {
 
 /// How a drain ended.
 pub(crate) fn report(report: &Report, look: Look) -> String {
-    let left = report.aborted.saturating_add(report.leaked);
-    let (style, verdict) = match left {
-        0 => (Style::Good, "drained".to_owned()),
+    let took = short(Duration::from_millis(report.took_ms));
+    let (style, verdict) = match report.aborted.saturating_add(report.leaked) {
+        0 => (Style::Good, format!("drained in {took}")),
+        1 => (
+            Style::Bad,
+            format!("drained in {took}; 1 child did not stop by itself"),
+        ),
         left => (
             Style::Bad,
-            format!("drained, but {left} did not stop by themselves"),
+            format!("drained in {took}; {left} children did not stop by themselves"),
         ),
     };
     let mut text = format!(
-        "{} in {}\n{} started = {} stopped + {} aborted + {} leaked + {} quarantined\n",
+        "{}\n{} started = {} stopped + {} aborted + {} leaked + {} quarantined\n",
         look.paint(style, &verdict),
-        short(Duration::from_millis(report.took_ms)),
         report.started.unwrap_or_default(),
         report.stopped,
         report.aborted,

@@ -1,6 +1,6 @@
 //! What is wrong, root causes first. The worst finding is whole on the first 24 lines of a terminal.
 
-use super::{cut, wide, wrap, Look, Style};
+use super::{cut, shouted, wide, wrap, Look, Style};
 use crate::ctl::moment::Time;
 use crate::ctl::wire::{Diagnosis, Explanation, Finding, Reason, Text};
 
@@ -56,17 +56,26 @@ pub(crate) fn explanation(explanation: &Explanation, now: Time, look: Look) -> S
     let Explanation {
         id, state, because, ..
     } = explanation;
+    // Of the service as a whole; a child says `is ready` in small letters.
+    let whole = matches!(
+        (&**id, &**state),
+        ("ready", "not_ready" | "ready" | "degraded" | "draining")
+    );
+    let (id, state) = match whole {
+        true => ("the service", shouted(state)),
+        false => (&**id, state.to_string()),
+    };
     let mut lines = vec![format!(
         "{} is {}",
         look.paint(Style::Strong, &cut(id, look.width.saturating_sub(16))),
-        look.paint(Style::of_state(state), state)
+        look.paint(Style::of_state(&explanation.state), &state)
     )];
-    lines.extend(chain(because, now, 2 * because.len(), look));
+    lines.extend(chain(because, None, now, usize::MAX, look));
     if let Some(exit) = &explanation.last_exit {
         let place = exit.location.as_deref().filter(|at| !at.is_empty());
         let place = place.map(|at| format!(" at {at}")).unwrap_or_default();
         lines.extend(field(
-            "last exit",
+            "exited",
             &format!("{}: {}{place}", exit.kind, exit.text),
             4,
             look,
@@ -74,7 +83,8 @@ pub(crate) fn explanation(explanation: &Explanation, now: Time, look: Look) -> S
     }
     let mut next = upcoming(&explanation.next, explanation.retry_at, now);
     if let Some(left) = explanation.attempts_left {
-        next.push_str(&format!("; {left} restarts left before quarantine"));
+        let restarts = if left == 1 { "restart" } else { "restarts" };
+        next.push_str(&format!("; {left} {restarts} left before quarantine"));
     }
     lines.extend(field("next", &next, 3, look));
     joined(lines)
@@ -121,65 +131,126 @@ fn finding(number: usize, finding: &Finding, now: Time, room: usize, look: Look)
     }
     tail.extend(tried(advice, look));
     let room = room.saturating_sub(lines.len() + tail.len());
-    lines.extend(chain(because, now, room, look));
+    lines.extend(chain(because, finding.since, now, room, look));
     lines.extend(tail);
     lines
 }
 
-/// From what is seen to what caused it, each link under the one it explains, in `room` lines.
-fn chain(because: &[Reason], now: Time, room: usize, look: Look) -> Vec<String> {
+/// From what is seen to what caused it, each link under the one it explains, in `room` lines. Ages that the reader has
+/// just read, `known` first, are not said again.
+fn chain(
+    because: &[Reason],
+    known: Option<Time>,
+    now: Time,
+    room: usize,
+    look: Look,
+) -> Vec<String> {
     let room = room.max(2);
-    let shown: Vec<Option<&Reason>> = if because.len() <= room {
-        because.iter().map(Some).collect()
-    } else {
+    let mut shown: Vec<Option<&Reason>> = because.iter().map(Some).collect();
+    if because.len() > room {
         // What is seen and the root matter most.
-        let (first, last) = (room / 2, room - room / 2 - 1);
-        let front = because[..first].iter().map(Some);
-        let back = because[because.len() - last..].iter().map(Some);
-        front.chain([None]).chain(back).collect()
-    };
-    let each = (room / shown.len().max(1)).clamp(1, 2);
-    let mut lines = Vec::new();
+        shown.splice(room / 2..because.len() + room / 2 + 1 - room, [None]);
+    }
+    let mut known = known;
+    let mut links = Vec::new();
     for (at, reason) in shown.iter().enumerate() {
         let label = if at == 0 { "because" } else { "" };
-        let deep = at.min(6) * 2;
+        let inset = " ".repeat((at.min(5) * 2).saturating_sub(2));
         let hook = if at == 0 { "" } else { "└ " };
-        let inset = " ".repeat(deep.saturating_sub(2));
         let start = format!("   {label:9}{inset}{hook}");
-        let Some(reason) = reason else {
-            let left = because.len() + 1 - shown.len();
-            lines.push(format!("{start}.. {left} more links"));
-            continue;
-        };
-        let mut aside = Vec::new();
-        if let Some(since) = reason.since {
-            aside.push(since.ago(now));
-        }
-        if !reason.evidence.is_empty() {
-            aside.push(cut(&reason.evidence, look.width / 2));
-        }
-        let aside = match aside.is_empty() {
-            true => String::new(),
-            false => format!("  [{}]", aside.join("; ")),
-        };
         let width = look.width.saturating_sub(wide(&start));
-        let whole = wide(&reason.what) + wide(&aside) <= width;
-        // The evidence stays whole: it is what one looks up.
-        let text = match (whole, each) {
-            (false, 1) => vec![cut(&reason.what, width.saturating_sub(wide(&aside)))],
-            _ => wrap(&reason.what, width.saturating_sub(wide(&aside)), each),
-        };
-        let end = text.len() - 1;
-        for (line, what) in text.iter().enumerate() {
-            let start = match line {
-                0 => start.clone(),
-                _ => " ".repeat(wide(&start)),
-            };
-            let aside = if line == end { aside.as_str() } else { "" };
-            lines.push(format!("{start}{what}{}", look.paint(Style::Dim, aside)));
+        links.push(match reason {
+            Some(reason) => {
+                let fresh = reason.since.filter(|since| Some(*since) != known);
+                known = reason.since.or(known);
+                Link::new(start, &reason.what, aside(reason, fresh, now), width)
+            }
+            None => {
+                let more = because.len() + 1 - shown.len();
+                Link::new(start, "..", format!("{more} more"), width)
+            }
+        });
+    }
+    let root = links.len().saturating_sub(1);
+    while links.iter().map(|link| link.lines.len()).sum::<usize>() > room {
+        // The root cause keeps its lines for the longest.
+        let long = links
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, link)| link.lines.len() > 1);
+        match long.max_by_key(|(at, link)| (*at != root, link.lines.len())) {
+            Some((_, link)) => link.shorten(),
+            None => break,
+        }
+    }
+    let mut lines = Vec::new();
+    for Link {
+        start, lines: text, ..
+    } in links
+    {
+        let below = " ".repeat(wide(&start));
+        for (at, line) in text.iter().enumerate() {
+            let start = if at == 0 { &start } else { &below };
+            lines.push(format!("{start}{line}"));
         }
     }
     lines
+}
+
+/// One link of a chain, with where to look it up at its end.
+#[derive(Debug)]
+struct Link<'a> {
+    start: String,
+    what: &'a str,
+    aside: String,
+    width: usize,
+    lines: Vec<String>,
+}
+
+impl<'a> Link<'a> {
+    fn new(start: String, what: &'a str, aside: String, width: usize) -> Link<'a> {
+        const MOST: usize = 6;
+        let mut link = Link {
+            start,
+            what,
+            aside: cut(&aside, width / 2),
+            width,
+            lines: Vec::new(),
+        };
+        link.lay(MOST);
+        link
+    }
+
+    fn shorten(&mut self) {
+        self.lay(self.lines.len().saturating_sub(1).max(1));
+    }
+
+    /// The text is cut where it must be; the evidence is not.
+    fn lay(&mut self, most: usize) {
+        let Link {
+            what, aside, width, ..
+        } = self;
+        let mut lines = wrap(what, *width, most);
+        let (count, beside) = (lines.len(), width.saturating_sub(wide(aside) + 2));
+        match lines.last_mut() {
+            Some(_) if aside.is_empty() => {}
+            Some(last) if count == most || wide(last) <= beside => {
+                *last = format!("{}  {aside}", cut(last, beside));
+            }
+            _ => lines.push(aside.clone()),
+        }
+        self.lines = lines;
+    }
+}
+
+fn aside(reason: &Reason, since: Option<Time>, now: Time) -> String {
+    let since = since.map(|since| since.ago(now)).unwrap_or_default();
+    let parts = [&*since, &*reason.evidence];
+    let parts: Vec<&str> = parts.into_iter().filter(|text| !text.is_empty()).collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!("[{}]", parts.join("; ")),
+    }
 }
 
 /// Commands stand alone on their lines, whole, to be copied.

@@ -22,7 +22,7 @@ pub(crate) enum Here {
 
 /// One socket.
 #[derive(Debug)]
-pub(crate) struct Row<'a> {
+pub(crate) struct Socket<'a> {
     pub(crate) service: &'a str,
     pub(crate) instance: &'a str,
     pub(crate) pid: Option<u64>,
@@ -31,51 +31,38 @@ pub(crate) struct Row<'a> {
 }
 
 /// A line a socket.
-pub(crate) fn ps(rows: &[Row<'_>], look: Look) -> String {
+pub(crate) fn ps(rows: &[Socket<'_>], look: Look) -> String {
     let mut table = Table::with_head(&[
         "SERVICE", "INSTANCE", "PID", "STATE", "UP", "VERSION", "CHILDREN",
-    ]);
+    ])
+    .lines(2);
     for row in rows {
-        let pid = row.pid.map(|pid| pid.to_string()).unwrap_or_default();
-        let (state, style, up, version, note) = match &row.here {
-            Here::Live(about) => (
-                about.state.to_string(),
-                Style::of_state(&about.state),
-                about.uptime_ms.map(|up| short(Duration::from_millis(up))),
-                about.version.to_string(),
-                children(about),
-            ),
-            Here::Dead => (
-                "dead".to_owned(),
-                Style::Dim,
-                None,
-                String::new(),
-                format!("nobody listens on {}", shown(row.path)),
-            ),
-            Here::Silent(problem) => (
-                "silent".to_owned(),
-                Style::Bad,
-                None,
-                String::new(),
-                problem.clone(),
-            ),
-            Here::Refused(problem) => (
-                "refused".to_owned(),
-                Style::Bad,
-                None,
-                String::new(),
-                problem.clone(),
-            ),
-        };
-        table.row([
+        let mut cells = vec![
             Cell::new(row.service),
             Cell::new(row.instance),
-            Cell::new(pid).right(),
-            Cell::new(state).style(style),
-            Cell::new(up.unwrap_or_default()).right(),
-            Cell::new(version),
-            Cell::new(note),
-        ]);
+            Cell::new(row.pid.map(|pid| pid.to_string()).unwrap_or_default()).right(),
+        ];
+        let (state, style, problem) = match &row.here {
+            Here::Live(about) => {
+                let up = about.uptime_ms.map(|up| short(Duration::from_millis(up)));
+                cells.push(Cell::new(&*about.state).style(Style::of_state(&about.state)));
+                cells.push(Cell::new(up.unwrap_or_default()).right());
+                cells.push(Cell::new(&*about.version));
+                cells.push(Cell::new(children(about)));
+                table.row(cells);
+                continue;
+            }
+            Here::Dead => (
+                "dead",
+                Style::Dim,
+                format!("{}: nobody listens", shown(row.path)),
+            ),
+            Here::Silent(problem) => ("silent", Style::Bad, problem.clone()),
+            Here::Refused(problem) => ("refused", Style::Bad, problem.clone()),
+        };
+        cells.push(Cell::new(state).style(style));
+        table.row(cells);
+        table.across(Cell::new(format!("  {problem}")));
     }
     table.render(look)
 }

@@ -38,7 +38,7 @@ pub(crate) fn top(
 }
 
 fn title(top: &Top, now: Time, before: Option<Before>, look: Look) -> String {
-    let mut facts = Vec::new();
+    let mut facts = vec![now.stamp(now)];
     if let Some(up) = top.uptime_ms {
         facts.push(format!("up {}", short(Duration::from_millis(up))));
     }
@@ -67,7 +67,7 @@ fn title(top: &Top, now: Time, before: Option<Before>, look: Look) -> String {
     let state = shouted(&top.state);
     let name = cut(&top.service, 30);
     let left = look.width.saturating_sub(wide(&name) + wide(&state) + 4);
-    let facts = cut(&format!("{}  {}", facts.join("  "), now.stamp(now)), left);
+    let facts = cut(&facts.join("  "), left);
     format!(
         "{}  {}  {facts}",
         look.paint(Style::Strong, &name),
@@ -141,8 +141,7 @@ fn readers(top: &Top, look: Look) -> Vec<String> {
         return Vec::new();
     }
     readers.sort_by_key(|(_, reader)| std::cmp::Reverse((lost(reader), reader.pending)));
-    let mut table =
-        Table::with_head(&["READER", "POLICY", "PENDING", "DELIVERED", "LOST", "NOTES"]);
+    let mut table = Table::with_head(&bus::HEAD);
     for (topic, reader) in readers.iter().take(MOST) {
         table.row(bus::cells(
             &format!("{}/{}", topic.name, reader.name),
@@ -152,7 +151,7 @@ fn readers(top: &Top, look: Look) -> Vec<String> {
         ));
     }
     if readers.len() > MOST {
-        table.row([Cell::new(format!("and {} more", readers.len() - MOST))]);
+        table.across(Cell::new(format!("and {} more", readers.len() - MOST)));
     }
     split(table.render(look))
 }
