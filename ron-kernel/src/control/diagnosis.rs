@@ -219,8 +219,8 @@ pub(crate) fn diagnose(situation: &Situation) -> Diagnosis {
 fn rank(blame: &Blame<'_>) -> Vec<Root> {
     let mut place = vec![0; blame.troubles.len()];
     let mut roots: Vec<Root> = Vec::new();
-    for trouble in 0..blame.troubles.len() {
-        if blame.root[trouble] == trouble {
+    for (trouble, root) in blame.root.iter().enumerate() {
+        if *root == trouble {
             place[trouble] = roots.len();
             roots.push(Root {
                 trouble,
@@ -229,9 +229,9 @@ fn rank(blame: &Blame<'_>) -> Vec<Root> {
             });
         }
     }
-    for trouble in 0..blame.troubles.len() {
-        if blame.root[trouble] != trouble {
-            let root = &mut roots[place[blame.root[trouble]]];
+    for (trouble, root) in blame.root.iter().enumerate() {
+        if *root != trouble {
+            let root = &mut roots[place[*root]];
             root.gravity = root.gravity.max(blame.gravity(trouble));
             root.affected.push(trouble);
         }

@@ -177,7 +177,7 @@ impl<'a> Blame<'a> {
             by_key.insert("config_reload".to_owned(), trouble);
         }
         if !situation.pending_keys.is_empty() {
-            let config = self.history.config_before(situation.now);
+            let config = self.history.last_config();
             self.push(
                 Trouble::Pending,
                 config.map_or(situation.started, |entry| entry.at),

@@ -146,15 +146,20 @@ impl<'a> History<'a> {
         (past(subject.since, found.at) <= SLACK).then_some(found)
     }
 
-    /// The last fault that was asked for, or struck a child, shortly before.
-    pub(super) fn fault_before(&self, id: &str, onset: SystemTime) -> Option<&'a Entry> {
-        let fault = |entry: &&&Entry| {
-            // That it ended has neither.
+    /// The last fault that struck a child, or was asked for, or the last command about it, shortly before.
+    pub(super) fn touched_before(&self, id: &str, onset: SystemTime) -> Option<&'a Entry> {
+        let touched = |entry: &&&Entry| {
+            // That a fault ended has neither.
             let began = entry.by.is_some() || entry.generation.is_some();
-            entry.kind == EntryKind::Fault && began && past(entry.at, onset) <= SLACK
+            let kind = matches!(entry.kind, EntryKind::Fault | EntryKind::Command);
+            kind && began && past(entry.at, onset) <= SLACK
         };
-        let found = self.of(id).iter().rev().find(fault).copied()?;
+        let found = self.of(id).iter().rev().find(touched).copied()?;
         (past(onset, found.at) <= SUSPECT).then_some(found)
+    }
+
+    pub(super) fn last_config(&self) -> Option<&'a Entry> {
+        self.configs.last().copied()
     }
 
     /// The last configuration that was put in force shortly before.

@@ -733,6 +733,28 @@ fn a_child_on_its_way_down_by_command_says_who_asked() {
     );
 }
 
+#[test]
+fn a_member_that_an_operator_stops_is_not_blamed_on_its_sibling() {
+    let situation = degraded()
+        .child(child("g/b", "backoff", 990.0).failed("boom"))
+        .child(child("g/c", "stopping", 999.0))
+        .entry(EntryKind::Command, "g/c", 998.9, "stop g/c")
+        .by("uid 0 pid 9");
+    assert_eq!(roots(&situation), ["warning child:g/b", "notice child:g/c"]);
+}
+
+#[test]
+fn a_circle_is_cut_at_what_failed_not_at_what_waits() {
+    let situation = degraded()
+        .child(child("a", "waiting", 900.0).waits("b"))
+        .child(child("b", "backoff", 950.0).failed("boom").after(&["a"]));
+    assert_eq!(roots(&situation), ["warning child:b: child:a"]);
+    let idle = degraded()
+        .child(child("a", "waiting", 900.0).waits("b"))
+        .child(child("b", "waiting", 800.0).waits("a"));
+    assert_eq!(roots(&idle), ["notice child:b: child:a"]);
+}
+
 // ----- injected faults -----------------------------------------------------------------------
 
 #[test]
@@ -835,7 +857,7 @@ fn the_fault_of_the_configuration_is_not_cleared_by_a_command() {
 }
 
 #[test]
-fn a_fault_that_is_over_is_named_as_a_suspect() {
+fn a_fault_that_is_over_and_a_command_are_named_as_suspects() {
     let situation = ready()
         .entry(EntryKind::Fault, "db", 989.8, "fault panic for at most 30s")
         .by("uid 0 pid 7")
@@ -849,8 +871,15 @@ fn a_fault_that_is_over_is_named_as_a_suspect() {
         .crashes("db", &[990.0], "injected");
     assert_eq!(
         chain(&first(&situation))[0],
-        ("fault panic for at most 30s", "record #1")
+        ("uid 0 pid 7: fault panic for at most 30s", "record #1")
     );
+    let restarted = ready()
+        .entry(EntryKind::Command, "db", 985.0, "restart")
+        .by("uid 0 pid 9")
+        .child(child("db", "backoff", 990.0).failed("boom"))
+        .crashes("db", &[990.0], "boom");
+    let finding = first(&restarted);
+    assert_eq!(chain(&finding)[0], ("uid 0 pid 9: restart", "record #1"));
 }
 
 // ----- stalls --------------------------------------------------------------------------------

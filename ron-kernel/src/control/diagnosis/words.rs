@@ -2,7 +2,7 @@
 
 use super::blame::{Blame, Link, Seen, Trouble};
 use super::history::past;
-use super::{Finding, Gravity, Injected, Reading, Root, Situation, Subject};
+use super::{Entry, Finding, Gravity, Injected, Reading, Root, Situation, Subject};
 use crate::snapshot::Reason;
 use crate::supervisor::Kind;
 use std::cmp::Reverse;
@@ -461,8 +461,21 @@ impl Blame<'_> {
         let now = self.situation.now;
         match self.troubles[trouble] {
             Trouble::Child(place) => {
-                self.suspects(trouble, because);
-                self.child_reasons(trouble, &self.situation.children[place], because);
+                let subject = &self.situation.children[place];
+                match self.history.command(subject) {
+                    Some(command) if self.stopped_by_operator(subject) => {
+                        because.push(Reason {
+                            what: format!("{} is {}", subject.id, subject.state),
+                            since: subject.since,
+                            evidence: in_tree(subject),
+                        });
+                        because.push(recorded(command));
+                    }
+                    _ => {
+                        self.suspects(trouble, because);
+                        self.child_reasons(trouble, subject, because);
+                    }
+                }
             }
             Trouble::Reader(_) => {
                 self.suspects(trouble, because);
@@ -481,6 +494,7 @@ impl Blame<'_> {
                         evidence: in_tree(subject),
                     });
                 }
+                self.suspects(trouble, because);
                 let who = self.situation.draining.as_deref().unwrap_or_default();
                 because.push(Reason {
                     what: format!("the shutdown began: {}", brief(who)),
@@ -519,38 +533,14 @@ impl Blame<'_> {
             });
         }
         let child = self.child(trouble);
-        let fault = child.and_then(|child| self.history.fault_before(&child.id, onset));
-        if let Some(fault) = fault {
-            because.push(Reason {
-                what: brief(&fault.text),
-                since: fault.at,
-                evidence: format!("record #{}", fault.seq),
-            });
+        let touched = child.and_then(|child| self.history.touched_before(&child.id, onset));
+        if let Some(entry) = touched {
+            because.push(recorded(entry));
         }
     }
 
     fn child_reasons(&self, trouble: usize, subject: &Subject, because: &mut Vec<Reason>) {
         let id = &subject.id;
-        if self.stopped_by_operator(subject) {
-            because.push(Reason {
-                what: format!("{id} is {}", subject.state),
-                since: subject.since,
-                evidence: in_tree(subject),
-            });
-            match self.history.command(subject) {
-                Some(command) => because.push(Reason {
-                    what: format!(
-                        "{}: {}",
-                        command.by.as_deref().unwrap_or("an operator"),
-                        brief(&command.text)
-                    ),
-                    since: command.at,
-                    evidence: format!("record #{}", command.seq),
-                }),
-                None => because.push(self.plain(trouble)),
-            }
-            return;
-        }
         let Some(failure) = subject.failure().filter(|_| subject.stalled.is_none()) else {
             let mut reason = self.plain(trouble);
             if let "stuck" | "leaked" = subject.state {
@@ -565,7 +555,7 @@ impl Blame<'_> {
             because.push(Reason {
                 what: match subject.restarts {
                     // Of earlier troubles, too.
-                    all if all >= failures.count as u64 => {
+                    all if all > failures.count as u64 => {
                         format!("{id} {}; {all} restarts in all", self.failed(subject))
                     }
                     _ => format!("{id} {}", self.failed(subject)),
@@ -726,6 +716,18 @@ impl Blame<'_> {
 
 fn in_tree(subject: &Subject) -> String {
     format!("tree: {} generation {}", subject.id, subject.generation)
+}
+
+/// An entry of the record, with who caused it.
+fn recorded(entry: &Entry) -> Reason {
+    Reason {
+        what: match &entry.by {
+            Some(by) => format!("{by}: {}", brief(&entry.text)),
+            None => brief(&entry.text),
+        },
+        since: entry.at,
+        evidence: format!("record #{}", entry.seq),
+    }
 }
 
 fn injected(fault: &Injected) -> String {
