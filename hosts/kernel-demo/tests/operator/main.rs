@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 mod chaos;
+mod control;
 mod process;
 mod reloading;
 mod serving;

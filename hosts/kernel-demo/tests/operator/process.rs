@@ -31,6 +31,8 @@ pub(crate) struct Demo {
     log: Arc<Log>,
     reader: Option<JoinHandle<()>>,
     dir: tempfile::TempDir,
+    /// Of the control socket.
+    run_dir: tempfile::TempDir,
     addr: SocketAddr,
 }
 
@@ -72,6 +74,7 @@ impl Demo {
 
     pub(crate) fn start_with(config: &str, args: &[&str]) -> Demo {
         let dir = tempfile::tempdir().unwrap();
+        let run_dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ron-kernel.toml");
         std::fs::write(&path, config).unwrap();
         let mut child = Command::new(BINARY)
@@ -82,6 +85,7 @@ impl Demo {
             .env_clear()
             .env("HOME", dir.path())
             .env("TMPDIR", dir.path())
+            .env("RON_RUN_DIR", run_dir.path().join("run"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -104,6 +108,7 @@ impl Demo {
             log,
             reader: Some(reader),
             dir,
+            run_dir,
             addr: SocketAddr::from(([0, 0, 0, 0], 0)),
         };
         demo.addr = demo.line("admin_listening")["addr"]
@@ -131,6 +136,35 @@ impl Demo {
         let beside = self.dir.path().join("next");
         std::fs::write(&beside, config).unwrap();
         std::fs::rename(&beside, self.config_path()).unwrap();
+    }
+
+    /// What `HOST ctl` with these words prints and ends with.
+    pub(crate) fn ctl(&self, words: &str) -> Output {
+        let mut command = Command::new(BINARY);
+        command.arg("ctl").args(words.split(' ')).env_clear();
+        command.env("RON_RUN_DIR", self.run_dir.path().join("run"));
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The same, which must succeed.
+    pub(crate) fn asked(&self, words: &str) -> String {
+        let output = self.ctl(words);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Its answer as JSON.
+    pub(crate) fn asked_json(&self, words: &str) -> Json {
+        serde_json::from_str(&self.asked(&format!("{words} --json"))).unwrap()
+    }
+
+    /// Names of the sockets in its run directory.
+    pub(crate) fn sockets(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.run_dir.path().join("run")).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     }
 
     pub(crate) fn signal(&self, name: &str) {
