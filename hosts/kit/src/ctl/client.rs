@@ -317,9 +317,13 @@ impl Answer {
         Err(Failure::answered(status, &refused.error, answer.line()))
     }
 
+    /// Every answer is an object; serde would also fill a struct from an array.
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_str(&self.text)
-            .map_err(|_| foreign(&self.path, "answers with another shape of JSON"))
+        let object = self.text.trim_start().starts_with('{');
+        let parsed = object
+            .then(|| serde_json::from_str(&self.text).ok())
+            .flatten();
+        parsed.ok_or_else(|| foreign(&self.path, "answers with another shape of JSON"))
     }
 
     /// The answer as it came, on one line: a line end in JSON is always between two words.

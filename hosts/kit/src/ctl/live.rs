@@ -34,9 +34,12 @@ pub(crate) async fn tail(
             print(&(line + "\n"))?;
         } else {
             // A line of another shape is still worth seeing.
-            match serde_json::from_str::<Line>(&line) {
-                Ok(line) => print(&screen::line(&line, session.look()))?,
-                Err(_) => print(&format!("{}\n", Text::escaped(&line)))?,
+            let parsed = line
+                .starts_with('{')
+                .then(|| serde_json::from_str::<Line>(&line).ok());
+            match parsed.flatten() {
+                Some(line) => print(&screen::line(&line, session.look()))?,
+                None => print(&format!("{}\n", Text::escaped(&line)))?,
             }
         }
         left = left.map(|left| left - 1);

@@ -1,0 +1,10 @@
+//! The program against services that answer, lie, hang, or are not there.
+
+mod answers;
+mod check;
+mod fake;
+mod finding;
+mod manual;
+mod requests;
+mod streams;
+mod trust;
