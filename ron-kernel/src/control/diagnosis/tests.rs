@@ -305,7 +305,7 @@ fn the_chain_of_reasons_goes_from_what_is_seen_to_the_root_cause() {
 
 #[test]
 fn the_verdict_names_the_root_cause_and_counts_the_rest() {
-    let table: [(Situation, &str); 9] = [
+    let table: [(Situation, &str); 10] = [
         (ready(), "ready, nothing is wrong"),
         (
             four_links(),
@@ -337,6 +337,10 @@ fn the_verdict_names_the_root_cause_and_counts_the_rest() {
                 .child(child("a", "stuck", 900.0))
                 .child(child("b", "leaked", 901.0)),
             "draining: svc has been shutting down for 4s: SIGTERM; waits for a (stuck for 1m 40s) (2 more findings)",
+        ),
+        (
+            draining("SIGTERM").cause("keyring", "fail_secure", "unreadable", 900.0),
+            "draining: svc has been shutting down for 4s: SIGTERM (1 more finding)",
         ),
         (
             Situation {
@@ -617,11 +621,19 @@ fn a_member_that_failed_because_of_a_dependency_hands_the_blame_on() {
 }
 
 #[test]
-fn a_group_without_a_known_culprit_is_a_root_of_its_own() {
-    let situation = degraded()
-        .child(group("g", "backoff", 995.0).failed("restart budget spent by x/y: boom"))
-        .child(child("g/a", "waiting", 995.0).held());
-    assert_eq!(roots(&situation), ["warning child:g: child:g/a"]);
+fn a_group_without_a_culprit_of_its_own_is_a_root() {
+    for named in ["nobody", "x", "g"] {
+        let cause = format!("restart budget spent by {named}: boom");
+        let situation = degraded()
+            .child(group("g", "backoff", 995.0).failed(&cause))
+            .child(child("g/a", "waiting", 995.0).held())
+            .child(child("x", "backoff", 996.0).failed("boom"));
+        assert_eq!(
+            roots(&situation),
+            ["warning child:g: child:g/a", "warning child:x"],
+            "{named}"
+        );
+    }
 }
 
 #[test]
@@ -1189,6 +1201,14 @@ fn keys_that_wait_for_a_restart_are_a_notice() {
         "2 changed keys wait for a restart of the process: bus.capacity, log.format"
     );
     assert_eq!(finding.advice[0], "ronctl config explain bus.capacity");
+    situation.pending_keys = (0..6).map(|n| format!("k{n}")).collect();
+    let finding = first(&situation);
+    assert!(
+        finding.what.ends_with("k0, k1, k2, k3 and 2 more"),
+        "{}",
+        finding.what
+    );
+    assert_eq!(finding.advice.len(), 3);
 }
 
 // ----- bus, host, readiness ------------------------------------------------------------------
