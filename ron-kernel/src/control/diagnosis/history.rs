@@ -122,7 +122,8 @@ impl<'a> History<'a> {
         self.of(id).iter().rev().find(stop).map(|entry| entry.at)
     }
 
-    /// The operator's command that led to the state of a stopped or stopping child.
+    /// The operator's command that led to the state of a stopped or stopping child: the last one before it, if that
+    /// was a command to stop.
     pub(super) fn command(&self, subject: &Subject) -> Option<&'a Entry> {
         let asked = |entry: &&&Entry| {
             matches!(entry.kind, EntryKind::Command | EntryKind::Stop)
@@ -130,13 +131,17 @@ impl<'a> History<'a> {
                 && past(entry.at, subject.since) <= SLACK
         };
         let command = self.of(&subject.id).iter().rev().find(asked).copied()?;
-        let reaches = match subject.state {
-            "stopping" => SLACK,
-            "stopped" if subject.cause.as_deref() == Some(BY_OPERATOR) => return Some(command),
-            "stopped" if subject.cause.is_none() => subject.stop_timeout + END_OF_STOP,
-            _ => return None,
+        let says = |verb: &str| command.text.starts_with(verb);
+        let within = |limit: Duration| past(subject.since, command.at) <= limit;
+        let led_here = match subject.state {
+            "stopping" => (says("stop") || says("restart")) && within(SLACK),
+            "stopped" if subject.cause.as_deref() == Some(BY_OPERATOR) => says("stop"),
+            "stopped" if subject.cause.is_none() => {
+                says("stop") && within(subject.stop_timeout + END_OF_STOP)
+            }
+            _ => false,
         };
-        (past(subject.since, command.at) <= reaches).then_some(command)
+        led_here.then_some(command)
     }
 
     /// Why a group that is stopping gave up.

@@ -678,7 +678,7 @@ fn who_stopped_a_child_is_the_root_cause() {
         )
         .child(child("web", "waiting", 760.0).waits("store"))
         .crashes("store", &[500.0], "old")
-        .entry(EntryKind::Command, "store", 757.5, "stop store")
+        .entry(EntryKind::Command, "store", 757.5, "stop")
         .by("uid 0 pid 123")
         .entry(EntryKind::Stop, "store", 758.0, "stopped: returned Ok");
     assert_eq!(roots(&situation), ["critical child:store: child:web"]);
@@ -692,7 +692,7 @@ fn who_stopped_a_child_is_the_root_cause() {
         chain(&finding)[2..],
         [
             ("store is stopped", "tree: store generation 1"),
-            ("uid 0 pid 123: stop store", "record #2")
+            ("uid 0 pid 123: stop", "record #2")
         ]
     );
 }
@@ -719,25 +719,67 @@ fn members_of_a_group_that_an_operator_stopped_belong_to_it() {
         .child(group("g", "stopped", 990.0).with(|g| g.cause = Some(history::BY_OPERATOR.into())))
         .child(child("g/a", "stopped", 989.5))
         .child(child("g/b", "stopped", 989.0))
-        .entry(EntryKind::Command, "g", 988.0, "stop g")
+        .entry(EntryKind::Command, "g", 988.0, "stop")
         .by("uid 0 pid 9");
     assert_eq!(roots(&situation), ["notice child:g: child:g/a child:g/b"]);
     assert_eq!(first(&situation).advice[0], "ronctl start g");
 }
 
 #[test]
+fn only_the_last_command_and_only_a_stop_is_blamed_for_a_stop() {
+    let stopped = |cause: Option<&str>, stop: f64, later: &str| {
+        let mut situation = degraded()
+            .child(child("a", "stopped", 990.0).with(|a| a.cause = cause.map(Arc::from)))
+            .entry(EntryKind::Command, "a", stop, "stop")
+            .by("uid 0 pid 1");
+        if !later.is_empty() {
+            situation = situation.entry(EntryKind::Command, "a", 989.0, later);
+            situation = situation.by("uid 0 pid 2");
+        }
+        first(&situation).what
+    };
+    let by_operator = Some(history::BY_OPERATOR);
+    let table = [
+        (
+            by_operator,
+            100.0,
+            "",
+            "a was stopped by uid 0 pid 1 15m ago",
+        ),
+        // Started since: whoever stopped it then left no word.
+        (
+            by_operator,
+            100.0,
+            "start",
+            "a was stopped by an operator 10s ago",
+        ),
+        (
+            by_operator,
+            985.0,
+            "release",
+            "a was stopped by an operator 10s ago",
+        ),
+        (None, 985.0, "", "a was stopped by uid 0 pid 1 15s ago"),
+        (None, 900.0, "", "a is stopped"),
+    ];
+    for (cause, stop, later, what) in table {
+        assert_eq!(stopped(cause, stop, later), what, "{stop} {later}");
+    }
+}
+
+#[test]
 fn a_child_on_its_way_down_by_command_says_who_asked() {
     let situation = ready()
         .child(child("a", "stopping", 999.0))
-        .entry(EntryKind::Command, "a", 998.9, "stop a")
+        .entry(EntryKind::Command, "a", 998.9, "stop")
         .by("uid 0 pid 9");
     assert_eq!(
         first(&situation).what,
-        "a is stopping, asked to by uid 0 pid 9 1.1s ago"
+        "a is stopping: stop asked by uid 0 pid 9 1.1s ago"
     );
     let long_ago = ready()
         .child(child("a", "stopping", 999.0))
-        .entry(EntryKind::Command, "a", 900.0, "restart a")
+        .entry(EntryKind::Command, "a", 900.0, "restart")
         .by("uid 0 pid 9");
     assert_eq!(
         first(&long_ago).what,
@@ -750,7 +792,7 @@ fn a_member_that_an_operator_stops_is_not_blamed_on_its_sibling() {
     let situation = degraded()
         .child(child("g/b", "backoff", 990.0).failed("boom"))
         .child(child("g/c", "stopping", 999.0))
-        .entry(EntryKind::Command, "g/c", 998.9, "stop g/c")
+        .entry(EntryKind::Command, "g/c", 998.9, "stop")
         .by("uid 0 pid 9");
     assert_eq!(roots(&situation), ["warning child:g/b", "notice child:g/c"]);
 }

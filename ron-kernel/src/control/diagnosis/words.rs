@@ -168,7 +168,10 @@ impl Blame<'_> {
             let at = command.map_or(subject.since, |command| command.at);
             let ago = span(past(now, at));
             return match subject.state {
-                "stopping" => format!("{id} is stopping, asked to by {by} {ago} ago"),
+                "stopping" => {
+                    let verb = command.map_or("stop", |command| &*command.text);
+                    format!("{id} is stopping: {verb} asked by {by} {ago} ago")
+                }
                 _ => format!("{id} was stopped by {by} {ago} ago"),
             };
         }
