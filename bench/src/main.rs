@@ -5,6 +5,7 @@
 mod bus;
 mod children;
 mod config;
+mod control;
 mod distance;
 mod harness;
 mod memory;
@@ -32,7 +33,7 @@ macro_rules! areas {
     ($($area:ident),+) => { &[$(Area { names: $area::NAMES, groups: $area::groups }),+] };
 }
 
-const AREAS: &[Area] = areas![restart, children, poll, config, metrics, bus];
+const AREAS: &[Area] = areas![restart, children, poll, config, metrics, bus, control];
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
