@@ -12,14 +12,25 @@ Exit codes: 0 done; 1 failed (rejected, unknown child, conflict, stragglers);
 2 usage (also: several services run, and none was chosen); 3 unreachable;
 4 refused.";
 
-pub(crate) const EXAMPLES: &str = "  \
-  ronctl explain                          what is wrong, root cause first
-  ronctl tree                             every child: state, restarts, cause
-  ronctl tail --topic kernel --since 10m  what has happened, and happens
-  ronctl changes --since 1h               failures, reloads, commands
-  ronctl config explain bus.capacity      which value is in force, from where
-  ronctl drain --dry-run                  what would be lost
-  ronctl chaos inject --target ron-kernel --fault=panic";
+/// Arguments, and what they answer.
+pub(crate) const EXAMPLES: [(&str, &str); 7] = [
+    ("explain", "what is wrong, root cause first"),
+    ("tree", "every child: state, restarts, cause"),
+    (
+        "tail --topic kernel --since 10m",
+        "what has happened, and happens",
+    ),
+    ("changes --since 1h", "failures, reloads, commands"),
+    (
+        "config explain bus.capacity",
+        "which value is in force, from where",
+    ),
+    ("drain --dry-run", "what would be lost"),
+    (
+        "chaos inject --fault=panic --for 30s",
+        "a drill, where it is armed",
+    ),
+];
 
 /// Asks a running service what is wrong with it, and tells it what to do.
 #[derive(Debug, Parser)]

@@ -78,12 +78,12 @@ pub(crate) async fn run(mut session: Session, command: Command) -> Result<u8, St
 async fn explain(session: &Session, id: Option<&str>) -> Result<u8, Stopped> {
     let (of, id) = match id {
         None => {
+            let called = session.called();
             let render = |diagnosis: &wire::Diagnosis, now, look| {
-                screen::diagnosis(diagnosis, diagnosis.now.unwrap_or(now), look)
+                screen::diagnosis(diagnosis, &called, diagnosis.now.unwrap_or(now), look)
             };
-            return session
-                .show(&Request::get("/v1/explain", &[]), render)
-                .await;
+            let request = Request::get("/v1/explain", &[]);
+            return session.show(&request, render).await;
         }
         Some("ready") => (Some("ready"), None),
         Some(id) => (None, Some(id.strip_prefix("child:").unwrap_or(id))),

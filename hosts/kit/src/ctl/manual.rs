@@ -33,7 +33,6 @@ pub(crate) fn command(host: Option<&'static str>) -> Command {
         Some(service) => format!("else {service}."),
         None => "else the one whose topic\n`tail` follows, else the only one that runs.".to_owned(),
     };
-    let examples = EXAMPLES.replace("ronctl ", &format!("{name} "));
     let after = format!(
         "\
 Which service: --sock, else --target, {first}
@@ -43,12 +42,35 @@ $XDG_RUNTIME_DIR/ron, else a directory per user under the temporary one.
 {EXIT_CODES}
 
 Examples:
-{examples}"
+{}",
+        examples(&name)
     );
     Invocation::command()
         .bin_name(&name)
         .no_binary_name(true)
         .after_help(after)
+}
+
+/// Side by side where a small terminal holds it, else one above the other.
+fn examples(name: &str) -> String {
+    const TERMINAL: usize = 80;
+    let wide = EXAMPLES
+        .iter()
+        .map(|(line, _)| name.len() + line.len() + 1)
+        .max()
+        .unwrap_or(0);
+    let beside = |(line, meaning): &(&str, &str)| {
+        let command = format!("{name} {line}");
+        format!("  {command:wide$}  {meaning}")
+    };
+    let lines: Vec<String> = EXAMPLES.iter().map(beside).collect();
+    if lines.iter().all(|line| line.len() <= TERMINAL) {
+        return lines.join("\n");
+    }
+    let above = EXAMPLES
+        .iter()
+        .map(|(line, meaning)| format!("  {meaning}:\n    {name} {line}"));
+    above.collect::<Vec<_>>().join("\n")
 }
 
 pub(crate) fn completions(session: &Session, shell: Shell) -> Result<u8, Stopped> {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::args::{Color, Whom};
 use super::client::{Answer, Link, Request, PATIENCE};
 use super::discovery::{self, Wish};
-use super::failure::Failure;
+use super::failure::{shown, Failure, Fault};
 use super::moment::Time;
 use super::screen::Look;
 
@@ -120,6 +120,20 @@ impl Session {
         Look { colour, width }
     }
 
+    /// How another command would be called to reach the same service.
+    pub(crate) fn called(&self) -> String {
+        let name = super::manual::name(self.host);
+        match (&self.sock, &self.wish) {
+            (Some(path), _) => format!("{name} --sock {}", shown(path)),
+            (None, Wish::Service { service, instance }) if self.targeted => match instance.as_str()
+            {
+                "" => format!("{name} --target {service}"),
+                instance => format!("{name} --target {service}.{instance}"),
+            },
+            _ => name,
+        }
+    }
+
     /// The directory in which the service would be found again.
     pub(crate) fn neighbourhood(&self) -> PathBuf {
         match self.sock.as_deref().and_then(Path::parent) {
@@ -155,10 +169,6 @@ pub(crate) fn print(text: &str) -> Result<(), Stopped> {
     {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Stopped::Closed),
-        Err(error) => Err(Failure::new(
-            super::failure::Fault::Failed,
-            format!("standard output: {error}"),
-        )
-        .into()),
+        Err(error) => Err(Failure::new(Fault::Failed, format!("standard output: {error}")).into()),
     }
 }

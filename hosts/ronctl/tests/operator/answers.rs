@@ -361,3 +361,22 @@ fn colour_is_for_terminals_and_for_those_who_ask() {
         .contains("\x1b[32m"));
     assert_eq!(run.ronctl("tree --color=never").good(), plain);
 }
+
+#[test]
+fn advice_can_be_copied_as_it_stands() {
+    let run = Run::new();
+    for name in ["ron-kernel", "svc-b"] {
+        let body = golden("explain.json");
+        run.serve(name, INSTANCE, move |_| json(200, &body));
+    }
+    let sock = run.sock("svc-b", INSTANCE).display().to_string();
+    for whom in [
+        "--target svc-b",
+        "--target svc-b.1a2b",
+        &format!("--sock {sock}"),
+    ] {
+        let text = run.ronctl(&format!("explain {whom}")).good();
+        let advice = format!("ronctl {whom} release hasher\n");
+        assert!(text.contains(&advice), "{advice} in {text}");
+    }
+}

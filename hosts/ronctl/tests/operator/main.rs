@@ -7,4 +7,5 @@ mod finding;
 mod manual;
 mod requests;
 mod streams;
+mod terminal;
 mod trust;

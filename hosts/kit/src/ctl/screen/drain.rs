@@ -11,9 +11,12 @@ use crate::ctl::wire::{Drain, Report};
 /// The stages in which children would stop, and what would be lost.
 pub(crate) fn plan(plan: &Drain, look: Look) -> String {
     let span = |ms| format_duration(Duration::from_millis(ms));
+    let linger = match plan.linger_ms {
+        0 => String::new(),
+        linger => format!("announce itself for {}, then ", span(linger)),
+    };
     let mut text = format!(
-        "a drain would announce itself for {}, then stop these within {}:\n",
-        span(plan.linger_ms),
+        "a drain would {linger}stop these within {}:\n",
         span(plan.deadline_ms)
     );
     if plan.stages.is_empty() {

@@ -9,8 +9,8 @@ const FIRST_SCREEN: usize = 23;
 /// In front of everything that belongs to a finding.
 const LABEL: usize = 12;
 
-/// The verdict, then every finding.
-pub(crate) fn diagnosis(diagnosis: &Diagnosis, now: Time, look: Look) -> String {
+/// The verdict, then every finding. Commands that help begin with `called` instead of `ronctl`.
+pub(crate) fn diagnosis(diagnosis: &Diagnosis, called: &str, now: Time, look: Look) -> String {
     let Diagnosis {
         service,
         instance,
@@ -42,7 +42,7 @@ pub(crate) fn diagnosis(diagnosis: &Diagnosis, now: Time, look: Look) -> String 
     for (at, finding) in findings.iter().enumerate() {
         lines.push(String::new());
         let room = FIRST_SCREEN.saturating_sub(if at == 0 { lines.len() } else { 2 });
-        lines.extend(self::finding(at + 1, finding, now, room, look));
+        lines.extend(self::finding(at + 1, finding, called, now, room, look));
     }
     if diagnosis.omitted > 0 {
         lines.push(String::new());
@@ -90,7 +90,14 @@ pub(crate) fn explanation(explanation: &Explanation, now: Time, look: Look) -> S
     joined(lines)
 }
 
-fn finding(number: usize, finding: &Finding, now: Time, room: usize, look: Look) -> Vec<String> {
+fn finding(
+    number: usize,
+    finding: &Finding,
+    called: &str,
+    now: Time,
+    room: usize,
+    look: Look,
+) -> Vec<String> {
     let Finding {
         severity,
         subject,
@@ -129,7 +136,7 @@ fn finding(number: usize, finding: &Finding, now: Time, room: usize, look: Look)
     if !next.is_empty() {
         tail.extend(field("next", &next, 2, look));
     }
-    tail.extend(tried(advice, look));
+    tail.extend(tried(advice, called, look));
     let room = room.saturating_sub(lines.len() + tail.len());
     lines.extend(chain(because, finding.since, now, room, look));
     lines.extend(tail);
@@ -254,13 +261,17 @@ fn aside(reason: &Reason, since: Option<Time>, now: Time) -> String {
 }
 
 /// Commands stand alone on their lines, whole, to be copied.
-fn tried(advice: &[Text], look: Look) -> Vec<String> {
+fn tried(advice: &[Text], called: &str, look: Look) -> Vec<String> {
     let mut lines = Vec::new();
     for (at, command) in advice.iter().take(5).enumerate() {
         let label = if at == 0 { "try" } else { "" };
+        let command = match command.strip_prefix("ronctl ") {
+            Some(rest) => format!("{called} {rest}"),
+            None => command.to_string(),
+        };
         lines.push(format!(
             "   {label:9}{}",
-            look.paint(Style::Strong, command)
+            look.paint(Style::Strong, &command)
         ));
     }
     lines

@@ -38,7 +38,7 @@ fn shown(screen: &str, json: &str, look: Look) -> String {
         "config_key" => origin(&parsed(json), look),
         "drain_plan" => drain_plan(&parsed(json), look),
         "drain_report" => drain_report(&parsed(json), look),
-        "explain" => diagnosis(&parsed(json), now, look),
+        "explain" => diagnosis(&parsed(json), "ronctl", now, look),
         "explain_child" | "explain_ready" => explanation(&parsed(json), now, look),
         "fault" => injected(&parsed(json), now),
         "log" => filter(&parsed(json), now),
@@ -300,7 +300,12 @@ fn the_worst_finding_is_whole_on_the_first_screen() {
                 colour: false,
                 width: 80,
             };
-            let text = diagnosis(&serde_json::from_value(value).unwrap(), noon(), look);
+            let text = diagnosis(
+                &serde_json::from_value(value).unwrap(),
+                "ronctl",
+                noon(),
+                look,
+            );
             let first = text
                 .lines()
                 .position(|line| line.starts_with("2. "))
