@@ -593,19 +593,27 @@ fn an_escalation_through_nested_groups_ends_at_the_innermost_member() {
 
 #[test]
 fn a_group_that_is_stopping_after_an_escalation_is_explained_by_the_record() {
-    let situation = degraded()
-        .child(group("g", "stopping", 995.0))
-        .child(child("g/a", "waiting", 995.0).failed("boom").held())
-        .child(child("g/b", "stopping", 995.0))
-        .entry(
-            EntryKind::Escalate,
-            "g",
-            995.0,
-            "restart budget spent by g/a: boom",
-        );
+    let stopping = |escalated: f64| {
+        degraded()
+            .child(group("g", "stopping", 995.0))
+            .child(child("g/a", "waiting", 995.0).failed("boom").held())
+            .child(child("g/b", "stopping", 995.0))
+            .child(child("g/c", "waiting", 980.0).failed("bang").held())
+            .entry(
+                EntryKind::Escalate,
+                "g",
+                escalated,
+                "restart budget spent by g/a: boom",
+            )
+    };
     assert_eq!(
-        roots(&situation),
-        ["warning child:g/a: child:g child:g/b"].map(|text| text.replace("warning", "notice"))
+        roots(&stopping(995.0)),
+        ["notice child:g/a: child:g child:g/b child:g/c"]
+    );
+    // An escalation of long ago says nothing of this stop; the member that failed first does.
+    assert_eq!(
+        roots(&stopping(900.0)),
+        ["notice child:g/c: child:g child:g/a child:g/b"]
     );
 }
 
@@ -859,6 +867,18 @@ fn a_fault_explains_what_hangs_and_what_holds_a_worker() {
 }
 
 #[test]
+fn of_two_faults_in_one_child_the_first_explains_it() {
+    let situation = degraded()
+        .child(child("a", "backoff", 999.0).failed("boom"))
+        .fault("latency", Some("a"), 995.0)
+        .fault("panic", Some("a"), 990.0);
+    assert_eq!(
+        roots(&situation),
+        ["warning chaos:panic/a: child:a", "warning chaos:latency/a"]
+    );
+}
+
+#[test]
 fn a_fault_does_not_explain_what_was_wrong_before_it() {
     let situation = degraded()
         .child(child("db", "backoff", 999.0).failed("disk"))
@@ -942,6 +962,7 @@ fn a_fault_that_is_over_and_a_command_are_named_as_suspects() {
 fn a_stall_explains_what_timed_out_after_it_began_and_nothing_else() {
     let situation = degraded()
         .child(child("hog", "ready", 5.0).with(|hog| hog.stalled = Some(at(980.0))))
+        .child(child("late", "ready", 5.0).with(|late| late.stalled = Some(at(985.0))))
         .child(child("early", "backoff", 970.0).timed_out())
         .child(child("other", "backoff", 990.0).failed("disk"))
         .child(child("slow", "backoff", 990.0).timed_out());
@@ -950,6 +971,7 @@ fn a_stall_explains_what_timed_out_after_it_began_and_nothing_else() {
         [
             "warning child:hog: child:slow",
             "warning child:early",
+            "warning child:late",
             "warning child:other"
         ]
     );
@@ -1234,7 +1256,7 @@ fn a_rejected_reload_is_critical_where_it_makes_the_service_unready() {
 
 #[test]
 fn keys_that_wait_for_a_restart_are_a_notice() {
-    let mut situation = ready();
+    let mut situation = ready().service_entry(EntryKind::Config, 500.0, "configuration version 2");
     situation.pending_keys = vec!["bus.capacity".to_owned(), "log.format".to_owned()];
     assert_eq!(roots(&situation), ["notice config"]);
     let finding = first(&situation);
@@ -1243,6 +1265,7 @@ fn keys_that_wait_for_a_restart_are_a_notice() {
         "2 changed keys wait for a restart of the process: bus.capacity, log.format"
     );
     assert_eq!(finding.advice[0], "ronctl config explain bus.capacity");
+    assert_eq!(finding.since, at(500.0));
     situation.pending_keys = (0..6).map(|n| format!("k{n}")).collect();
     let finding = first(&situation);
     assert!(
@@ -1363,6 +1386,15 @@ fn missing_keys_are_explained_by_their_children() {
 }
 
 #[test]
+fn a_key_that_is_missing_and_degraded_counts_as_missing() {
+    let situation = unready(0.0)
+        .missing(&["child:a"])
+        .cause("child:a", "degraded", "restarting: boom", 990.0)
+        .child(child("a", "backoff", 990.0).failed("boom"));
+    assert_eq!(roots(&situation), ["critical child:a"]);
+}
+
+#[test]
 fn nothing_is_critical_while_the_service_is_ready() {
     let situation = ready()
         .cause("child:a", "not_ready", "quarantined: boom", 999.9)
@@ -1385,7 +1417,7 @@ fn a_start_past_half_of_its_time_is_a_warning() {
 #[test]
 fn a_shutdown_is_one_finding_that_names_what_it_waits_for_longest_first() {
     let situation = draining("SIGTERM")
-        .missing(&["child:c"])
+        .missing(&["child:c", "child:unlisted"])
         .child(child("a", "stopping", 998.0))
         .child(child("b", "stopping", 996.5))
         .child(child("c", "stopped", 997.0))
@@ -1395,7 +1427,7 @@ fn a_shutdown_is_one_finding_that_names_what_it_waits_for_longest_first() {
     assert_eq!(
         roots(&situation),
         [
-            "critical kernel: child:a child:b child:c child:g",
+            "critical kernel: child:a child:b child:c child:g child:unlisted",
             "warning child:e",
             "warning child:d"
         ]
@@ -1420,6 +1452,26 @@ fn a_shutdown_is_one_finding_that_names_what_it_waits_for_longest_first() {
     assert_eq!(
         diagnose(&situation).findings[1].advice,
         ["ronctl explain e", "ronctl tail --topic kernel --since 10m"]
+    );
+}
+
+#[test]
+fn a_shutdown_names_the_configuration_put_in_force_before_it() {
+    let situation = draining("journal: full").service_entry(
+        EntryKind::Config,
+        990.0,
+        "configuration version 9: journal.dir: a -> b",
+    );
+    let finding = first(&situation);
+    assert_eq!(
+        chain(&finding)[1..],
+        [
+            (
+                "configuration version 9 was put in force 6s before",
+                "record #2"
+            ),
+            ("the shutdown began: journal: full", "record #1"),
+        ]
     );
 }
 
