@@ -1,8 +1,7 @@
 //! The operator's client of the control plane: the program `ronctl`, and `HOST ctl ..` with the same code.
 //!
-//! The command line goes to [`args`], the search for a socket to [`discovery`], the exchange to [`client`]; what an
-//! answer looks like is [`screen`]'s, which does no I/O. Exit codes: 0 done, 1 failed, 2 usage, 3 unreachable,
-//! 4 refused.
+//! It finds a service's socket, asks one thing, and shows the answer to a person or passes it on as JSON. Exit codes:
+//! 0 done, 1 failed, 2 usage, 3 unreachable, 4 refused.
 
 mod args;
 mod client;

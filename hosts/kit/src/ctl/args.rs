@@ -27,7 +27,7 @@ pub(crate) const EXAMPLES: [(&str, &str); 7] = [
     ),
     ("drain --dry-run", "what would be lost"),
     (
-        "chaos inject --fault=panic --for 30s",
+        "chaos inject --fault=panic",
         "a drill, where it is armed",
     ),
 ];

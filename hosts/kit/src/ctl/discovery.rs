@@ -3,7 +3,6 @@
 //! Whoever may write into the directory may answer in a service's name. It is therefore looked at before anything
 //! is connected to, and who listens is looked at before anything is said.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -15,30 +14,6 @@ use super::failure::{shown, Failure, Fault};
 
 /// Sockets that are looked at in one directory: far beyond what one machine runs.
 const MOST: usize = 1024;
-
-/// The directory of the sockets: `$RON_RUN_DIR`, the first of `$RUNTIME_DIRECTORY`, `/run/ron` for root,
-/// `$XDG_RUNTIME_DIR/ron`, else one of the user's own under `temp`.
-pub(crate) fn run_dir(env: impl Fn(&str) -> Option<OsString>, uid: u32, temp: &Path) -> PathBuf {
-    let env = |name| env(name).filter(|value| !value.is_empty());
-    if let Some(dir) = env("RON_RUN_DIR") {
-        return dir.into();
-    }
-    // systemd separates several by colons.
-    let first = |dirs: OsString| std::env::split_paths(&dirs).next();
-    if let Some(dir) = env("RUNTIME_DIRECTORY")
-        .and_then(first)
-        .filter(|dir| !dir.as_os_str().is_empty())
-    {
-        return dir;
-    }
-    if uid == 0 {
-        return "/run/ron".into();
-    }
-    match env("XDG_RUNTIME_DIR") {
-        Some(dir) => Path::new(&dir).join("ron"),
-        None => temp.join(format!("ron-{uid}")),
-    }
-}
 
 /// A socket by its name, `SERVICE.INSTANCE.sock`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -378,40 +353,6 @@ fn ambiguous(several: &[&Found]) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_directory_is_the_first_that_is_named() {
-        let all = [
-            ("RON_RUN_DIR", "/a"),
-            ("RUNTIME_DIRECTORY", "/b:/c"),
-            ("XDG_RUNTIME_DIR", "/d"),
-        ];
-        for (uid, given, expected) in [
-            (0, &all[..], "/a"),
-            (0, &all[1..], "/b"),
-            (0, &all[2..], "/run/ron"),
-            (7, &all[1..], "/b"),
-            (7, &all[2..], "/d/ron"),
-            (7, &[], "/tmp/ron-7"),
-            (
-                7,
-                &[("RON_RUN_DIR", ""), ("XDG_RUNTIME_DIR", "/d")],
-                "/d/ron",
-            ),
-            (
-                7,
-                &[("RUNTIME_DIRECTORY", ":/c"), ("XDG_RUNTIME_DIR", "")],
-                "/tmp/ron-7",
-            ),
-        ] {
-            let env = |name: &str| {
-                let found = given.iter().find(|(known, _)| *known == name);
-                found.map(|(_, value)| OsString::from(value))
-            };
-            let dir = run_dir(env, uid, Path::new("/tmp"));
-            assert_eq!(dir, Path::new(expected), "uid {uid}, {given:?}");
-        }
-    }
 
     #[test]
     fn a_service_is_meant_by_its_name_its_instance_or_a_topic() {

@@ -123,3 +123,28 @@ fn plain(session: &Session, command: &str) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together_under_every_name() {
+        for host in [None, Some("svc-a")] {
+            command(host).debug_assert();
+            let help = command(host).render_help().to_string();
+            let usage = format!("Usage: {} [OPTIONS] <COMMAND>", name(host));
+            assert!(help.contains(&usage), "{help}");
+        }
+    }
+
+    #[test]
+    fn examples_stand_beside_their_meaning_where_they_fit() {
+        assert!(examples("ronctl")
+            .lines()
+            .all(|line| line.starts_with("  ronctl ")));
+        let long = examples("a-host-of-a-long-name ctl");
+        assert_eq!(long.lines().count(), 2 * EXAMPLES.len());
+        assert!(long.lines().all(|line| line.len() <= 80), "{long}");
+    }
+}

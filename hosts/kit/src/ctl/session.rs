@@ -57,7 +57,7 @@ impl Session {
             (None, None) => Wish::Any,
         };
         Session {
-            dir: discovery::run_dir(|name| std::env::var_os(name), uid, &std::env::temp_dir()),
+            dir: ron_kernel::control::run_dir(),
             uid,
             sock,
             wish,
@@ -170,5 +170,30 @@ pub(crate) fn print(text: &str) -> Result<(), Stopped> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Stopped::Closed),
         Err(error) => Err(Failure::new(Fault::Failed, format!("standard output: {error}")).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_asks_itself_unless_another_one_is_named() {
+        let wish = |target: Option<&str>, host| {
+            let whom = Whom {
+                sock: None,
+                target: target.map(str::to_owned),
+                json: false,
+                color: Color::Never,
+            };
+            Session::new(whom, host).wish
+        };
+        assert_eq!(wish(None, None), Wish::Any);
+        assert_eq!(wish(None, Some("svc-a")), Wish::target("svc-a"));
+        assert_eq!(
+            wish(Some("svc-b.1"), Some("svc-a")),
+            Wish::target("svc-b.1")
+        );
+        assert_eq!(wish(Some("svc-b"), None), Wish::target("svc-b"));
     }
 }
