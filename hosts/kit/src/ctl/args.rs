@@ -26,10 +26,7 @@ pub(crate) const EXAMPLES: [(&str, &str); 7] = [
         "which value is in force, from where",
     ),
     ("drain --dry-run", "what would be lost"),
-    (
-        "chaos inject --fault=panic",
-        "a drill, where it is armed",
-    ),
+    ("chaos inject --fault=panic", "a drill, where it is armed"),
 ];
 
 /// Asks a running service what is wrong with it, and tells it what to do.

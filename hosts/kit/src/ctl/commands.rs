@@ -126,6 +126,7 @@ async fn config(mut session: Session, command: Config) -> Result<u8, Stopped> {
         Config::Reload => {
             let request = Request::post("/v1/config/reload", json!({}));
             let request = request.patience(Some(LONG_PATIENCE)).judged();
+            session.reach().await?;
             let answer = session.ask(&request).await?;
             planned(&session, &answer, Asked::Reload)
         }
@@ -165,6 +166,7 @@ async fn check(session: &Session, file: Option<&Path>) -> Result<u8, Stopped> {
         absolute.map_err(|error| Failure::new(Fault::Usage, format!("--file: {error}")))?;
     let named = absolute.map(|path| json!(path.to_string_lossy()));
     let request = Request::post("/v1/config/check", object([("file", named)]));
+    session.reach().await?;
     let answer = session
         .ask(&request.patience(Some(LONG_PATIENCE)).judged())
         .await?;
@@ -195,11 +197,8 @@ async fn drain(session: &Session, dry_run: bool, wait: bool) -> Result<u8, Stopp
         };
         return session.show(&request, render).await;
     }
-    // Somebody who answers at all is worth waiting for.
-    session.ask(&Request::get("/v1/about", &[])).await?;
-    let link = session.link().await?;
-    let until = Instant::now();
-    let answer = match link.ask(&request.patience(None), until).await {
+    session.reach().await?;
+    let answer = match session.ask(&request.patience(None)).await {
         Ok(answer) => answer,
         Err(failure) if failure.fault() == Fault::Unreachable => {
             let text = format!("the process ended before its report came: {failure}");

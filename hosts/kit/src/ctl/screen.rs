@@ -350,7 +350,7 @@ pub(crate) fn filter(filter: &Filter, now: Time) -> String {
     } = filter;
     match until {
         Some(until) => format!(
-            "{filter}\nreverts to {standing} {} ({})\n",
+            "{filter}\nreverts to {standing} {} ({} UTC)\n",
             until.ahead(now),
             until.stamp(now)
         ),

@@ -78,6 +78,11 @@ impl Session {
         Link::open(&found, stream, self.uid, until).await
     }
 
+    /// Fails unless the service answers at all, which is soon known: before what may take long.
+    pub(crate) async fn reach(&self) -> Result<(), Failure> {
+        self.ask(&Request::get("/v1/about", &[])).await.map(|_| ())
+    }
+
     pub(crate) async fn ask(&self, request: &Request) -> Result<Answer, Failure> {
         let until = Instant::now() + request.patience.unwrap_or(PATIENCE);
         self.link().await?.ask(request, until).await

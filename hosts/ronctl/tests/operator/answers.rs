@@ -327,13 +327,13 @@ fn a_drain_without_its_report_has_failed() {
 }
 
 #[test]
-fn a_drain_waits_for_somebody_who_answers_and_nobody_else() {
+fn what_takes_long_is_waited_for_where_somebody_answers() {
     let run = Run::new();
     run.serve("ron-kernel", INSTANCE, |_| Manner::Hangs);
-    assert!(run
-        .ronctl("drain --wait")
-        .failed(3)
-        .contains("no answer within 1.5 s"));
+    for line in ["drain --wait", "config check", "config reload"] {
+        let err = run.ronctl(line).failed(3);
+        assert!(err.contains("no answer within 1.5 s"), "{line}: {err}");
+    }
     let run = Run::new();
     run.serve("ron-kernel", INSTANCE, |asked| {
         if !asked.contains("/v1/about") {

@@ -30,7 +30,7 @@ pub(crate) fn changes(changes: &Changes, now: Time, look: Look) -> String {
         text.push_str(&format!("nothing changed{}\n", since.unwrap_or_default()));
         return text;
     }
-    let mut table = Table::with_head(&["TIME", "KIND", "SUBJECT", "WHAT"]).lines(3);
+    let mut table = Table::with_head(&["TIME (UTC)", "KIND", "SUBJECT", "WHAT"]).lines(3);
     for change in &*changes.changes {
         let Change { kind, .. } = change;
         let subject = match (change.subject.as_deref(), change.generation) {

@@ -35,7 +35,7 @@ pub(crate) fn diagnosis(diagnosis: &Diagnosis, called: &str, now: Time, look: Lo
     lines.push(look.paint(
         Style::Dim,
         &cut(
-            &format!("instance {instance}, {}", now.stamp(now)),
+            &format!("instance {instance}, {} UTC", now.stamp(now)),
             look.width,
         ),
     ));

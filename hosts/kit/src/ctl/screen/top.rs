@@ -38,7 +38,7 @@ pub(crate) fn top(
 }
 
 fn title(top: &Top, now: Time, before: Option<Before>, look: Look) -> String {
-    let mut facts = vec![now.stamp(now)];
+    let mut facts = vec![format!("{} UTC", now.stamp(now))];
     if let Some(up) = top.uptime_ms {
         facts.push(format!("up {}", short(Duration::from_millis(up))));
     }
