@@ -241,6 +241,8 @@ fn which_value_is_in_force_and_from_where() {
     bed.client.post("/v1/config/reload", "{}").expect(200);
     let key = bed.client.get("/v1/config?key=bus.capacity");
     golden(&bed, "config_pending", 200, &key);
+    let unknown = bed.client.get("/v1/config?key=drain.deadlin");
+    golden(&bed, "config_unknown_key", 404, &unknown);
 }
 
 #[test]

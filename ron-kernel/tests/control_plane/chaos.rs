@@ -586,3 +586,59 @@ fn a_fault_waits_for_the_next_incarnation_and_counts_what_it_hits() {
         .expect(202);
     bed.until_state("web", "ready");
 }
+
+// Fails: the second is accepted with 202, never strikes, and the first is counted once more.
+#[test]
+fn a_second_fault_on_a_child_strikes_or_is_refused() {
+    let steps = Arc::new(AtomicU64::new(0));
+    let bed = Bed::armed(|kernel| kernel.child(stepping("web", &steps)));
+    bed.until_ready();
+    inject(
+        &bed,
+        json!({"fault": "latency", "child": "web", "delay_ms": 5, "for_ms": 60_000}),
+    );
+    let hang = r#"{"fault":"hang","child":"web","for_ms":60000}"#;
+    let answer = bed.client.post("/v1/chaos", hang);
+    let injected = faults(&bed)[0]["injected"].clone();
+    assert_eq!(injected, 1, "the first struck once: {:?}", faults(&bed));
+    if answer.status == 202 {
+        until("it hangs", || {
+            steps_in(&steps, Duration::from_millis(100)) == 0
+        });
+        let id = answer.json()["id"].clone();
+        bed.client.delete(&format!("/v1/chaos?id={id}")).expect(200);
+        until("it steps again", || {
+            steps_in(&steps, Duration::from_millis(100)) > 0
+        });
+        let late = steps_in(&steps, Duration::from_millis(200));
+        assert!(late <= 45, "and late as before: {late}");
+    } else {
+        assert_eq!(answer.refusal(), (409, "conflict".to_owned()));
+    }
+}
+
+#[test]
+fn what_the_configuration_injects_is_listed_and_not_cleared() {
+    let mut config = Config::default();
+    config.chaos.armed = true;
+    config.chaos.default_child = Some("web".to_owned());
+    config.chaos.fault = ron_kernel::Fault::Hang;
+    let bed = Bed::new(|kernel| kernel.config(config).child(idle("web")));
+    bed.until_state("web", "ready");
+    let listed = faults(&bed);
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(
+        (
+            &listed[0]["fault"],
+            &listed[0]["child"],
+            &listed[0]["until"]
+        ),
+        (&json!("hang"), &json!("web"), &Value::Null)
+    );
+    let id = listed[0]["id"].clone();
+    let refused = bed.client.delete(&format!("/v1/chaos?id={id}"));
+    assert_eq!(refused.refusal(), (409, "conflict".to_owned()));
+    let cleared = bed.client.delete("/v1/chaos").expect(200);
+    assert_eq!(cleared, json!({"cleared": 0}));
+    assert_eq!(faults(&bed).len(), 1);
+}

@@ -1,7 +1,8 @@
 //! What commands do, what remains of them in the record, and that they work while nothing else does.
 
-use crate::bed::{idle, quarantined, thread, until, Bed, HOUR};
+use crate::bed::{idle, quarantined, thread, until, Bed, File, HOUR};
 use crate::golden::own_uid;
+use ron_kernel::control::Control;
 use ron_kernel::supervisor::{Child, Intensity};
 use serde_json::{json, Value};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,7 +98,7 @@ fn restart_stop_start_and_release_do_as_they_say_and_are_recorded_with_who_asked
 
 // Fails: a release and an injection that are refused stand in the record like those that are done.
 #[test]
-fn what_is_refused_is_not_recorded_as_done() {
+fn what_is_refused_is_not_recorded_as_if_it_were_done() {
     let bed = Bed::new(|kernel| kernel.child(idle("web")));
     bed.until_ready();
     let before = changes(&bed, "").len();
@@ -107,12 +108,132 @@ fn what_is_refused_is_not_recorded_as_done() {
         ("/v1/children/stop", r#"{"id":7}"#),
         ("/v1/chaos", r#"{"fault":"panic","child":"web"}"#),
         ("/v1/config/reload", "{}"),
-        ("/v1/drain", r#"{"dry_run":true}"#),
     ] {
-        bed.client.post(path, body);
+        let answer = bed.client.post(path, body);
+        assert!(answer.status >= 400, "{path}: {}", answer.body);
     }
-    let after = changes(&bed, "");
-    assert_eq!(after.len(), before, "{after:#?}");
+    bed.client
+        .post("/v1/drain", r#"{"dry_run":true}"#)
+        .expect(200);
+    let new = &changes(&bed, "")[before..];
+    let told = |change: &Value| change["text"].as_str().unwrap().contains("refused");
+    assert!(new.iter().all(told), "{new:#?}");
+}
+
+// Fails: the start is accepted and lost; the child stays stopped.
+#[test]
+fn a_start_while_the_child_still_stops_is_carried_out_or_refused() {
+    let slow = Child::task("slow", |cx| async move {
+        cx.stopping().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    });
+    let bed = Bed::new(|kernel| kernel.child(slow));
+    bed.until_ready();
+    order(&bed, "stop", "slow");
+    assert_eq!(bed.state("slow"), "stopping");
+    let answer = bed.client.post("/v1/children/start", r#"{"id":"slow"}"#);
+    if answer.status == 202 {
+        until("started again", || bed.node("slow")["generation"] == 2);
+    } else {
+        assert_eq!(answer.refusal(), (409, "conflict".to_owned()));
+    }
+}
+
+#[test]
+fn a_second_drain_joins_the_first() {
+    let slow = Child::task("slow", |cx| async move {
+        cx.stopping().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    });
+    let bed = Bed::new(|kernel| kernel.child(slow));
+    bed.until_ready();
+    let first = bed.client.post("/v1/drain", "{}").expect(202);
+    let second = bed.client.post("/v1/drain", "{}").expect(202);
+    assert_eq!(first, second);
+    let report = bed.client.post("/v1/drain", r#"{"wait":true}"#);
+    assert_eq!(report.expect(200)["stopped"], 1);
+}
+
+#[test]
+fn a_reload_is_recorded_with_who_asked_and_what_became_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = File::new(dir.path(), "[drain]\ndeadline = \"3s\"\n");
+    let loaded = file.load();
+    let bed = Bed::within(dir, Control::new(), |kernel| {
+        kernel.loaded(&loaded).child(idle("web"))
+    });
+    bed.until_ready();
+    file.write("[drain]\ndeadline = \"2s\"\n");
+    bed.client.post("/v1/config/reload", "{}").expect(200);
+    file.write("[drain]\ndeadline = 2\n");
+    bed.client.post("/v1/config/reload", "{}").expect(422);
+    let by = format!("uid {} pid {}", own_uid(), std::process::id());
+    for (kind, word) in [("config", "drain.deadline"), ("rejected", "drain.deadline")] {
+        let changes = changes(&bed, "");
+        let change = changes.iter().find(|change| change["kind"] == kind);
+        let change = change.unwrap_or_else(|| panic!("no {kind}: {changes:#?}"));
+        assert!(
+            change["text"].as_str().unwrap().contains(word),
+            "{change:#}"
+        );
+        assert_eq!(change["by"], by, "{change:#}");
+    }
+}
+
+/// What an operator names is read with the same care as what was named at the start.
+#[test]
+fn a_check_of_what_is_no_file_is_rejected_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = File::new(dir.path(), "[drain]\ndeadline = \"3s\"\n");
+    let loaded = file.load();
+    let bed = Bed::within(dir, Control::new(), |kernel| kernel.loaded(&loaded));
+    let named = [
+        bed.dir().to_str().unwrap(),
+        "/dev/zero",
+        "/proc/self/mem",
+        "no/such/file",
+        "",
+    ];
+    for name in named {
+        let begun = Instant::now();
+        let body = json!({ "file": name }).to_string();
+        let answer = bed.client.post("/v1/config/check", &body);
+        let refused = matches!(answer.status, 400 | 422);
+        assert!(refused, "{name}: {answer:?}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{name}");
+    }
+    assert_eq!(bed.client.get("/v1/about").status, 200);
+}
+
+// Fails: the check waits for a writer that never comes.
+#[test]
+fn a_check_of_a_pipe_is_rejected_and_holds_up_no_reload() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = File::new(dir.path(), "[drain]\ndeadline = \"3s\"\n");
+    let loaded = file.load();
+    let fifo = dir.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    let bed = Bed::within(dir, Control::new(), |kernel| kernel.loaded(&loaded));
+    let (check, reload) = std::thread::scope(|scope| {
+        let body = json!({ "file": &fifo }).to_string();
+        let client = &bed.client;
+        let check = scope.spawn(move || client.post("/v1/config/check", &body));
+        std::thread::sleep(Duration::from_millis(200));
+        let reload = scope.spawn(|| client.post("/v1/config/reload", "{}"));
+        assert_eq!(client.get("/v1/about").status, 200);
+        std::thread::sleep(Duration::from_millis(1_000));
+        let answered = (check.is_finished(), reload.is_finished());
+        // Lets go of whoever waits for a writer.
+        let open = std::fs::File::options().read(true).write(true).open(&fifo);
+        drop(open.unwrap());
+        let (check, reload) = (check.join().unwrap(), reload.join().unwrap());
+        assert_eq!(reload.status, 200, "{reload:?}");
+        assert!(matches!(check.status, 400 | 422), "{check:?}");
+        answered
+    });
+    assert!(reload, "the reload was held up");
+    assert!(check, "the check waited for a writer");
 }
 
 #[test]

@@ -236,7 +236,7 @@ impl tracing::Subscriber for Log {
         }
         let mut fields = Fields(format!("LOG {}", event.metadata().level()));
         event.record(&mut fields);
-        writeln!(std::io::stdout(), "{}", fields.0).unwrap();
+        let _ = writeln!(std::io::stdout(), "{}", fields.0);
     }
 
     fn enter(&self, _: &Id) {}
