@@ -164,7 +164,9 @@ impl Known {
             piece.language,
             None | Some("" | "sh" | "bash" | "console" | "shell" | "text")
         );
-        if !shell {
+        // A console shows what was typed and what was answered.
+        let answered = piece.language == Some("console") && !piece.text.starts_with("$ ");
+        if !shell || answered {
             return faults;
         }
         for command in piece

@@ -17,6 +17,7 @@ mod markdown;
 mod msrv;
 mod package;
 mod rust_source;
+mod screens;
 mod sources;
 mod traceability;
 mod workspace;
@@ -48,7 +49,7 @@ struct Check {
 }
 
 /// Cheapest first, the order of `all`.
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 10] = [
     Check {
         name: "arrows",
         option: None,
@@ -90,6 +91,12 @@ const CHECKS: [Check; 9] = [
         option: None,
         what: "a lock of the libraries alone holds nothing newer than their Rust version",
         run: msrv::run,
+    },
+    Check {
+        name: "screens",
+        option: Some("--bless"),
+        what: "ronctl shows in the demo's drill what the documents show (--bless: capture anew)",
+        run: screens::run,
     },
     Check {
         name: "package",

@@ -104,6 +104,11 @@ impl Workspace {
         self.scratch.join(check)
     }
 
+    /// Where cargo puts binaries of the dev profile.
+    pub(crate) fn binaries(&self) -> PathBuf {
+        self.scratch.with_file_name("debug")
+    }
+
     /// Every file that is tracked or would be if it were added, relative to the root, sorted.
     pub(crate) fn files(&self) -> Result<Vec<String>> {
         let listed = output(Command::new("git").current_dir(&self.root).args([

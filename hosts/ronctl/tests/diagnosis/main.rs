@@ -154,8 +154,8 @@ fn page(seen: &[Seen]) -> String {
         "# What `ronctl explain` says\n\n\
          {} services with one seeded fault each (`hosts/ronctl/tests/diagnosis/faults.rs`). The root cause counts as named \
          when the first finding is about it and the first screen of 80 x 24 gives the text that leads to the remedy. \
-         Named: {named} of {}. `RON_BLESS=1 cargo test -p ronctl --test diagnosis` writes this page; N stands for numbers \
-         that differ from run to run.\n\n\
+         Named: {named} of {}. [CONTRIBUTING](../CONTRIBUTING.md) has the command that writes this page; N stands for \
+         what differs from run to run.\n\n\
          | seeded fault | first finding | named |\n|---|---|---|\n",
         seen.len(),
         seen.len(),

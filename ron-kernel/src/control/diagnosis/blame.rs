@@ -240,6 +240,8 @@ impl<'a> Blame<'a> {
     ) {
         let trouble = match by_key.get(key) {
             Some(trouble) => *trouble,
+            // A fault that has ended: readiness holds what it showed for a while.
+            None if key.starts_with("chaos:") => return,
             // One of those that are not listed is counted with them.
             None if key.starts_with("child:") && self.situation.children_omitted > 0 => return,
             None => {

@@ -1810,3 +1810,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_fault_that_has_ended_and_is_still_held_in_readiness_is_no_finding() {
+    let situation = degraded()
+        .child(child("db", "backoff", 999.0).failed("injected fault: panic"))
+        .cause(
+            "chaos:panic/db",
+            "degraded",
+            "fault panic (cleared; held for 5 s)",
+            990.0,
+        );
+    assert_eq!(roots(&situation), ["warning child:db"]);
+}
