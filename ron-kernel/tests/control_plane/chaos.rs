@@ -539,6 +539,24 @@ fn a_true_rejection_outlives_the_drill_of_one() {
     );
 }
 
+// Fails: it says that the configuration is fixed.
+#[test]
+fn a_drill_beside_a_true_rejection_is_refused_for_that_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = File::new(dir.path(), "[chaos]\narmed = true\n");
+    let loaded = file.load();
+    let bed = Bed::within(dir, Control::new(), |kernel| {
+        kernel.loaded(&loaded).child(idle("web"))
+    });
+    bed.until_ready();
+    file.write("[chaos]\narmed = 7\n");
+    bed.client.post("/v1/config/reload", "{}").expect(422);
+    let fault = bed.client.post("/v1/chaos", r#"{"fault":"config"}"#);
+    assert_eq!(fault.refusal(), (409, "conflict".to_owned()));
+    assert!(fault.message().contains("reject"), "{}", fault.body);
+    assert!(!fault.message().contains("fixed"), "{}", fault.body);
+}
+
 // Fails: a reload that disarms leaves faults in force.
 #[test]
 fn who_disarms_ends_what_is_in_force() {

@@ -599,3 +599,31 @@ fn ten_thousand_random_strings_end_nothing_and_leave_nothing_behind() {
     untouched(&bed);
     assert_eq!(bed.client.get("/v1/about").expect(200)["state"], "ready");
 }
+
+// Fails: those above the limit are accepted and held for 2 s each, however many there are.
+#[test]
+fn silent_connections_cost_a_bounded_number_of_descriptors() {
+    const TEST: &str = "hostile::silent_connections_cost_a_bounded_number_of_descriptors";
+    const CLIENTS: usize = 300;
+    // Alone in its process, for the sake of the count.
+    if role().is_none() {
+        passed(&again(TEST, "alone", |_| ()));
+        return;
+    }
+    let bed = bed();
+    let before = open_files();
+    // Those that are not accepted wait in the listener's queue, which has a limit of its own.
+    let silent: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let client = bed.client.clone();
+            std::thread::spawn(move || client.connect())
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let held = open_files() - before;
+    assert!(held < CLIENTS + 100, "{} by the service", held - CLIENTS);
+    for connection in silent {
+        let _ = connection.join().unwrap();
+    }
+    lives(&bed.client);
+}
