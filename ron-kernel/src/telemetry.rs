@@ -489,7 +489,9 @@ impl Telemetry {
         let identity = self.metrics.identity();
         let mut text = format!("{} {} started", self.service, identity.version);
         if let Some(sha) = identity.config_sha {
-            text.push_str(&format!(", configuration {sha}"));
+            // Enough to tell two files apart; `/version` has all of it.
+            let start = sha.get(..12).unwrap_or(&sha);
+            text.push_str(&format!(", configuration {start}"));
         }
         self.remember(crate::control::News::of_service(
             crate::control::EntryKind::Start,

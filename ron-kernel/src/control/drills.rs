@@ -231,8 +231,8 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
     }
     let ending = engine.clone();
     tokio::spawn(async move {
-        run(&ending, id, drill.lasts, flood).await;
-        end(&ending, id, "its time is over");
+        let why = run(&ending, id, drill.lasts, flood).await;
+        end(&ending, id, why);
     });
     let faults = engine.faults();
     Ok(faults
@@ -243,18 +243,22 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
         .unwrap_or(campaign))
 }
 
-/// Until the time is over, it has struck often enough, or somebody cleared it.
-async fn run(engine: &Engine, id: u64, lasts: Duration, mut flood: Option<Flood>) {
+/// Lasts until the time is over, it has struck often enough, or somebody cleared it; says which.
+async fn run(engine: &Engine, id: u64, lasts: Duration, mut flood: Option<Flood>) -> &'static str {
     let end = tokio::time::Instant::now() + lasts;
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
         tick.tick().await;
-        let spent = match engine.faults().all().iter().find(|one| one.id == id) {
-            None => return,
-            Some(one) => one.left == Some(0),
-        };
-        if spent || tokio::time::Instant::now() >= end || engine.shutdown_requested() {
-            return;
+        match engine.faults().get(id) {
+            None => return "cleared",
+            Some(one) if one.left == Some(0) => return "that was all of them",
+            Some(_) => {}
+        }
+        if tokio::time::Instant::now() >= end {
+            return "its time is over";
+        }
+        if engine.shutdown_requested() {
+            return "the kernel shuts down";
         }
         if let Some(flood) = &mut flood {
             flood.pour();

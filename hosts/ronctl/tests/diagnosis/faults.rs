@@ -31,13 +31,16 @@ fn write_old(path: &Path, text: &str) {
     file.set_modified(long_ago).unwrap();
 }
 
+/// Runs `ronctl` with words.
+pub(crate) type Ronctl<'a> = &'a dyn Fn(&[&str]);
+
 /// One fault.
 pub(crate) struct Fault {
     /// For the table.
     pub(crate) what: &'static str,
     pub(crate) build: fn(&Bed, KernelBuilder) -> KernelBuilder,
     /// What happens once it runs; `ronctl` with words, as an operator would.
-    pub(crate) then: fn(&Bed, &KernelHandle, &dyn Fn(&[&str])),
+    pub(crate) then: fn(&Bed, &KernelHandle, Ronctl<'_>),
     /// When the operator looks.
     pub(crate) settled: fn(&KernelHandle) -> bool,
     /// The subject of the first finding.
@@ -46,7 +49,7 @@ pub(crate) struct Fault {
     pub(crate) says: &'static [&'static str],
 }
 
-fn nothing(_: &Bed, _: &KernelHandle, _: &dyn Fn(&[&str])) {}
+fn nothing(_: &Bed, _: &KernelHandle, _: Ronctl<'_>) {}
 
 fn idle(name: &str) -> Child {
     Child::task(name, |cx| async move { cx.stopping().await })
