@@ -194,6 +194,7 @@ fn who_loses_messages() {
     while picky.try_recv().is_err() {}
     let bed = Bed::new(|kernel| kernel.bus(bus.clone()).child(idle("web")));
     bed.until_ready();
+    bed.until_told(2, 2);
     let answer = bed.client.get("/v1/bus");
     golden(&bed, "bus", 200, &answer);
     // The promise of every account holds in JSON as well.
@@ -219,6 +220,7 @@ fn who_loses_messages() {
 #[test]
 fn the_live_picture() {
     let bed = zoo_bed();
+    bed.until_told(6, 19);
     golden(&bed, "top", 200, &bed.client.get("/v1/top"));
 }
 

@@ -84,6 +84,16 @@ impl Bed {
         until(&format!("{id} is {state}"), || self.state(id) == state);
     }
 
+    /// Waits until so many events were told on `kernel` and on `kernel.lifecycle`.
+    pub(crate) fn until_told(&self, kernel: u64, lifecycle: u64) {
+        until("the events are told", || {
+            let bus = self.client.get("/v1/bus").json();
+            let topic = |index: usize| &bus["topics"][index]["published"];
+            assert_eq!(bus["topics"][1]["name"], "kernel.lifecycle");
+            *topic(0) == kernel && *topic(1) == lifecycle
+        });
+    }
+
     pub(crate) fn until_ready(&self) {
         until("ready", || {
             self.client.get("/v1/ready").json()["ready"] == true

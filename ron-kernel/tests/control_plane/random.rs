@@ -141,7 +141,22 @@ fn record_is_whole(client: &Client) {
     }
 }
 
-fn run(seeds: Vec<(Seed, Option<usize>)>, asks: Vec<Ask>, drain: bool) {
+fn ask(client: &Client, asks: &[Ask]) {
+    for (method, target, body) in asks {
+        let begun = Instant::now();
+        let answer = client.ask(method, target, body);
+        let of_its_own = answer.status >= 500 && answer.status != 503;
+        assert!(!of_its_own, "{method} {target} {body}: {answer:?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "{method} {target} {body}"
+        );
+        answer.json();
+    }
+}
+
+/// Several operators at a time, who know nothing of each other.
+fn run(seeds: Vec<(Seed, Option<usize>)>, asks: Vec<Ask>, operators: usize, drain: bool) {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     let runtime = workers(2);
@@ -163,17 +178,11 @@ fn run(seeds: Vec<(Seed, Option<usize>)>, asks: Vec<Ask>, drain: bool) {
         .tail("topic=kernel&since=1h")
         .map_err(|answer| answer.body)
         .unwrap();
-    for (method, target, body) in &asks {
-        let begun = Instant::now();
-        let answer = client.ask(method, target, body);
-        let of_its_own = answer.status >= 500 && answer.status != 503;
-        assert!(!of_its_own, "{method} {target} {body}: {answer:?}");
-        assert!(
-            begun.elapsed() < Duration::from_secs(2),
-            "{method} {target} {body}"
-        );
-        answer.json();
-    }
+    std::thread::scope(|scope| {
+        for asks in asks.chunks(asks.len().div_ceil(operators)) {
+            scope.spawn(|| ask(&client, asks));
+        }
+    });
     record_is_whole(&client);
     let reading = std::thread::spawn(move || while tail.next_line().unwrap().is_some() {});
     let report = if drain {
@@ -197,15 +206,18 @@ fn random_commands_to_random_trees_never_hang_fail_or_leave_a_hole() {
         .ok()
         .and_then(|cases| cases.parse().ok());
     let runs = Runs {
-        cases: cases.unwrap_or(24),
+        cases: cases.unwrap_or(64),
         failure_persistence: None,
         max_shrink_iters: 60,
         ..Runs::default()
     };
     TestRunner::new(runs)
-        .run(&(seeds(), asks(), any::<bool>()), |(seeds, asks, drain)| {
-            run(seeds, asks, drain);
-            Ok(())
-        })
+        .run(
+            &(seeds(), asks(), 1..4usize, any::<bool>()),
+            |(seeds, asks, operators, drain)| {
+                run(seeds, asks, operators, drain);
+                Ok(())
+            },
+        )
         .unwrap();
 }
