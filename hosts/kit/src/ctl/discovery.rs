@@ -33,7 +33,7 @@ impl Found {
     }
 
     /// The socket is one, and belongs to whom the directory belongs to.
-    pub(crate) fn check(&self) -> Result<(), Failure> {
+    fn check(&self) -> Result<(), Failure> {
         let refused =
             |what: String| Failure::new(Fault::Refused, format!("{}: {what}", shown(&self.path)));
         let metadata = fs::symlink_metadata(&self.path).map_err(|error| match error.kind() {
@@ -64,7 +64,11 @@ impl Found {
 
     /// Connects, without waiting for whoever is too busy to accept.
     pub(crate) async fn probe(&self, uid: u32) -> Result<Probe, Failure> {
-        self.check()?;
+        match self.check() {
+            // Its process has removed it since it was found.
+            Err(failure) if failure.fault() == Fault::Unreachable => return Ok(Probe::Dead),
+            checked => checked?,
+        }
         let stream = match UnixStream::connect(&self.path).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -153,12 +157,13 @@ pub(crate) fn named(path: &Path, uid: u32) -> Result<Found, Failure> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let stem = name.strip_suffix(".sock").unwrap_or(&name);
     let (service, instance) = stem.split_once('.').unwrap_or((stem, ""));
-    Ok(Found {
+    let found = Found {
         path: path.to_owned(),
         service: service.to_owned(),
         instance: instance.to_owned(),
         owner,
-    })
+    };
+    found.check().map(|()| found)
 }
 
 /// The owner of a directory that only its owner may enter; `None` if it does not exist.

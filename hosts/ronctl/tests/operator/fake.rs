@@ -6,15 +6,20 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
+
+use rustix::process::{kill_process, Pid, Signal};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_ronctl");
 /// Pid 6699.
 pub(crate) const INSTANCE: &str = "1a2b-19aabbccdde";
 /// What an operator waits at most before the program says that nobody answers.
 pub(crate) const SOON: Duration = Duration::from_secs(2);
+
+/// Far above what anything here takes on a loaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a service treats a connection once its request has been read.
 pub(crate) enum Manner {
@@ -119,10 +124,24 @@ impl Run {
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end, or to that of everybody's patience.
 pub(crate) fn ended(command: &mut Command) -> Ended {
     let begun = Instant::now();
-    let output = command.output().unwrap();
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let (done, over) = mpsc::channel::<()>();
+    let guard = std::thread::spawn(move || {
+        if over.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            kill_process(pid, Signal::KILL).unwrap();
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    guard.join().unwrap();
     Ended::of(&output, begun.elapsed())
 }
 

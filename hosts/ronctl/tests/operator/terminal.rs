@@ -7,17 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{kill_process, Pid, Signal};
 use rustix::pty::{grantpt, openpt, ptsname, unlockpt, OpenptFlags};
 use rustix::termios::{tcsetwinsize, Winsize};
 
-use crate::fake::{golden, json, Run, BINARY, INSTANCE};
-
-/// Far above what anything here takes on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::fake::{golden, json, Run, BINARY, INSTANCE, PATIENCE};
 
 /// A program on a terminal of 80 columns and 24 rows.
 struct Terminal {
