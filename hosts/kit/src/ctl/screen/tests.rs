@@ -317,6 +317,13 @@ fn the_worst_finding_is_whole_on_the_first_screen() {
                 assert!(head.contains("the root: all the words"), "{head}");
                 assert!(head.contains(&format!("[record #{}]", links - 1)), "{head}");
             }
+            if links == 5 {
+                let lines = |from: &str| {
+                    let (_, text) = head.split_once(from).unwrap();
+                    text.split("[record").next().unwrap().lines().count()
+                };
+                assert!(lines("the root:") > lines("link 0:"), "{head}");
+            }
             assert_eq!(head.matches("ronctl release a").count(), commands);
         }
     }
