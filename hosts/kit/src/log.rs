@@ -145,7 +145,9 @@ impl Log {
         let levels = self.levels();
         let temporary = levels.temporary.as_ref();
         Filter {
-            filter: temporary.map_or(&levels.standing, |one| &one.filter).clone(),
+            filter: temporary
+                .map_or(&levels.standing, |one| &one.filter)
+                .clone(),
             until: temporary.map(|one| one.until),
             standing: levels.standing.clone(),
         }
@@ -182,7 +184,11 @@ impl Log {
         let filter = levels.standing.clone();
         drop(levels);
         match restored {
-            Ok(()) => tracing::info!(event = "log_filter", filter, "the temporary log filter ended"),
+            Ok(()) => tracing::info!(
+                event = "log_filter",
+                filter,
+                "the temporary log filter ended"
+            ),
             Err(error) => tracing::error!(event = "log_filter", error, "log filter not restored"),
         }
     }

@@ -397,7 +397,9 @@ const FILTER_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
 fn log_routes(control: Control, log: &Log) -> Control {
     let (asked, set) = (log.clone(), log.clone());
     control
-        .route(Method::Get, "/v1/log", move |_| Ok(filter_json(&asked.filter())))
+        .route(Method::Get, "/v1/log", move |_| {
+            Ok(filter_json(&asked.filter()))
+        })
         .route(Method::Post, "/v1/log", move |request| {
             let (filter, lasts) = wanted_filter(&request.body)?;
             let invalid = |error| Refused::new(422, "invalid", error);
@@ -420,7 +422,9 @@ fn wanted_filter(body: &Json) -> Result<(String, Duration), Refused> {
         .keys()
         .find(|key| !["filter", "for_ms"].contains(&key.as_str()))
     {
-        return Err(bad(format!("the body: unknown field `{unknown}`, expected filter or for_ms")));
+        return Err(bad(format!(
+            "the body: unknown field `{unknown}`, expected filter or for_ms"
+        )));
     }
     let filter = members
         .get("filter")
@@ -433,7 +437,11 @@ fn wanted_filter(body: &Json) -> Result<(String, Duration), Refused> {
             let lasts = lasts.filter(|lasts| !lasts.is_zero() && *lasts <= FILTER_FOR_MAX);
             lasts.ok_or_else(|| {
                 let max = FILTER_FOR_MAX.as_millis();
-                Refused::new(422, "invalid", format!("for_ms {value}: expected 1 to {max}"))
+                Refused::new(
+                    422,
+                    "invalid",
+                    format!("for_ms {value}: expected 1 to {max}"),
+                )
             })?
         }
     };

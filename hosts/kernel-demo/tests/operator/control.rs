@@ -32,7 +32,10 @@ fn the_panic_drill_shows_backoff_cap_quarantine_and_recovery_everywhere_an_opera
     assert!(head.contains("injected fault: panic"), "{head}");
     assert!(head.contains("release heartbeat"), "{head}");
     let tree = demo.asked("tree");
-    let row = tree.lines().find(|line| line.contains("heartbeat")).unwrap();
+    let row = tree
+        .lines()
+        .find(|line| line.contains("heartbeat"))
+        .unwrap();
     assert!(row.contains("quarantined"), "{tree}");
     let changes = demo.asked_json("changes --since 1m");
     assert_eq!(count(&changes, "crash"), 6);
@@ -47,12 +50,19 @@ fn the_panic_drill_shows_backoff_cap_quarantine_and_recovery_everywhere_an_opera
         topic["published"].as_u64().unwrap()
     };
     let all = published("kernel") + published("kernel.lifecycle");
-    let tail = demo.asked(&format!("tail --topic kernel --since 1m --count {all} --json"));
+    let tail = demo.asked(&format!(
+        "tail --topic kernel --since 1m --count {all} --json"
+    ));
     let events: Vec<Json> = tail
         .lines()
         .map(|line| serde_json::from_str::<Json>(line).unwrap()["event"].clone())
         .collect();
-    let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>();
+    let of = |kind: &str| {
+        events
+            .iter()
+            .filter(|event| event["type"] == kind)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(of("ServiceCrashed").len(), 6);
     assert_eq!(of("Fault").len(), 6);
     assert_eq!(of("Quarantined").len(), 1);
@@ -84,13 +94,21 @@ fn the_panic_drill_shows_backoff_cap_quarantine_and_recovery_everywhere_an_opera
         .find(|one| one["text"] == "release")
         .unwrap();
     assert_eq!(command["subject"], "heartbeat");
-    assert!(command["by"].as_str().unwrap().starts_with("uid "), "{command}");
+    assert!(
+        command["by"].as_str().unwrap().starts_with("uid "),
+        "{command}"
+    );
 }
 
 #[test]
 fn a_log_filter_lasts_as_long_as_it_was_asked_for() {
     let demo = Demo::start(FAST);
-    let beats = || demo.lines().iter().filter(|line| line["event"] == "heartbeat").count();
+    let beats = || {
+        demo.lines()
+            .iter()
+            .filter(|line| line["event"] == "heartbeat")
+            .count()
+    };
     demo.line("admin_listening");
     assert_eq!(beats(), 0);
     let filter = demo.asked_json("log info,ron_kernel_demo=debug --for 500ms");
@@ -118,13 +136,25 @@ fn the_configuration_is_explained_checked_and_reloaded() {
     demo.configure(&format!("{FAST}status_interval = \"never\"\n"));
     let check = demo.ctl("config check");
     assert_eq!(check.status.code(), Some(1));
-    let text = String::from_utf8_lossy(&check.stdout).into_owned() + &String::from_utf8_lossy(&check.stderr);
+    let text = String::from_utf8_lossy(&check.stdout).into_owned()
+        + &String::from_utf8_lossy(&check.stderr);
     assert!(text.contains("demo.status_interval"), "{text}");
-    demo.configure(&format!("{FAST}status_interval = \"1s\"\n[bus]\ncapacity = 64\n"));
+    demo.configure(&format!(
+        "{FAST}status_interval = \"1s\"\n[bus]\ncapacity = 64\n"
+    ));
     let plan = demo.asked("config check");
-    assert!(plan.contains("demo.status_interval") && plan.contains("bus.capacity"), "{plan}");
+    assert!(
+        plan.contains("demo.status_interval") && plan.contains("bus.capacity"),
+        "{plan}"
+    );
     let done = demo.asked_json("config reload");
-    let listed = |list: &str| done[list].as_array().unwrap().iter().any(|key| key == "bus.capacity");
+    let listed = |list: &str| {
+        done[list]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|key| key == "bus.capacity")
+    };
     assert!(listed("needs_restart") && !listed("applied"), "{done}");
 }
 
@@ -133,11 +163,18 @@ fn a_drain_can_be_looked_at_first_and_waited_for() {
     let demo = Demo::start(FAST);
     demo.get_until("/readyz", |answer| answer.status == 200);
     let plan = demo.asked("drain --dry-run");
-    assert!(plan.contains("heartbeat") && plan.contains("status"), "{plan}");
+    assert!(
+        plan.contains("heartbeat") && plan.contains("status"),
+        "{plan}"
+    );
     assert_eq!(demo.get("/readyz").status, 200);
     assert_eq!(demo.sockets().len(), 1);
     let report = demo.asked_json("drain --wait");
-    assert_eq!((&report["started"], &report["stopped"]), (&3.into(), &3.into()), "{report}");
+    assert_eq!(
+        (&report["started"], &report["stopped"]),
+        (&3.into(), &3.into()),
+        "{report}"
+    );
     let gone = Instant::now() + Duration::from_secs(10);
     while !demo.sockets().is_empty() {
         assert!(Instant::now() < gone, "{:?}", demo.sockets());
@@ -146,6 +183,15 @@ fn a_drain_can_be_looked_at_first_and_waited_for() {
     assert_eq!(demo.ctl("tree").status.code(), Some(3));
     let (code, lines) = demo.end();
     assert_eq!(code, Some(0));
-    let shutdown = lines.iter().find(|line| line["event"] == "shutdown").unwrap();
-    assert!(shutdown["reason"].as_str().unwrap().starts_with("drain asked by uid "), "{shutdown}");
+    let shutdown = lines
+        .iter()
+        .find(|line| line["event"] == "shutdown")
+        .unwrap();
+    assert!(
+        shutdown["reason"]
+            .as_str()
+            .unwrap()
+            .starts_with("drain asked by uid "),
+        "{shutdown}"
+    );
 }

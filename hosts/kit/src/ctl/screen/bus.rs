@@ -26,7 +26,7 @@ pub(crate) fn bus(bus: &Bus, look: Look) -> String {
         };
         table.across(
             Cell::new(format!(
-                "{name}: {state}, {published} published, {queue_depth} of {capacity} kept, {subscribers}"
+                "{name}: {state}, {published} published, slowest {queue_depth} of {capacity} behind, {subscribers}"
             ))
             .style(Style::Strong),
         );
