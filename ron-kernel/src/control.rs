@@ -51,11 +51,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use diagnosis::{Diagnosis, Finding, Gravity};
-pub use record::{Entry, EntryKind};
 pub use socket::{run_dir, SocketError};
 
 pub(crate) use diagnosis::diagnose;
-pub(crate) use record::{News, Record};
+pub(crate) use record::{EntryKind, News, Record};
 pub(crate) use server::Server;
 pub(crate) use situation::situation;
 

@@ -8,28 +8,26 @@ use std::time::SystemTime;
 
 /// One thing that changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Counted from 1, without gaps.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// When it was recorded.
-    pub at: SystemTime,
+    pub(crate) at: SystemTime,
     /// What it was.
-    pub kind: EntryKind,
+    pub(crate) kind: EntryKind,
     /// Id of the child it concerns; `None` when it concerns the service.
-    pub subject: Option<Arc<str>>,
+    pub(crate) subject: Option<Arc<str>>,
     /// The incarnation it concerns.
-    pub generation: Option<u64>,
+    pub(crate) generation: Option<u64>,
     /// Who caused it, where somebody did: an operator (`uid 0 pid 123`), a signal, a file.
-    pub by: Option<Arc<str>>,
+    pub(crate) by: Option<Arc<str>>,
     /// One line for people.
-    pub text: Arc<str>,
+    pub(crate) text: Arc<str>,
 }
 
 /// What kind of change an [`Entry`] tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EntryKind {
+pub(crate) enum EntryKind {
     /// The kernel started.
     Start,
     /// A configuration was put in force.
@@ -68,7 +66,7 @@ pub enum EntryKind {
 
 impl EntryKind {
     /// The word for it in JSON.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             EntryKind::Start => "start",
             EntryKind::Config => "config",
