@@ -35,6 +35,7 @@
 mod answers;
 mod diagnosis;
 mod drills;
+mod fields;
 mod record;
 mod routes;
 mod server;

@@ -197,17 +197,12 @@ impl KernelHandle {
         self.control(id, |machine, now, key| machine.stop(now, key))
     }
 
-    /// State and generation of a child, and whether it is down until somebody starts it.
+    /// State and generation of a child.
     #[cfg(feature = "control")]
-    pub(crate) fn phase(&self, id: &str) -> Option<(&'static str, u64, bool)> {
-        use crate::supervisor::machine::State;
+    pub(crate) fn phase(&self, id: &str) -> Option<(&'static str, u64)> {
         self.engine.read(|machine| {
             let node = machine.node(machine.find(id)?);
-            let down = matches!(
-                node.state,
-                State::Stopped | State::Done | State::Quarantined { .. } | State::Leaked { .. }
-            );
-            Some((node.state.name(), node.generation, down))
+            Some((node.state.name(), node.generation))
         })
     }
 

@@ -500,8 +500,8 @@ impl Telemetry {
     }
 
     #[cfg(feature = "control")]
-    pub(crate) fn remember(&self, news: crate::control::News<'_>) {
-        self.record.add(SystemTime::now(), news);
+    pub(crate) fn remember(&self, news: crate::control::News<'_>) -> u64 {
+        self.record.add(SystemTime::now(), news)
     }
 
     /// Steps readiness and tells its changes; returns how long until it may change by itself.

@@ -2,6 +2,7 @@
 //! people look: `/readyz`, metrics, events, the record.
 
 use super::answers::millis;
+use super::fields::Fields;
 use super::record::{EntryKind, News};
 use crate::config::Fault;
 use crate::handle::fault_flag;
@@ -11,7 +12,6 @@ use crate::supervisor::faults::{Campaign, STANDING};
 use crate::supervisor::Kind;
 use ron_bus::{Bus, Subscriber, Topic};
 use ron_metrics::{Condition, KindLabel};
-use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,14 +33,25 @@ const FAULTS: [&str; 7] = [
 ];
 
 /// The body of `POST /v1/chaos`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     fault: String,
     child: Option<String>,
-    count: Option<u32>,
+    count: Option<u64>,
     for_ms: Option<u64>,
     delay_ms: Option<u64>,
+}
+
+impl Wanted {
+    pub(crate) fn of(fields: &mut Fields) -> Result<Wanted, String> {
+        Ok(Wanted {
+            fault: fields.required_text("fault")?,
+            child: fields.text("child")?,
+            count: fields.number("count")?,
+            for_ms: fields.number("for_ms")?,
+            delay_ms: fields.number("delay_ms")?,
+        })
+    }
 }
 
 /// Why a fault was not injected. Each text says what would be right.
@@ -118,9 +129,13 @@ impl Wanted {
                 "count belongs to `panic` and `exit`, not to `{name}`"
             )));
         }
-        if let Some(count) = self.count.filter(|count| *count == 0 || *count > COUNT_MAX) {
-            return Err(invalid(format!("count {count}: expected 1 to {COUNT_MAX}")));
-        }
+        let asked = match self.count {
+            None => None,
+            Some(count) => match u32::try_from(count) {
+                Ok(count @ 1..=COUNT_MAX) => Some(count),
+                _ => return Err(invalid(format!("count {count}: expected 1 to {COUNT_MAX}"))),
+            },
+        };
         if name != "latency" && self.delay_ms.is_some() {
             return Err(invalid("delay_ms belongs to `latency`".to_owned()));
         }
@@ -144,7 +159,7 @@ impl Wanted {
         }
         let count = match name {
             // One more than the budget allows, so that the drill shows the whole of it: backoff, cap, quarantine.
-            "panic" | "exit" => Some(self.count.unwrap_or(restart_cap.saturating_add(1))),
+            "panic" | "exit" => Some(asked.unwrap_or(restart_cap.saturating_add(1))),
             "block" => Some(1),
             _ => None,
         };
@@ -189,11 +204,15 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
         DrillKind::Child(flag) => flag,
         DrillKind::BusLag | DrillKind::Config => 0,
     };
-    let same = |one: &Campaign| one.name == drill.name && one.child == child;
+    // Two on one child would be told apart by nobody, least of all when the first ends.
+    let same = |one: &Campaign| match &child {
+        Some(_) => one.child == child,
+        None => one.name == drill.name,
+    };
     if let Some(other) = engine.faults().all().iter().find(|one| same(one)) {
-        let id = other.id;
+        let (name, id) = (other.name, other.id);
         return Err(Refusal::Conflict(format!(
-            "the same fault is in force already, number {id}; clear it first"
+            "fault {name}, number {id}, is in force there already; clear it first"
         )));
     }
     let now = engine.now();
@@ -215,10 +234,17 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
         DrillKind::BusLag => Some(Flood::open(&engine.telemetry.bus)?),
         _ => None,
     };
-    if drill.kind == DrillKind::Config && !engine.reloader().is_some_and(|one| one.reject_drill()) {
-        return Err(Refusal::Conflict(
-            "the configuration is fixed; there is no reload to reject".to_owned(),
-        ));
+    if drill.kind == DrillKind::Config {
+        let Some(reloader) = engine.reloader() else {
+            return Err(Refusal::Conflict(
+                "the configuration is fixed; there is no reload to reject".to_owned(),
+            ));
+        };
+        if !reloader.reject_drill() {
+            return Err(Refusal::Conflict(
+                "a reload was rejected already; mend the configuration first".to_owned(),
+            ));
+        }
     }
     let Some(id) = engine.faults().add(campaign.clone()) else {
         return Err(Refusal::Conflict("too many faults in force".to_owned()));
@@ -259,6 +285,9 @@ async fn run(engine: &Engine, id: u64, lasts: Duration, mut flood: Option<Flood>
         }
         if engine.shutdown_requested() {
             return "the kernel shuts down";
+        }
+        if !engine.config().chaos.armed {
+            return "chaos was disarmed";
         }
         if let Some(flood) = &mut flood {
             flood.pour();
@@ -412,7 +441,9 @@ mod tests {
     use super::*;
 
     fn checked(body: &str) -> Result<Drill, String> {
-        let wanted: Wanted = serde_json::from_str(body).map_err(|error| error.to_string())?;
+        let mut fields = Fields::of(body.as_bytes())?;
+        let wanted = Wanted::of(&mut fields)?;
+        fields.end()?;
         wanted
             .checked(Some("heartbeat"), 5)
             .map_err(|refusal| refusal.to_string())
@@ -463,7 +494,8 @@ mod tests {
         assert!(checked(r#"{"fault":"panic","often":3}"#)
             .unwrap_err()
             .contains("unknown field `often`"));
-        let wanted: Wanted = serde_json::from_str(r#"{"fault":"panic"}"#).unwrap();
+        let mut fields = Fields::of(br#"{"fault":"panic"}"#).unwrap();
+        let wanted = Wanted::of(&mut fields).unwrap();
         let nobody = wanted.checked(None, 5).unwrap_err().to_string();
         assert_eq!(
             nobody,

@@ -221,7 +221,8 @@ impl<'a> News<'a> {
 }
 
 impl Record {
-    pub(crate) fn add(&self, now: SystemTime, news: News<'_>) {
+    /// Returns the entry's number.
+    pub(crate) fn add(&self, now: SystemTime, news: News<'_>) -> u64 {
         let entry = Entry {
             seq: 0,
             at: now,
@@ -231,7 +232,19 @@ impl Record {
             by: news.by.map(Arc::from),
             text: cut(news.text).into(),
         };
-        self.lock().push(entry);
+        self.lock().push(entry)
+    }
+
+    /// Says something else of an entry that is still there.
+    pub(crate) fn amend(&self, seq: u64, text: String) {
+        let mut inner = self.lock();
+        let Inner { loops, others, .. } = &mut *inner;
+        for ring in [others, loops] {
+            if let Ok(at) = ring.binary_search_by_key(&seq, |entry| entry.seq) {
+                ring[at].text = cut(text).into();
+                return;
+            }
+        }
     }
 
     /// The entries from `from` on.
@@ -266,7 +279,7 @@ impl Record {
 }
 
 impl Inner {
-    fn push(&mut self, mut entry: Entry) {
+    fn push(&mut self, mut entry: Entry) -> u64 {
         self.last_seq += 1;
         entry.seq = self.last_seq;
         let (ring, kept) = match entry.kind {
@@ -279,6 +292,7 @@ impl Inner {
             self.dropped_until = self.dropped_until.max(oldest.map(|oldest| oldest.at));
         }
         ring.push_back(entry);
+        self.last_seq
     }
 }
 

@@ -5,6 +5,7 @@ use super::answers::{
     Fault, Head, Plan, Problem, Stage, Staged, Stake, State, Time, Top, Topic, Topics, Tree,
 };
 use super::drills::{self, Refusal, Wanted};
+use super::fields::{self, Fields};
 use super::record::{EntryKind, News};
 use super::server::LASTING_MAX;
 use super::tail::Lines;
@@ -20,10 +21,8 @@ use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use ron_bus::{Start, TailError};
 use ron_config::{ConfigErrors, ReloadReport};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
@@ -59,7 +58,12 @@ impl std::fmt::Display for Peer {
 }
 
 pub(crate) enum Answer {
-    Json { status: StatusCode, body: Vec<u8> },
+    Json {
+        status: StatusCode,
+        body: Vec<u8>,
+        /// The methods that would have been right.
+        allow: Option<String>,
+    },
     Lines(Lines),
 }
 
@@ -68,7 +72,7 @@ pub(crate) struct Service {
     engine: Arc<Engine>,
     handle: KernelHandle,
     routes: Vec<Route>,
-    /// Places for answers without an end.
+    /// Places for tails.
     lasting: Arc<Semaphore>,
 }
 
@@ -82,7 +86,7 @@ impl Service {
         }
     }
 
-    /// Nobody else may begin to wait.
+    /// Nobody else may begin a tail.
     pub(crate) fn close(&self) {
         self.lasting.close();
     }
@@ -97,6 +101,7 @@ struct Failed {
     code: String,
     message: String,
     suggestion: Option<Option<String>>,
+    allow: Option<String>,
 }
 
 impl Failed {
@@ -106,6 +111,7 @@ impl Failed {
             code: code.to_owned(),
             message: message.into(),
             suggestion: None,
+            allow: None,
         }
     }
 
@@ -154,7 +160,7 @@ impl Failed {
     }
 
     fn answer(&self) -> Answer {
-        let mut details = BTreeMap::new();
+        let mut details = BTreeMap::from([("reason", Some(self.code.as_str()))]);
         if let Some(suggestion) = &self.suggestion {
             details.insert("suggestion", suggestion.as_deref());
         }
@@ -166,7 +172,11 @@ impl Failed {
                 details,
             },
         };
-        json(self.status, &failure)
+        let mut answer = json(self.status, &failure);
+        if let Answer::Json { allow, .. } = &mut answer {
+            allow.clone_from(&self.allow);
+        }
+        answer
     }
 }
 
@@ -191,7 +201,11 @@ fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
     match serde_json::to_vec(value) {
         Ok(mut body) => {
             body.push(b'\n');
-            Answer::Json { status, body }
+            Answer::Json {
+                status,
+                body,
+                allow: None,
+            }
         }
         Err(error) => {
             let text = format!("the answer cannot be written: {error}");
@@ -281,20 +295,23 @@ async fn route(call: &Call, service: &Arc<Service>) -> Answered {
             })
         }
         ("POST", "/v1/chaos") => {
-            let wanted: Wanted = body(call)?;
+            let wanted = body(call, Wanted::of)?;
             let by = call.peer.to_string();
-            command(engine, &call.peer, None, "chaos inject");
-            let injected = drills::inject(engine, &wanted, &by);
-            let injected = injected.map_err(|refusal| Failed::drill(engine, &refusal))?;
+            let injected = commanded(engine, &call.peer, None, "chaos inject", || {
+                let injected = drills::inject(engine, &wanted, &by);
+                injected.map_err(|refusal| Failed::drill(engine, &refusal))
+            })?;
             accepted(&fault(engine, &injected))
         }
         ("DELETE", "/v1/chaos") => {
             let query = query(call, &["id"])?;
             let id = query.get("id").map(|id| id.parse::<u64>()).transpose();
             let id = id.map_err(|_| Failed::bad_request("id: expected the number of a fault"))?;
-            command(engine, &call.peer, None, "chaos clear");
-            let cleared = drills::clear(engine, id, &call.peer.to_string());
-            let cleared = cleared.map_err(|refusal| Failed::drill(engine, &refusal))?;
+            let by = call.peer.to_string();
+            let cleared = commanded(engine, &call.peer, None, "chaos clear", || {
+                let cleared = drills::clear(engine, id, &by);
+                cleared.map_err(|refusal| Failed::drill(engine, &refusal))
+            })?;
             ok(&Cleared { cleared })
         }
         _ => foreign_route(call, service).await,
@@ -311,13 +328,12 @@ async fn foreign_route(call: &Call, service: &Arc<Service>) -> Answered {
             body: body_value(call)?,
             by: call.peer.to_string(),
         };
-        if method != "GET" {
-            let what = path.trim_start_matches("/v1/").replace('/', " ");
-            command(&service.engine, &call.peer, None, &what);
-        }
+        let what = path.trim_start_matches("/v1/").replace('/', " ");
+        let engine = &service.engine;
+        let seq = (method != "GET").then(|| command(engine, &call.peer, None, &what));
         let handler = route.handler.clone();
         let outcome = tokio::task::spawn_blocking(move || handler(request)).await;
-        return match outcome {
+        let answered = match outcome {
             Ok(Ok(value)) => ok(&value),
             Ok(Err(Refused {
                 status,
@@ -336,6 +352,10 @@ async fn foreign_route(call: &Call, service: &Arc<Service>) -> Answered {
                 format!("the handler of {path} panicked"),
             )),
         };
+        if let (Some(seq), Err(failed)) = (seq, &answered) {
+            refused_command(engine, seq, &what, failed);
+        }
+        return answered;
     }
     let mut allowed: Vec<&str> = here().map(|route| route.method.name()).collect();
     let own = PATHS.iter().find(|(known, _)| *known == path);
@@ -348,26 +368,21 @@ async fn foreign_route(call: &Call, service: &Arc<Service>) -> Answered {
         ));
     }
     let allowed = allowed.join(", ");
-    Err(Failed::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        format!("{path} takes {allowed}, not {method}"),
-    ))
+    let message = format!("{path} takes {allowed}, not {method}");
+    Err(Failed {
+        allow: Some(allowed),
+        ..Failed::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            message,
+        )
+    })
 }
 
 // ----- what requests say ---------------------------------------------------------------------------
 
 fn pairs(call: &Call) -> Result<Query, Failed> {
-    let mut found = Query::new();
-    for (name, value) in form_urlencoded::parse(call.query.as_bytes()) {
-        let name = name.into_owned();
-        if found.insert(name.clone(), value.into_owned()).is_some() {
-            return Err(Failed::bad_request(format!(
-                "`{name}` is given twice in the query"
-            )));
-        }
-    }
-    Ok(found)
+    fields::query(&call.query).map_err(Failed::bad_request)
 }
 
 /// The query, which may have these members and no others.
@@ -395,14 +410,14 @@ fn body_value(call: &Call) -> Result<serde_json::Value, Failed> {
         .map_err(|error| Failed::bad_request(format!("the body is no JSON: {error}")))
 }
 
-/// The body; an absent one is an empty object.
-fn body<T: DeserializeOwned>(call: &Call) -> Result<T, Failed> {
-    let bytes: &[u8] = if call.body.is_empty() {
-        b"{}"
-    } else {
-        &call.body
-    };
-    serde_json::from_slice(bytes).map_err(|error| Failed::bad_request(format!("the body: {error}")))
+/// What `read` takes from the body, which may hold nothing else.
+fn body<T>(call: &Call, read: impl FnOnce(&mut Fields) -> Result<T, String>) -> Result<T, Failed> {
+    let taken = Fields::of(&call.body).and_then(|mut fields| {
+        let taken = read(&mut fields)?;
+        fields.end()?;
+        Ok(taken)
+    });
+    taken.map_err(Failed::bad_request)
 }
 
 fn since(query: &Query, default: Option<Duration>) -> Result<Option<SystemTime>, Failed> {
@@ -558,7 +573,7 @@ fn tail(call: &Call, service: &Service) -> Answered {
     };
     let since = since(&query, None)?;
     let place = service.lasting.clone().try_acquire_owned().map_err(|_| {
-        let text = format!("{LASTING_MAX} tails and waits are open already; end one");
+        let text = format!("{LASTING_MAX} tails are open already; end one");
         Failed::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
     })?;
     let start = match since {
@@ -671,17 +686,23 @@ fn config(call: &Call, engine: &Arc<Engine>) -> Answered {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CheckBody {
-    file: Option<PathBuf>,
-}
-
 async fn check(call: &Call, engine: &Arc<Engine>) -> Answered {
-    let CheckBody { file } = body(call)?;
+    let file = body(call, |fields| fields.path("file"))?;
     let reloader = engine.reloader().ok_or_else(fixed)?;
     let source = reloader.source().clone();
     let version = source.version();
+    if let Some(file) = &file {
+        // A pipe would be waited for, with every reload behind it.
+        let is_odd = std::fs::metadata(file).is_ok_and(|meta| !meta.is_file());
+        if is_odd {
+            let text = format!("{} is no regular file", file.display());
+            return Err(Failed::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid",
+                text,
+            ));
+        }
+    }
     let plan = tokio::task::spawn_blocking(move || source.plan(file.as_deref())).await;
     match plan {
         Ok(plan) => report(version, plan),
@@ -693,13 +714,10 @@ async fn check(call: &Call, engine: &Arc<Engine>) -> Answered {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
-
 async fn reload(call: &Call, engine: &Arc<Engine>) -> Answered {
-    let Nothing {} = body(call)?;
+    body(call, |_| Ok(()))?;
     let reloader = engine.reloader().ok_or_else(fixed)?;
+    // Its outcome has an entry of its own.
     command(engine, &call.peer, None, "config reload");
     let version = reloader.source().version();
     match reloader.reload(&call.peer.to_string()).await {
@@ -721,8 +739,9 @@ fn report(version: u64, outcome: Result<ReloadReport, ConfigErrors>) -> Answered
 
 // ----- commands ----------------------------------------------------------------------------------------
 
-/// An operator's command is told before it is carried out: it may be the last thing this process does.
-fn command(engine: &Engine, peer: &Peer, child: Option<&str>, what: &str) {
+/// An operator's command is told before it is carried out: it may be the last thing this process does. Returns its
+/// place in the record.
+fn command(engine: &Engine, peer: &Peer, child: Option<&str>, what: &str) -> u64 {
     let by = peer.to_string();
     tracing::info!(event = "operator_command", child, by, "{what}");
     let subject = child.map(Arc::from);
@@ -732,24 +751,37 @@ fn command(engine: &Engine, peer: &Peer, child: Option<&str>, what: &str) {
         generation: None,
         by: Some(&by),
         text: what.to_owned(),
-    });
+    })
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ChildBody {
-    id: String,
+/// Notes that a command was not carried out.
+fn refused_command(engine: &Engine, seq: u64, what: &str, why: &Failed) {
+    let text = format!("refused: {what}: {}", why.message);
+    engine.telemetry.record.amend(seq, text);
 }
 
-/// Starts what is down; what runs is left alone.
+/// Runs a command between its record and its outcome.
+fn commanded<T>(
+    engine: &Engine,
+    peer: &Peer,
+    child: Option<&str>,
+    what: &str,
+    run: impl FnOnce() -> Result<T, Failed>,
+) -> Result<T, Failed> {
+    let seq = command(engine, peer, child, what);
+    let outcome = run();
+    if let Err(failed) = &outcome {
+        refused_command(engine, seq, what, failed);
+    }
+    outcome
+}
+
+/// Starts what is down or on its way there; what runs or is about to is left alone.
 fn start(handle: &KernelHandle, id: &str) -> Result<(), ControlError> {
-    let (_, _, is_down) = handle
-        .phase(id)
-        .ok_or_else(|| ControlError::Unknown { id: id.to_owned() })?;
-    if is_down {
-        handle.restart(id)
-    } else {
-        Ok(())
+    match handle.phase(id) {
+        None => Err(ControlError::Unknown { id: id.to_owned() }),
+        Some(("starting" | "ready" | "waiting" | "backoff", _)) => Ok(()),
+        Some(_) => handle.restart(id),
     }
 }
 
@@ -759,14 +791,18 @@ fn act(
     verb: &'static str,
     run: fn(&KernelHandle, &str) -> Result<(), ControlError>,
 ) -> Answered {
-    let ChildBody { id } = body(call)?;
+    let id = body(call, |fields| fields.required_text("id"))?;
     let (engine, handle) = (&service.engine, &service.handle);
     if handle.phase(&id).is_none() {
         return Err(Failed::unknown_child(engine, &id));
     }
-    command(engine, &call.peer, Some(&id), verb);
-    run(handle, &id).map_err(|error| Failed::control(engine, &error))?;
-    let (state, generation, _) = handle.phase(&id).unwrap_or(("gone", 0, true));
+    commanded(engine, &call.peer, Some(&id), verb, || {
+        if engine.shutdown_requested() {
+            return Err(Failed::conflict(ControlError::ShuttingDown.to_string()));
+        }
+        run(handle, &id).map_err(|error| Failed::control(engine, &error))
+    })?;
+    let (state, generation) = handle.phase(&id).unwrap_or(("gone", 0));
     accepted(&Accepted {
         id,
         accepted: verb,
@@ -775,17 +811,10 @@ fn act(
     })
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DrainBody {
-    #[serde(default)]
-    dry_run: bool,
-    #[serde(default)]
-    wait: bool,
-}
-
 async fn drain(call: &Call, service: &Service) -> Answered {
-    let DrainBody { dry_run, wait } = body(call)?;
+    let (dry_run, wait) = body(call, |fields| {
+        Ok((fields.flag("dry_run")?, fields.flag("wait")?))
+    })?;
     let engine = &service.engine;
     if dry_run && wait {
         return Err(Failed::bad_request("either dry_run or wait, not both"));
@@ -793,16 +822,9 @@ async fn drain(call: &Call, service: &Service) -> Answered {
     if dry_run {
         return ok(&plan(engine));
     }
-    let place = match wait {
-        true => Some(service.lasting.clone().try_acquire_owned().map_err(|_| {
-            let text = format!("{LASTING_MAX} tails and waits are open already; end one");
-            Failed::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
-        })?),
-        false => None,
-    };
     command(engine, &call.peer, None, "drain");
     engine.request_shutdown(&format!("drain asked by {}", call.peer));
-    if place.is_some() {
+    if wait {
         return ok(&engine.until_drained().await);
     }
     accepted(&Draining {

@@ -5,8 +5,8 @@ use super::routes::{self, Answer, Call, Peer, Service};
 use super::socket::Socket;
 use super::tail::Lines;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{HeaderValue, CONTENT_TYPE};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{HeaderValue, ALLOW, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 /// Connections at a time: a handful of people, each with a tail and a command.
 const CONNECTIONS_MAX: usize = 32;
-/// Of these, tails and waits for the end of a drain, which have no end of their own.
+/// Of these, tails, so that there is room for commands.
 pub(crate) const LASTING_MAX: usize = 16;
 /// Bytes of a request's head and body.
 const HEAD_MAX: usize = 16 * 1024;
@@ -32,6 +32,10 @@ const BODY_MAX: usize = 64 * 1024;
 /// A client on the same machine sends its request in one write.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to read an answer that has an end, whatever its length: it is on the same machine.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections above the limit that are told so; those above these are closed.
+const REFUSALS_MAX: usize = 16;
 /// How long the exit waits for answers under way.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// After an accept that failed for want of descriptors or memory.
@@ -98,6 +102,7 @@ impl Drop for Server {
 async fn serve(listener: UnixListener, service: Arc<Service>, mut stopped: watch::Receiver<bool>) {
     let own = rustix::process::geteuid().as_raw();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let mut connections = JoinSet::new();
     let mut stop = pin!(async move {
         let _ = stopped.wait_for(|stop| *stop).await;
@@ -110,16 +115,23 @@ async fn serve(listener: UnixListener, service: Arc<Service>, mut stopped: watch
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let admitted = admit(&stream, own);
-                    let permit = room.clone().try_acquire_owned().ok();
+                    let place = match &admitted {
+                        Ok(_) => room.clone().try_acquire_owned().ok(),
+                        Err(_) => None,
+                    };
+                    let reception = match (admitted, &place) {
+                        (Err(uid), _) => Reception::Foreign(uid),
+                        (Ok(_), None) => Reception::Busy,
+                        (Ok(peer), Some(_)) => Reception::Welcome(peer),
+                    };
+                    let Some(place) = place.or_else(|| refusals.clone().try_acquire_owned().ok())
+                    else {
+                        continue;
+                    };
                     let service = service.clone();
                     connections.spawn(async move {
-                        let reception = match (admitted, permit.is_some()) {
-                            (Err(uid), _) => Reception::Foreign(uid),
-                            (Ok(_), false) => Reception::Busy,
-                            (Ok(peer), true) => Reception::Welcome(peer),
-                        };
                         converse(stream, service, reception).await;
-                        drop(permit);
+                        drop(place);
                     });
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -157,8 +169,10 @@ fn admit(stream: &UnixStream, own: u32) -> Result<Peer, u32> {
 
 /// One request and its answer; whoever wants more connects again.
 async fn converse(stream: UnixStream, service: Arc<Service>, reception: Reception) {
+    // The moment an answer with an end was made.
+    let (made, mut when_made) = watch::channel(false);
     let handle = service_fn(move |request: Request<Incoming>| {
-        let (service, reception) = (service.clone(), reception.clone());
+        let (service, reception, made) = (service.clone(), reception.clone(), made.clone());
         async move {
             let answer = match reception {
                 Reception::Welcome(peer) => receive(request, peer, &service).await,
@@ -168,27 +182,39 @@ async fn converse(stream: UnixStream, service: Arc<Service>, reception: Receptio
                     routes::foreign(uid)
                 }
             };
+            if matches!(answer, Answer::Json { .. }) {
+                made.send_replace(true);
+            }
             Ok::<_, Infallible>(respond(answer))
         }
     });
-    // What goes wrong here is the client's: it hears of it, or is gone.
-    let _ = hyper::server::conn::http1::Builder::new()
+    let conversation = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), handle)
-        .await;
+        .serve_connection(TokioIo::new(stream), handle);
+    let unread = async move {
+        if when_made.wait_for(|made| *made).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(WRITE_TIMEOUT).await;
+    };
+    // What goes wrong here is the client's: it hears of it, or is gone.
+    tokio::select! {
+        _ = conversation => {}
+        () = unread => {}
+    }
 }
 
 async fn receive(request: Request<Incoming>, peer: Peer, service: &Arc<Service>) -> Answer {
     let (head, body) = request.into_parts();
+    if body.size_hint().lower() > BODY_MAX as u64 {
+        return too_large();
+    }
     let body = match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let text = format!("the body is longer than {BODY_MAX} bytes");
-            return routes::refused(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &text);
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
         Ok(Err(error)) => {
             let text = format!("the body cannot be read: {error}");
             return routes::bad_request(&text);
@@ -208,18 +234,33 @@ async fn receive(request: Request<Incoming>, peer: Peer, service: &Arc<Service>)
     routes::answer(call, service).await
 }
 
+fn too_large() -> Answer {
+    let text = format!("the body is longer than {BODY_MAX} bytes");
+    routes::refused(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &text)
+}
+
 fn respond(answer: Answer) -> Response<Body> {
-    let (status, kind, body) = match answer {
-        Answer::Json { status, body } => {
+    let (status, kind, body, allow) = match answer {
+        Answer::Json {
+            status,
+            body,
+            allow,
+        } => {
             let body = Either::Left(Full::new(Bytes::from(body)));
-            (status, "application/json", body)
+            (status, "application/json", body, allow)
         }
-        Answer::Lines(lines) => (StatusCode::OK, "application/x-ndjson", Either::Right(lines)),
+        Answer::Lines(lines) => {
+            let body = Either::Right(lines);
+            (StatusCode::OK, "application/x-ndjson", body, None)
+        }
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    if let Some(allow) = allow.and_then(|allow| HeaderValue::try_from(allow).ok()) {
+        response.headers_mut().insert(ALLOW, allow);
+    }
     response
 }

@@ -31,7 +31,7 @@ pub(crate) struct Lines {
     /// What was retained, in the order of time; `None` until it is asked for.
     retained: Option<VecDeque<TailLine>>,
     nap: Option<Pin<Box<Sleep>>>,
-    /// One of the places for answers without an end.
+    /// One of the places for tails.
     _place: OwnedSemaphorePermit,
 }
 

@@ -259,7 +259,13 @@ impl Engine {
         let child = standing
             .as_ref()
             .and_then(|standing| standing.child.clone());
-        let changed = self.faults().set_standing(standing);
+        let changed = {
+            let mut faults = self.faults();
+            if !config.chaos.armed {
+                faults.disarm(self.now());
+            }
+            faults.set_standing(standing)
+        };
         if let Some(child) = child.filter(|_| changed) {
             if self.read(|machine| machine.find(&child)).is_none() {
                 let child = &*child;

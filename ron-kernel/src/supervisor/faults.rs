@@ -80,6 +80,13 @@ impl Faults {
         changed
     }
 
+    /// None but the configuration's strikes from now on; whoever began them ends them.
+    pub(crate) fn disarm(&mut self, now: Duration) {
+        for one in &mut self.campaigns {
+            one.until = one.until.map(|until| until.min(now));
+        }
+    }
+
     /// Takes one out.
     #[cfg(feature = "control")]
     pub(crate) fn remove(&mut self, id: u64) -> Option<Campaign> {

@@ -570,8 +570,6 @@ fn refusals_of_drills() {
     ]));
     golden::check("refusals_chaos", Json::List(seen), bed.dir());
 }
-
-// Fails: `start` of a child that is being stopped by the drain is accepted with 202.
 #[test]
 fn while_it_drains_commands_are_conflicts_and_questions_are_answered() {
     let slow = Child::task("slow", |cx| async move {

@@ -538,8 +538,6 @@ fn a_true_rejection_outlives_the_drill_of_one() {
         "still rejected"
     );
 }
-
-// Fails: it says that the configuration is fixed.
 #[test]
 fn a_drill_beside_a_true_rejection_is_refused_for_that_reason() {
     let dir = tempfile::tempdir().unwrap();
@@ -556,8 +554,6 @@ fn a_drill_beside_a_true_rejection_is_refused_for_that_reason() {
     assert!(fault.message().contains("reject"), "{}", fault.body);
     assert!(!fault.message().contains("fixed"), "{}", fault.body);
 }
-
-// Fails: a reload that disarms leaves faults in force.
 #[test]
 fn who_disarms_ends_what_is_in_force() {
     let dir = tempfile::tempdir().unwrap();
@@ -604,8 +600,6 @@ fn a_fault_waits_for_the_next_incarnation_and_counts_what_it_hits() {
         .expect(202);
     bed.until_state("web", "ready");
 }
-
-// Fails: the second is accepted with 202, never strikes, and the first is counted once more.
 #[test]
 fn a_second_fault_on_a_child_strikes_or_is_refused() {
     let steps = Arc::new(AtomicU64::new(0));

@@ -95,8 +95,6 @@ fn restart_stop_start_and_release_do_as_they_say_and_are_recorded_with_who_asked
         );
     }
 }
-
-// Fails: a release and an injection that are refused stand in the record like those that are done.
 #[test]
 fn what_is_refused_is_not_recorded_as_if_it_were_done() {
     let bed = Bed::new(|kernel| kernel.child(idle("web")));
@@ -119,8 +117,6 @@ fn what_is_refused_is_not_recorded_as_if_it_were_done() {
     let told = |change: &Value| change["text"].as_str().unwrap().contains("refused");
     assert!(new.iter().all(told), "{new:#?}");
 }
-
-// Fails: the start is accepted and lost; the child stays stopped.
 #[test]
 fn a_start_while_the_child_still_stops_is_carried_out_or_refused() {
     let slow = Child::task("slow", |cx| async move {
@@ -204,8 +200,6 @@ fn a_check_of_what_is_no_file_is_rejected_at_once() {
     }
     assert_eq!(bed.client.get("/v1/about").status, 200);
 }
-
-// Fails: the check waits for a writer that never comes.
 #[test]
 fn a_check_of_a_pipe_is_rejected_and_holds_up_no_reload() {
     let dir = tempfile::tempdir().unwrap();
