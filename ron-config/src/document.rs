@@ -277,13 +277,17 @@ impl Fingerprint {
 
 /// Reads a whole file, refusing one above [`MAX_FILE_BYTES`].
 pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is a directory",
-        ));
+    // Looked at before it is opened: opening a pipe would wait for its writer, with every reload behind it.
+    let kind = std::fs::metadata(path)?.file_type();
+    if !kind.is_file() {
+        let what = if kind.is_dir() {
+            "it is a directory"
+        } else {
+            "it is no regular file"
+        };
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
+    let file = File::open(path)?;
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {

@@ -4,6 +4,10 @@
 ///
 /// Gives up with `None` as soon as the distance must exceed `limit`.
 pub(crate) fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
+    // A character has four bytes at most.
+    if a.len().abs_diff(b.len()) > 4 * limit {
+        return None;
+    }
     let a: Vec<char> = a.chars().collect();
     let b: Vec<char> = b.chars().collect();
     if a.len().abs_diff(b.len()) > limit {

@@ -75,8 +75,15 @@ impl Admin {
     /// Stops listening and gives answers under way a moment.
     pub(crate) async fn close(self) {
         self.server.shutdown();
-        let joined = tokio::task::spawn_blocking(move || self.server.join());
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, joined).await;
+        let (ending, ended) = tokio::sync::oneshot::channel();
+        // Not on the runtime's threads: a runtime that is dropped would wait for the one that joins.
+        let joining = std::thread::Builder::new().spawn(move || {
+            self.server.join();
+            let _ = ending.send(());
+        });
+        if joining.is_ok() {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, ended).await;
+        }
     }
 }
 

@@ -388,8 +388,7 @@ impl Settings for Config {
         #[cfg(feature = "control")]
         schema
             .key("control.dir", |c: &mut Config| &mut c.control.dir)
-            .doc("directory of the control socket, mode 0700")
-            .env("RON_RUN_DIR");
+            .doc("directory of the control socket, mode 0700; $RON_RUN_DIR where this is unset");
         schema.check(&["supervisor.min_backoff", "supervisor.max_backoff"], |c| {
             let (min, max) = (c.supervisor.min_backoff, c.supervisor.max_backoff);
             (min <= max).then_some(()).ok_or_else(|| {

@@ -3,7 +3,7 @@
 //! HTTP/1.1 with JSON on `<service>.<instance>.sock` in [`run_dir`]: a directory of mode 0700, a socket of mode 0600,
 //! and a look at who connects by the system's word (this process's user or root, nobody else). Nothing of it is
 //! reachable over TCP. It is served by a thread of its own, so it answers while every worker is blocked. `ronctl` is its
-//! client; any HTTP client that speaks to Unix sockets will do:
+//! client; any HTTP client that speaks to Unix sockets will do, if it leaves its side open until it has the answer:
 //!
 //! ```text
 //! curl --unix-socket /run/ron/thumbs.1f3-19a.sock http://thumbs/v1/explain
@@ -145,7 +145,7 @@ impl Control {
         self
     }
 
-    /// Adds a route of the host's, below `/v1/`. One of the kernel's own with the same path wins.
+    /// Adds a route of the host's; by custom below `/v1/`. One of the kernel's own with the same method and path wins.
     ///
     /// The handler may block: it runs on a thread for such work. What it asks for with [`Method::Post`] and
     /// [`Method::Delete`] is recorded as an operator's command.

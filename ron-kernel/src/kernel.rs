@@ -228,6 +228,12 @@ impl Kernel {
             runtime.clone(),
             self.telemetry,
         );
+        // What may fail comes before what has to be taken back.
+        #[cfg(feature = "control")]
+        let control = match self.control {
+            Some(control) => control.serve(&engine)?,
+            None => None,
+        };
         let watchdog = Watchdog::start(Arc::downgrade(&engine), engine.id())
             .map_err(start("the watchdog thread"))?;
         let weak = Arc::downgrade(&engine);
@@ -256,11 +262,6 @@ impl Kernel {
                 admin.as_ref().and_then(crate::admin::Admin::tls),
             )
         });
-        #[cfg(feature = "control")]
-        let control = match self.control {
-            Some(control) => control.serve(&engine)?,
-            None => None,
-        };
         #[cfg(feature = "control")]
         engine.telemetry.remember_start();
         engine.launch();

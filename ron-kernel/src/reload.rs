@@ -173,26 +173,29 @@ impl Reloader {
         reloader
     }
 
-    /// Runs one reload off the async threads and carries out its consequences.
-    pub(crate) async fn reload(&self, trigger: &str) -> Result<ReloadReport, ReloadError> {
+    /// Runs one reload off the async threads and carries out its consequences, whether or not anybody waits for them.
+    pub(crate) async fn reload(
+        self: &Arc<Self>,
+        trigger: &str,
+    ) -> Result<ReloadReport, ReloadError> {
         let engine = self.engine.upgrade().ok_or(ReloadError::Ended)?;
-        let source = self.source.clone();
-        let result = engine
-            .runtime()
-            .spawn_blocking(move || source.reload())
-            .await
-            .map_err(|_| ReloadError::Ended)?;
-        engine.telemetry.metrics.golden().config_reload_total.inc();
-        match result {
-            Ok(report) => {
-                self.accepted(&engine, &report, trigger);
-                Ok(report)
+        let (reloader, trigger) = (self.clone(), trigger.to_owned());
+        let runtime = engine.runtime().clone();
+        let done = runtime.spawn_blocking(move || {
+            let result = reloader.source.reload();
+            engine.telemetry.metrics.golden().config_reload_total.inc();
+            match result {
+                Ok(report) => {
+                    reloader.accepted(&engine, &report, &trigger);
+                    Ok(report)
+                }
+                Err(errors) => {
+                    reloader.rejected(&engine, &errors, &trigger);
+                    Err(ReloadError::Rejected(errors))
+                }
             }
-            Err(errors) => {
-                self.rejected(&engine, &errors, trigger);
-                Err(ReloadError::Rejected(errors))
-            }
-        }
+        });
+        done.await.map_err(|_| ReloadError::Ended)?
     }
 
     fn accepted(&self, engine: &Arc<Engine>, report: &ReloadReport, trigger: &str) {
@@ -202,7 +205,15 @@ impl Reloader {
             .golden()
             .config_last_reload_successful
             .set(1);
+        #[cfg(not(feature = "control"))]
         telemetry.health.clear(RELOAD_KEY);
+        #[cfg(feature = "control")]
+        {
+            // With readiness under one lock, so that a drill that begins or ends meanwhile leaves no half of itself.
+            let mut rejection = self.rejection();
+            *rejection = None;
+            telemetry.health.clear(RELOAD_KEY);
+        }
         let applied = report.applied().join(", ");
         let needs_restart = report.needs_restart().join(", ");
         let pinned = report.pinned().join(", ");
@@ -250,8 +261,6 @@ impl Reloader {
             );
         }
         self.rejected.store(false, Ordering::Relaxed);
-        #[cfg(feature = "control")]
-        drop(self.rejection().take());
         telemetry.set_config_sha(self.source.sha256());
         for child in report.restarts() {
             let restarted = engine.control(|machine, now| {
@@ -308,13 +317,18 @@ impl Reloader {
                 format!("configuration rejected: {first}{more}"),
             );
             telemetry.remember(news.by(trigger));
-            *self.rejection() = Some(Rejection {
+        }
+        self.rejected.store(true, Ordering::Relaxed);
+        #[cfg(feature = "control")]
+        let mut rejection = self.rejection();
+        #[cfg(feature = "control")]
+        {
+            *rejection = Some(Rejection {
                 at: std::time::SystemTime::now(),
                 why: format!("{first}{more}"),
                 drill: false,
             });
         }
-        self.rejected.store(true, Ordering::Relaxed);
         telemetry.health.set(RELOAD_KEY, self.condition(reason));
     }
 
@@ -383,6 +397,8 @@ impl Reloader {
                 why: why.clone(),
                 drill: true,
             });
+            let condition = self.condition(why.clone());
+            engine.telemetry.health.set(RELOAD_KEY, condition);
         }
         let golden = engine.telemetry.metrics.golden();
         golden.config_reload_total.inc();
@@ -394,24 +410,20 @@ impl Reloader {
             problem = why,
             "ConfigUpdated{{error}}"
         );
-        engine.telemetry.health.set(RELOAD_KEY, self.condition(why));
         true
     }
 
     /// Takes the pretence back, unless a real reload has done so or was rejected since.
     pub(crate) fn end_drill(&self) {
-        let ended = {
-            let mut rejection = self.rejection();
-            let drill = rejection.as_ref().is_some_and(|one| one.drill);
-            if drill {
-                *rejection = None;
-            }
-            drill
+        let Some(engine) = self.engine.upgrade() else {
+            return;
         };
-        if let Some(engine) = self.engine.upgrade().filter(|_| ended) {
+        let mut rejection = self.rejection();
+        if rejection.as_ref().is_some_and(|one| one.drill) {
+            *rejection = None;
+            engine.telemetry.health.clear(RELOAD_KEY);
             let golden = engine.telemetry.metrics.golden();
             golden.config_last_reload_successful.set(1);
-            engine.telemetry.health.clear(RELOAD_KEY);
         }
     }
 }

@@ -22,13 +22,14 @@ use crate::log::{Filter, Log};
 const USAGE: u8 = 2;
 
 /// `RON_` names of programs that may share a machine's environment with this one.
-const SIBLINGS: [&str; 7] = [
+const SIBLINGS: [&str; 8] = [
     "RON_SVC_",
     "RON_INDEX_SOCK",
     "RON_OVERLAY_SOCK",
     "RON_STORAGE_SOCK",
     "RON_HTTP_ADDR",
     "RON_METRICS_ADDR",
+    "RON_RUN_DIR",
     "RON_OTEL_ENDPOINT",
 ];
 

@@ -27,6 +27,8 @@ const CHAOS_CAPACITY: usize = 64;
 /// Events a second beyond what the topic holds.
 const FLOOD: u64 = 2 * CHAOS_CAPACITY as u64;
 
+const STANDS: &str = "this one is set by chaos.fault in the configuration; set it to none there";
+
 /// The faults that can be asked for.
 const FAULTS: [&str; 7] = [
     "panic", "exit", "hang", "block", "latency", "bus_lag", "config",
@@ -35,8 +37,8 @@ const FAULTS: [&str; 7] = [
 /// The body of `POST /v1/chaos`.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
-    fault: String,
-    child: Option<String>,
+    pub(crate) fault: String,
+    pub(crate) child: Option<String>,
     count: Option<u64>,
     for_ms: Option<u64>,
     delay_ms: Option<u64>,
@@ -211,9 +213,10 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
     };
     if let Some(other) = engine.faults().all().iter().find(|one| same(one)) {
         let (name, id) = (other.name, other.id);
-        return Err(Refusal::Conflict(format!(
-            "fault {name}, number {id}, is in force there already; clear it first"
-        )));
+        return Err(Refusal::Conflict(match id {
+            STANDING => format!("{STANDS}; fault {name} is in force there"),
+            id => format!("fault {name}, number {id}, is in force there already; clear it first"),
+        }));
     }
     let now = engine.now();
     let mut campaign = Campaign {
@@ -234,22 +237,21 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
         DrillKind::BusLag => Some(Flood::open(&engine.telemetry.bus)?),
         _ => None,
     };
-    if drill.kind == DrillKind::Config {
-        let Some(reloader) = engine.reloader() else {
-            return Err(Refusal::Conflict(
-                "the configuration is fixed; there is no reload to reject".to_owned(),
-            ));
-        };
-        if !reloader.reject_drill() {
-            return Err(Refusal::Conflict(
-                "a reload was rejected already; mend the configuration first".to_owned(),
-            ));
-        }
-    }
     let Some(id) = engine.faults().add(campaign.clone()) else {
         return Err(Refusal::Conflict("too many faults in force".to_owned()));
     };
     campaign.id = id;
+    if drill.kind == DrillKind::Config {
+        let refused = match engine.reloader() {
+            None => Some("the configuration is fixed; there is no reload to reject"),
+            Some(reloader) if reloader.reject_drill() => None,
+            Some(_) => Some("a reload was rejected already; mend the configuration first"),
+        };
+        if let Some(why) = refused {
+            engine.faults().remove(id);
+            return Err(Refusal::Conflict(why.to_owned()));
+        }
+    }
     announce(engine, &campaign, drill.lasts);
     match &child {
         Some(child) => engine.strike(child),
@@ -258,7 +260,9 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
     let ending = engine.clone();
     tokio::spawn(async move {
         let why = run(&ending, id, drill.lasts, flood).await;
-        end(&ending, id, why);
+        // Telling of it may wait for a log writer.
+        let ended = tokio::task::spawn_blocking(move || end(&ending, id, why));
+        let _ = ended.await;
     });
     let faults = engine.faults();
     Ok(faults
@@ -269,25 +273,27 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
         .unwrap_or(campaign))
 }
 
-/// Lasts until the time is over, it has struck often enough, or somebody cleared it; says which.
+/// Lasts until the time is over, it has struck often enough, or somebody cleared or disarmed it; says which. It goes on
+/// during a drain: a service is to stop with a child that hangs, too.
 async fn run(engine: &Engine, id: u64, lasts: Duration, mut flood: Option<Flood>) -> &'static str {
     let end = tokio::time::Instant::now() + lasts;
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
         tick.tick().await;
+        let now = engine.now();
         match engine.faults().get(id) {
             None => return "cleared",
             Some(one) if one.left == Some(0) => return "that was all of them",
+            Some(one) if one.until < Some(now + lasts) && one.until <= Some(now) => {
+                return match tokio::time::Instant::now() < end {
+                    true => "chaos was disarmed",
+                    false => "its time is over",
+                };
+            }
             Some(_) => {}
         }
         if tokio::time::Instant::now() >= end {
             return "its time is over";
-        }
-        if engine.shutdown_requested() {
-            return "the kernel shuts down";
-        }
-        if !engine.config().chaos.armed {
-            return "chaos was disarmed";
         }
         if let Some(flood) = &mut flood {
             flood.pour();
@@ -301,9 +307,7 @@ async fn run(engine: &Engine, id: u64, lasts: Duration, mut flood: Option<Flood>
 /// Clears one fault, or all but the configuration's; returns how many there were.
 pub(crate) fn clear(engine: &Arc<Engine>, id: Option<u64>, by: &str) -> Result<usize, Refusal> {
     if id == Some(STANDING) {
-        return Err(Refusal::Conflict(
-            "this one is set by chaos.fault in the configuration; set it to none there".to_owned(),
-        ));
+        return Err(Refusal::Conflict(STANDS.to_owned()));
     }
     let ids: Vec<u64> = {
         let faults = engine.faults();
@@ -369,9 +373,7 @@ fn end(engine: &Arc<Engine>, id: u64, why: &str) -> bool {
         return false;
     };
     let (fault, child) = (one.name, one.child.as_deref());
-    if let Some(child) = child {
-        engine.relieve(child);
-    }
+    engine.relieve(&one);
     if fault == "config" {
         if let Some(reloader) = engine.reloader() {
             reloader.end_drill();

@@ -103,11 +103,13 @@ impl Serialize for Entry {
     }
 }
 
-/// Crashes and restarts kept: an hour of a dozen children that fail at the slowest backoff. They have a ring of their
-/// own, so that a crash loop cannot wash out what an operator looks for.
+/// What comes with every crash: an hour of a dozen children that fail at the slowest backoff. It has a ring of its own,
+/// so that a crash loop cannot wash out what an operator looks for.
 const LOOPS_KEPT: usize = 3072;
-/// Everything else.
-const OTHERS_KEPT: usize = 1024;
+/// What else becomes of children; a shutdown tells of each.
+const LIVES_KEPT: usize = 1024;
+/// What people and files did to the service.
+const DEEDS_KEPT: usize = 1024;
 /// Bytes of an entry's text.
 const TEXT_MAX: usize = 512;
 
@@ -121,7 +123,8 @@ pub(crate) struct Record {
 struct Inner {
     last_seq: u64,
     loops: VecDeque<Entry>,
-    others: VecDeque<Entry>,
+    lives: VecDeque<Entry>,
+    deeds: VecDeque<Entry>,
     dropped: u64,
     /// Time of the newest entry that was overwritten.
     dropped_until: Option<SystemTime>,
@@ -238,8 +241,8 @@ impl Record {
     /// Says something else of an entry that is still there.
     pub(crate) fn amend(&self, seq: u64, text: String) {
         let mut inner = self.lock();
-        let Inner { loops, others, .. } = &mut *inner;
-        for ring in [others, loops] {
+        let Inner { deeds, lives, .. } = &mut *inner;
+        for ring in [deeds, lives] {
             if let Ok(at) = ring.binary_search_by_key(&seq, |entry| entry.seq) {
                 ring[at].text = cut(text).into();
                 return;
@@ -252,7 +255,8 @@ impl Record {
         let inner = self.lock();
         let late = |entry: &&Entry| entry.at >= from;
         let mut entries: Vec<Entry> = inner.loops.iter().filter(late).cloned().collect();
-        entries.extend(inner.others.iter().filter(late).cloned());
+        entries.extend(inner.lives.iter().filter(late).cloned());
+        entries.extend(inner.deeds.iter().filter(late).cloned());
         let (complete, dropped) = (
             inner.dropped_until.map_or(true, |until| until < from),
             inner.dropped,
@@ -269,7 +273,7 @@ impl Record {
     /// Time of the oldest entry there is.
     pub(crate) fn oldest(&self) -> Option<SystemTime> {
         let inner = self.lock();
-        let firsts = [inner.loops.front(), inner.others.front()];
+        let firsts = [&inner.loops, &inner.lives, &inner.deeds].map(VecDeque::front);
         firsts.into_iter().flatten().map(|entry| entry.at).min()
     }
 
@@ -283,8 +287,18 @@ impl Inner {
         self.last_seq += 1;
         entry.seq = self.last_seq;
         let (ring, kept) = match entry.kind {
-            EntryKind::Crash | EntryKind::Restart => (&mut self.loops, LOOPS_KEPT),
-            _ => (&mut self.others, OTHERS_KEPT),
+            EntryKind::Crash | EntryKind::Restart | EntryKind::Ready => {
+                (&mut self.loops, LOOPS_KEPT)
+            }
+            // Of an incarnation; those that people asked for have none.
+            EntryKind::Fault if entry.generation.is_some() => (&mut self.loops, LOOPS_KEPT),
+            EntryKind::Start
+            | EntryKind::Config
+            | EntryKind::Rejected
+            | EntryKind::Fault
+            | EntryKind::Command
+            | EntryKind::Shutdown => (&mut self.deeds, DEEDS_KEPT),
+            _ => (&mut self.lives, LIVES_KEPT),
         };
         if ring.len() >= kept {
             let oldest = ring.pop_front();
@@ -338,13 +352,27 @@ mod tests {
         let record = Record::default();
         let stop = News::of_service(EntryKind::Command, "stop db").by("uid 0 pid 7");
         record.add(at(0), stop);
+        let child = Arc::from("feed");
         for second in 1..=2 * LOOPS_KEPT as u64 {
             crash(&record, second);
+            for kind in [EntryKind::Fault, EntryKind::Ready, EntryKind::Stop] {
+                let news = News {
+                    kind,
+                    subject: Some(&child),
+                    generation: Some(second),
+                    by: None,
+                    text: String::new(),
+                };
+                record.add(at(second), news);
+            }
         }
         let found = record.since(at(0));
-        assert_eq!(found.entries.len(), LOOPS_KEPT + 1);
+        assert_eq!(found.entries.len(), LOOPS_KEPT + LIVES_KEPT + 1);
         assert_eq!(found.entries[0].by.as_deref(), Some("uid 0 pid 7"));
-        assert_eq!(found.dropped, LOOPS_KEPT as u64);
+        assert_eq!(
+            found.dropped as usize,
+            8 * LOOPS_KEPT - LOOPS_KEPT - LIVES_KEPT
+        );
         assert!(!found.complete);
         assert!(found
             .entries

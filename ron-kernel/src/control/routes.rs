@@ -16,7 +16,7 @@ use crate::reload::ReloadError;
 use crate::snapshot::{Explanation, Reason, TreeNode};
 use crate::supervisor::engine::Engine;
 use crate::supervisor::faults::Campaign;
-use crate::supervisor::machine::State as Phase;
+use crate::supervisor::machine::{Machine, State as Phase};
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use ron_bus::{Start, TailError};
@@ -25,19 +25,24 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How far back `changes` goes when nobody says.
 const SINCE_DEFAULT: Duration = Duration::from_secs(3600);
 
+/// Bytes of an id that may be a slip of a known one: three levels of names.
+const ID_MAX: usize = 400;
+
 /// One request, whole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) body: Bytes,
     pub(crate) peer: Peer,
+    /// Its connection's, kept by what it asked for when the client goes away.
+    pub(crate) _place: Arc<OwnedSemaphorePermit>,
 }
 
 /// Who asks, by the system's word.
@@ -124,7 +129,7 @@ impl Failed {
     }
 
     fn unknown_child(engine: &Engine, id: &str) -> Failed {
-        let suggestion = engine.read(|machine| machine.nearest_id(id).map(|id| id.to_string()));
+        let suggestion = suggestion(engine, id);
         let hint = suggestion
             .as_ref()
             .map(|id| format!("; did you mean `{id}`?"))
@@ -134,6 +139,14 @@ impl Failed {
             suggestion: Some(suggestion),
             ..Failed::new(StatusCode::NOT_FOUND, "unknown_child", message)
         }
+    }
+
+    fn of_host(refused: Refused) -> Failed {
+        let status = StatusCode::from_u16(refused.status)
+            .ok()
+            .filter(|status| status.is_client_error() || status.is_server_error());
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Failed::new(status, refused.code, refused.message)
     }
 
     fn control(engine: &Engine, error: &ControlError) -> Failed {
@@ -178,6 +191,15 @@ impl Failed {
         }
         answer
     }
+}
+
+/// The id nearest to `id`. Looked for outside the engine's lock.
+fn suggestion(engine: &Engine, id: &str) -> Option<String> {
+    if id.len() > ID_MAX {
+        return None;
+    }
+    let known = engine.read(Machine::ids);
+    ron_config::nearest(id, known.iter().map(|known| &**known)).map(str::to_owned)
 }
 
 pub(crate) fn refused(status: StatusCode, code: &str, message: &str) -> Answer {
@@ -276,10 +298,14 @@ async fn route(call: &Call, service: &Arc<Service>) -> Answered {
         ("POST", "/v1/config/check") => check(call, engine).await,
         ("POST", "/v1/config/reload") => reload(call, engine).await,
         ("POST", "/v1/drain") => drain(call, service).await,
-        ("POST", "/v1/children/restart") => act(call, service, "restart", KernelHandle::restart),
-        ("POST", "/v1/children/stop") => act(call, service, "stop", KernelHandle::begin_stop),
-        ("POST", "/v1/children/start") => act(call, service, "start", start),
-        ("POST", "/v1/children/release") => act(call, service, "release", KernelHandle::release),
+        ("POST", "/v1/children/restart") => {
+            act(call, service, "restart", KernelHandle::restart).await
+        }
+        ("POST", "/v1/children/stop") => act(call, service, "stop", KernelHandle::begin_stop).await,
+        ("POST", "/v1/children/start") => act(call, service, "start", start).await,
+        ("POST", "/v1/children/release") => {
+            act(call, service, "release", KernelHandle::release).await
+        }
         ("GET", "/v1/chaos") => {
             query(call, &[])?;
             let config = engine.config();
@@ -296,26 +322,56 @@ async fn route(call: &Call, service: &Arc<Service>) -> Answered {
         }
         ("POST", "/v1/chaos") => {
             let wanted = body(call, Wanted::of)?;
-            let by = call.peer.to_string();
-            let injected = commanded(engine, &call.peer, None, "chaos inject", || {
-                let injected = drills::inject(engine, &wanted, &by);
-                injected.map_err(|refusal| Failed::drill(engine, &refusal))
-            })?;
-            accepted(&fault(engine, &injected))
+            blocking(call, service, move |call, service| {
+                let (engine, by) = (&service.engine, call.peer.to_string());
+                let child = wanted.child.as_deref();
+                let what = format!("chaos inject {}", wanted.fault);
+                let injected = commanded(engine, &call.peer, child, &what, || {
+                    let injected = drills::inject(engine, &wanted, &by);
+                    injected.map_err(|refusal| Failed::drill(engine, &refusal))
+                })?;
+                accepted(&fault(engine, &injected))
+            })
+            .await
         }
         ("DELETE", "/v1/chaos") => {
             let query = query(call, &["id"])?;
             let id = query.get("id").map(|id| id.parse::<u64>()).transpose();
             let id = id.map_err(|_| Failed::bad_request("id: expected the number of a fault"))?;
-            let by = call.peer.to_string();
-            let cleared = commanded(engine, &call.peer, None, "chaos clear", || {
-                let cleared = drills::clear(engine, id, &by);
-                cleared.map_err(|refusal| Failed::drill(engine, &refusal))
-            })?;
-            ok(&Cleared { cleared })
+            blocking(call, service, move |call, service| {
+                let (engine, by) = (&service.engine, call.peer.to_string());
+                let what = match id {
+                    Some(id) => format!("chaos clear {id}"),
+                    None => "chaos clear".to_owned(),
+                };
+                let cleared = commanded(engine, &call.peer, None, &what, || {
+                    let cleared = drills::clear(engine, id, &by);
+                    cleared.map_err(|refusal| Failed::drill(engine, &refusal))
+                })?;
+                ok(&Cleared { cleared })
+            })
+            .await
         }
         _ => foreign_route(call, service).await,
     }
+}
+
+/// Runs what may wait for a log writer on a thread for such work, so that questions are answered meanwhile. It is
+/// carried out even if the client does not wait for it.
+async fn blocking(
+    call: &Call,
+    service: &Arc<Service>,
+    run: impl FnOnce(&Call, &Service) -> Answered + Send + 'static,
+) -> Answered {
+    let (call, service) = (call.clone(), service.clone());
+    let ran = tokio::task::spawn_blocking(move || run(&call, &service)).await;
+    ran.unwrap_or_else(|_| {
+        Err(Failed::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the command panicked",
+        ))
+    })
 }
 
 /// A route of the host's, or none.
@@ -328,34 +384,19 @@ async fn foreign_route(call: &Call, service: &Arc<Service>) -> Answered {
             body: body_value(call)?,
             by: call.peer.to_string(),
         };
-        let what = path.trim_start_matches("/v1/").replace('/', " ");
-        let engine = &service.engine;
-        let seq = (method != "GET").then(|| command(engine, &call.peer, None, &what));
         let handler = route.handler.clone();
-        let outcome = tokio::task::spawn_blocking(move || handler(request)).await;
-        let answered = match outcome {
-            Ok(Ok(value)) => ok(&value),
-            Ok(Err(Refused {
-                status,
-                code,
-                message,
-            })) => {
-                let status = StatusCode::from_u16(status)
-                    .ok()
-                    .filter(|status| status.is_client_error() || status.is_server_error());
-                let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                Err(Failed::new(status, code, message))
-            }
-            Err(_) => Err(Failed::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                format!("the handler of {path} panicked"),
-            )),
-        };
-        if let (Some(seq), Err(failed)) = (seq, &answered) {
-            refused_command(engine, seq, &what, failed);
-        }
-        return answered;
+        return blocking(call, service, move |call, service| {
+            let run = || handler(request).map_err(Failed::of_host);
+            let value = match call.method {
+                Method::GET => run()?,
+                _ => {
+                    let what = call.path.trim_start_matches("/v1/").replace('/', " ");
+                    commanded(&service.engine, &call.peer, None, &what, run)?
+                }
+            };
+            ok(&value)
+        })
+        .await;
     }
     let mut allowed: Vec<&str> = here().map(|route| route.method.name()).collect();
     let own = PATHS.iter().find(|(known, _)| *known == path);
@@ -691,18 +732,6 @@ async fn check(call: &Call, engine: &Arc<Engine>) -> Answered {
     let reloader = engine.reloader().ok_or_else(fixed)?;
     let source = reloader.source().clone();
     let version = source.version();
-    if let Some(file) = &file {
-        // A pipe would be waited for, with every reload behind it.
-        let is_odd = std::fs::metadata(file).is_ok_and(|meta| !meta.is_file());
-        if is_odd {
-            let text = format!("{} is no regular file", file.display());
-            return Err(Failed::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "invalid",
-                text,
-            ));
-        }
-    }
     let plan = tokio::task::spawn_blocking(move || source.plan(file.as_deref())).await;
     match plan {
         Ok(plan) => report(version, plan),
@@ -718,7 +747,12 @@ async fn reload(call: &Call, engine: &Arc<Engine>) -> Answered {
     body(call, |_| Ok(()))?;
     let reloader = engine.reloader().ok_or_else(fixed)?;
     // Its outcome has an entry of its own.
-    command(engine, &call.peer, None, "config reload");
+    let told = (engine.clone(), call.clone());
+    let told = tokio::task::spawn_blocking(move || {
+        let (engine, call) = told;
+        command(&engine, &call.peer, None, "config reload");
+    });
+    let _ = told.await;
     let version = reloader.source().version();
     match reloader.reload(&call.peer.to_string()).await {
         Ok(done) => report(version, Ok(done)),
@@ -785,33 +819,36 @@ fn start(handle: &KernelHandle, id: &str) -> Result<(), ControlError> {
     }
 }
 
-fn act(
+async fn act(
     call: &Call,
-    service: &Service,
+    service: &Arc<Service>,
     verb: &'static str,
     run: fn(&KernelHandle, &str) -> Result<(), ControlError>,
 ) -> Answered {
     let id = body(call, |fields| fields.required_text("id"))?;
-    let (engine, handle) = (&service.engine, &service.handle);
-    if handle.phase(&id).is_none() {
-        return Err(Failed::unknown_child(engine, &id));
+    if service.handle.phase(&id).is_none() {
+        return Err(Failed::unknown_child(&service.engine, &id));
     }
-    commanded(engine, &call.peer, Some(&id), verb, || {
-        if engine.shutdown_requested() {
-            return Err(Failed::conflict(ControlError::ShuttingDown.to_string()));
-        }
-        run(handle, &id).map_err(|error| Failed::control(engine, &error))
-    })?;
-    let (state, generation) = handle.phase(&id).unwrap_or(("gone", 0));
-    accepted(&Accepted {
-        id,
-        accepted: verb,
-        state,
-        generation,
+    blocking(call, service, move |call, service| {
+        let (engine, handle) = (&service.engine, &service.handle);
+        commanded(engine, &call.peer, Some(&id), verb, || {
+            if engine.shutdown_requested() {
+                return Err(Failed::conflict(ControlError::ShuttingDown.to_string()));
+            }
+            run(handle, &id).map_err(|error| Failed::control(engine, &error))
+        })?;
+        let (state, generation) = handle.phase(&id).unwrap_or(("gone", 0));
+        accepted(&Accepted {
+            id,
+            accepted: verb,
+            state,
+            generation,
+        })
     })
+    .await
 }
 
-async fn drain(call: &Call, service: &Service) -> Answered {
+async fn drain(call: &Call, service: &Arc<Service>) -> Answered {
     let (dry_run, wait) = body(call, |fields| {
         Ok((fields.flag("dry_run")?, fields.flag("wait")?))
     })?;
@@ -822,8 +859,13 @@ async fn drain(call: &Call, service: &Service) -> Answered {
     if dry_run {
         return ok(&plan(engine));
     }
-    command(engine, &call.peer, None, "drain");
+    // First of all: the log may be what makes the operator drain.
     engine.request_shutdown(&format!("drain asked by {}", call.peer));
+    let told = (engine.clone(), call.clone());
+    drop(tokio::task::spawn_blocking(move || {
+        let (engine, call) = told;
+        command(&engine, &call.peer, None, "drain");
+    }));
     if wait {
         return ok(&engine.until_drained().await);
     }

@@ -15,10 +15,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{watch, Semaphore};
+use tokio::sync::{oneshot, watch, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -38,6 +37,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 const REFUSALS_MAX: usize = 16;
 /// How long the exit waits for answers under way.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Commands and handlers at a time; each may wait for a log writer, and others wait behind these.
+const BLOCKING_MAX: usize = 2 * CONNECTIONS_MAX;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,7 +49,7 @@ type Body = Either<Full<Bytes>, Lines>;
 pub(crate) struct Server {
     path: PathBuf,
     stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    ended: Option<oneshot::Receiver<()>>,
 }
 
 impl Server {
@@ -56,6 +57,7 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            .max_blocking_threads(BLOCKING_MAX)
             .build()?;
         let Socket { listener, file } = socket;
         let path = file.path.clone();
@@ -64,18 +66,20 @@ impl Server {
             UnixListener::from_std(listener)?
         };
         let (stop, stopped) = watch::channel(false);
-        let thread = std::thread::Builder::new()
+        let (ending, ended) = oneshot::channel();
+        std::thread::Builder::new()
             .name("ron-control".to_owned())
             .spawn(move || {
                 runtime.block_on(serve(listener, Arc::new(service), stopped));
                 drop(file);
                 // A handler that blocks does not hold up the exit.
                 runtime.shutdown_background();
+                let _ = ending.send(());
             })?;
         Ok(Server {
             path,
             stop,
-            thread: Some(thread),
+            ended: Some(ended),
         })
     }
 
@@ -86,9 +90,9 @@ impl Server {
     /// Stops accepting, gives answers under way a moment, and removes the socket.
     pub(crate) async fn close(mut self) {
         self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take() {
-            let joined = tokio::task::spawn_blocking(move || thread.join());
-            let _ = timeout(2 * CLOSE_TIMEOUT, joined).await;
+        // Not joined: a runtime that is dropped would wait for whoever joins.
+        if let Some(ended) = self.ended.take() {
+            let _ = timeout(2 * CLOSE_TIMEOUT, ended).await;
         }
     }
 }
@@ -130,8 +134,7 @@ async fn serve(listener: UnixListener, service: Arc<Service>, mut stopped: watch
                     };
                     let service = service.clone();
                     connections.spawn(async move {
-                        converse(stream, service, reception).await;
-                        drop(place);
+                        converse(stream, service, reception, place).await;
                     });
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -168,17 +171,29 @@ fn admit(stream: &UnixStream, own: u32) -> Result<Peer, u32> {
 }
 
 /// One request and its answer; whoever wants more connects again.
-async fn converse(stream: UnixStream, service: Arc<Service>, reception: Reception) {
+async fn converse(
+    stream: UnixStream,
+    service: Arc<Service>,
+    reception: Reception,
+    place: OwnedSemaphorePermit,
+) {
+    let place = Arc::new(place);
     // The moment an answer with an end was made.
     let (made, mut when_made) = watch::channel(false);
     let handle = service_fn(move |request: Request<Incoming>| {
         let (service, reception, made) = (service.clone(), reception.clone(), made.clone());
+        let place = place.clone();
         async move {
             let answer = match reception {
-                Reception::Welcome(peer) => receive(request, peer, &service).await,
+                Reception::Welcome(peer) => receive(request, peer, place, &service).await,
                 Reception::Busy => routes::busy("too many connections to the control socket"),
                 Reception::Foreign(uid) => {
-                    tracing::warn!(event = "control_refused", uid, "control request refused");
+                    // Whoever writes the log may make one wait.
+                    let told = tokio::task::spawn_blocking(move || {
+                        let _place = place;
+                        tracing::warn!(event = "control_refused", uid, "control request refused");
+                    });
+                    drop(told);
                     routes::foreign(uid)
                 }
             };
@@ -207,7 +222,12 @@ async fn converse(stream: UnixStream, service: Arc<Service>, reception: Receptio
     }
 }
 
-async fn receive(request: Request<Incoming>, peer: Peer, service: &Arc<Service>) -> Answer {
+async fn receive(
+    request: Request<Incoming>,
+    peer: Peer,
+    place: Arc<OwnedSemaphorePermit>,
+    service: &Arc<Service>,
+) -> Answer {
     let (head, body) = request.into_parts();
     if body.size_hint().lower() > BODY_MAX as u64 {
         return too_large();
@@ -230,6 +250,7 @@ async fn receive(request: Request<Incoming>, peer: Peer, service: &Arc<Service>)
         query: head.uri.query().unwrap_or_default().to_owned(),
         body,
         peer,
+        _place: place,
     };
     routes::answer(call, service).await
 }

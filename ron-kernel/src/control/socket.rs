@@ -1,12 +1,15 @@
 //! The socket: where it lies, who may have made what lies there, and its removal.
 
+use rustix::io::Errno;
+use rustix::net::{connect, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Why the control socket was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -193,32 +196,58 @@ fn check(dir: &Path, meta: &Metadata, own: u32) -> Result<(), SocketError> {
     Ok(())
 }
 
+/// A name not yet final is left alone for so long: its socket may be about to listen.
+const HIDDEN_FOR: Duration = Duration::from_secs(60);
+
 /// Removes what killed processes of this service left. A socket that refuses is dead for good: it was listening
-/// before it got this name.
+/// before it got its final name.
 fn remove_dead(dir: &Path, service: &str) {
     let Ok(entries) = fs::read_dir(dir) else {
         return;
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let is_ours = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(service)?.strip_prefix('.'))
-            .is_some_and(|rest| rest.ends_with(".sock"));
+        let Some(name) = name.to_str() else { continue };
+        let of_service = |name: &str| {
+            let rest = name
+                .strip_prefix(service)
+                .and_then(|rest| rest.strip_prefix('.'));
+            rest.map(str::to_owned)
+        };
+        let is_ours = of_service(name).is_some_and(|rest| rest.ends_with(".sock"));
+        let is_old = || {
+            let modified = entry.metadata().and_then(|meta| meta.modified());
+            let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+            age.is_some_and(|age| age > HIDDEN_FOR)
+        };
+        let is_left = name.strip_prefix('.').and_then(of_service).is_some() && is_old();
         let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
-        if is_ours && is_socket {
-            let refused = UnixStream::connect(entry.path())
-                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-            if refused {
-                let _ = fs::remove_file(entry.path());
-            }
+        if (is_ours || is_left) && is_socket && is_dead(&entry.path()) {
+            let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Nobody listens. One that does not accept is alive: it is not waited for.
+fn is_dead(path: &Path) -> bool {
+    let (Ok(socket), Ok(address)) = (
+        socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            None,
+        ),
+        SocketAddrUnix::new(path),
+    ) else {
+        return false;
+    };
+    connect(&socket, &address) == Err(Errno::CONNREFUSED)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn the_directory_follows_the_environment_then_the_user() {
@@ -319,5 +348,24 @@ mod tests {
         assert!(foreign.to_string().contains("belongs to uid"), "{foreign}");
         assert!(open(&at("real"), "a/b", "1").is_err());
         assert!(open(&at("real"), "a.b", "1").is_err());
+    }
+
+    /// Nobody waits for one that does not accept.
+    #[test]
+    fn a_socket_whose_queue_is_full_is_alive() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("hung.sock");
+        let _hung = UnixListener::bind(&path).unwrap();
+        let address = SocketAddrUnix::new(&path).unwrap();
+        let mut queued = Vec::new();
+        loop {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            if connect(&socket, &address).is_err() {
+                break;
+            }
+            queued.push(socket);
+        }
+        assert!(!is_dead(&path));
     }
 }

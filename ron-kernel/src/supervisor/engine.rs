@@ -259,13 +259,16 @@ impl Engine {
         let child = standing
             .as_ref()
             .and_then(|standing| standing.child.clone());
-        let changed = {
+        let (changed, before) = {
             let mut faults = self.faults();
             if !config.chaos.armed {
                 faults.disarm(self.now());
             }
             faults.set_standing(standing)
         };
+        if let Some(before) = before.filter(|_| changed) {
+            self.relieve(&before);
+        }
         if let Some(child) = child.filter(|_| changed) {
             if self.read(|machine| machine.find(&child)).is_none() {
                 let child = &*child;
@@ -661,6 +664,13 @@ impl Engine {
         live.raise(flag);
     }
 
+    /// The present incarnation of a child in any state.
+    fn live(&self, id: &str) -> Option<Arc<Incarnation>> {
+        let inner = self.lock();
+        let key = inner.machine.find(id)?;
+        inner.cells.get(key as usize)?.live.clone()
+    }
+
     fn running(&self, id: &str) -> Option<Arc<Incarnation>> {
         let inner = self.lock();
         let key = inner.machine.find(id)?;
@@ -686,13 +696,16 @@ impl Engine {
         }
     }
 
-    /// Ends a fault that lasts: the running incarnation goes on as if nothing had been.
-    #[cfg(feature = "control")]
-    pub(crate) fn relieve(&self, id: &str) {
-        if let Some(live) = self.running(id) {
-            live.clear_flags(super::context::FAULT_HANG | super::context::FAULT_LATENCY);
-            live.wake();
-        }
+    /// Takes back what a fault that has ended raised, unless another one in force raises it too: the incarnation goes
+    /// on as if nothing had been, also one that is stopping.
+    pub(crate) fn relieve(&self, ended: &Campaign) {
+        const LASTING: u8 = super::context::FAULT_HANG | super::context::FAULT_LATENCY;
+        let Some(live) = ended.child.as_deref().and_then(|child| self.live(child)) else {
+            return;
+        };
+        let others = self.faults().raised_on(&live.id);
+        live.clear_flags(ended.flag & LASTING & !others);
+        live.wake();
     }
 
     /// Waits until `done` holds for the tree.

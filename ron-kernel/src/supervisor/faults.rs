@@ -63,21 +63,30 @@ impl Faults {
         Some(self.last_id)
     }
 
-    /// Puts the configuration's in place of the one before; returns whether it is another.
-    pub(crate) fn set_standing(&mut self, standing: Option<Campaign>) -> bool {
+    /// Puts the configuration's in place of the one before; returns whether it is another, and the one before.
+    pub(crate) fn set_standing(&mut self, standing: Option<Campaign>) -> (bool, Option<Campaign>) {
         let at = self.campaigns.iter().position(|one| one.id == STANDING);
         let before = at.map(|at| self.campaigns.remove(at));
         let key = |one: &Campaign| (one.name, one.child.clone());
         let changed = before.as_ref().map(key) != standing.as_ref().map(key);
         if let Some(mut standing) = standing {
             standing.id = STANDING;
-            if let Some(before) = before.filter(|_| !changed) {
+            if let Some(before) = before.as_ref().filter(|_| !changed) {
                 standing.injected = before.injected;
                 standing.since = before.since;
             }
             self.campaigns.insert(0, standing);
         }
-        changed
+        (changed, before)
+    }
+
+    /// The flags that those in force raise on a child.
+    pub(crate) fn raised_on(&self, child: &str) -> u8 {
+        let on = |one: &&Campaign| one.child.as_deref() == Some(child) && one.left != Some(0);
+        self.campaigns
+            .iter()
+            .filter(on)
+            .fold(0, |flags, one| flags | one.flag)
     }
 
     /// None but the configuration's strikes from now on; whoever began them ends them.
@@ -157,13 +166,14 @@ mod tests {
     #[test]
     fn the_configurations_fault_is_replaced_and_never_doubled() {
         let mut faults = Faults::default();
-        assert!(!faults.set_standing(None));
-        assert!(faults.set_standing(Some(campaign("feed", None, None))));
+        assert!(!faults.set_standing(None).0);
+        assert!(faults.set_standing(Some(campaign("feed", None, None))).0);
         assert_eq!(faults.strike("feed", Duration::ZERO), Some((4, "panic")));
-        assert!(!faults.set_standing(Some(campaign("feed", None, None))));
+        assert!(!faults.set_standing(Some(campaign("feed", None, None))).0);
         assert_eq!((faults.all().len(), faults.all()[0].injected), (1, 1));
-        assert!(faults.set_standing(Some(campaign("other", None, None))));
-        assert!(faults.set_standing(None));
+        assert!(faults.set_standing(Some(campaign("other", None, None))).0);
+        let (changed, before) = faults.set_standing(None);
+        assert!(changed && before.unwrap().child.as_deref() == Some("other"));
         assert!(faults.all().is_empty());
     }
 

@@ -459,10 +459,10 @@ impl Machine {
         }
     }
 
-    /// The id nearest to `id`, where a slip of two letters at most leads from one to the other.
+    /// All ids, in no particular order.
     #[cfg(feature = "control")]
-    pub(crate) fn nearest_id(&self, id: &str) -> Option<&str> {
-        ron_config::nearest(id, self.ids.keys().map(|known| &**known))
+    pub(crate) fn ids(&self) -> Vec<Arc<str>> {
+        self.ids.keys().cloned().collect()
     }
 
     /// What a node starts after.

@@ -188,12 +188,15 @@ impl<'a> Drive<'a> {
 
     /// Lets the fault's delay pass before the poll goes through.
     fn put_off(&mut self, cx: &mut Context<'_>) -> Option<Poll<Exit>> {
-        if self.delay.is_none() {
-            let now = self.engine.now();
-            let delay = self.engine.faults().delay(&self.incarnation.id, now)?;
-            self.delay = Some(Box::pin(tokio::time::sleep(delay)));
-        }
-        if self.delay.as_mut()?.as_mut().poll(cx).is_pending() {
+        let now = self.engine.now();
+        let Some(delay) = self.engine.faults().delay(&self.incarnation.id, now) else {
+            self.delay = None;
+            return None;
+        };
+        let sleep = self
+            .delay
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(delay)));
+        if sleep.as_mut().poll(cx).is_pending() {
             return Some(Poll::Pending);
         }
         self.delay = None;
@@ -247,7 +250,11 @@ impl Future for Drive<'_> {
                 this.incarnation.set_waker(cx.waker());
             }
             let poll = this.poll_body(cx);
-            if first {
+            if first && this.delay.is_some() {
+                // Put off before its first poll: it is not ready yet.
+                this.polled = false;
+                this.engine.publish();
+            } else if first {
                 if poll.is_pending() && !this.incarnation.gated {
                     this.engine.ready(&this.incarnation);
                 } else {

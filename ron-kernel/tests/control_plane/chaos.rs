@@ -654,3 +654,88 @@ fn what_the_configuration_injects_is_listed_and_not_cleared() {
     assert_eq!(cleared, json!({"cleared": 0}));
     assert_eq!(faults(&bed).len(), 1);
 }
+
+/// Beats every 5 ms and takes its time to stop.
+fn orderly(name: &str, steps: &Arc<AtomicU64>) -> Child {
+    let steps = steps.clone();
+    Child::task(name, move |cx: ron_kernel::supervisor::ChildContext| {
+        let steps = steps.clone();
+        async move {
+            while !cx.is_stopping() {
+                steps.fetch_add(1, Ordering::Relaxed);
+                tokio::select! {
+                    () = cx.stopping() => {}
+                    () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                }
+            }
+            steps.store(u64::MAX, Ordering::Relaxed);
+        }
+    })
+    .stop_timeout(Duration::from_secs(20))
+}
+
+#[test]
+fn a_child_that_is_stopping_is_relieved_too() {
+    for fault in [
+        json!({"fault": "hang", "child": "web"}),
+        json!({"fault": "latency", "child": "web", "delay_ms": 60_000}),
+    ] {
+        let steps = Arc::new(AtomicU64::new(0));
+        let bed = Bed::armed(|kernel| kernel.child(orderly("web", &steps)));
+        bed.until_ready();
+        inject(&bed, fault);
+        bed.client
+            .post("/v1/children/stop", r#"{"id":"web"}"#)
+            .expect(202);
+        assert_eq!(bed.state("web"), "stopping");
+        bed.client.delete("/v1/chaos").expect(200);
+        bed.until_state("web", "stopped");
+        assert_eq!(steps.load(Ordering::Relaxed), u64::MAX, "its cleanup ran");
+    }
+}
+
+#[test]
+fn a_hang_of_the_configuration_ends_with_it() {
+    let steps = Arc::new(AtomicU64::new(0));
+    let dir = tempfile::tempdir().unwrap();
+    let armed = "[chaos]\narmed = true\ndefault_child = \"web\"\n";
+    let file = File::new(dir.path(), &format!("{armed}fault = \"hang\"\n"));
+    let loaded = file.load();
+    let bed = Bed::within(dir, Control::new(), |kernel| {
+        kernel.loaded(&loaded).child(orderly("web", &steps))
+    });
+    bed.until_state("web", "ready");
+    assert_eq!(steps_in(&steps, Duration::from_millis(100)), 0);
+    let refused = bed
+        .client
+        .post("/v1/chaos", r#"{"fault":"latency","child":"web"}"#);
+    assert!(refused.message().contains("chaos.fault"), "{refused:?}");
+    file.write(armed);
+    bed.client.post("/v1/config/reload", "{}").expect(200);
+    until("it steps", || {
+        steps_in(&steps, Duration::from_millis(50)) > 0
+    });
+}
+
+#[test]
+fn a_drill_that_is_one_too_many_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = File::new(dir.path(), "[chaos]\narmed = true\n");
+    let loaded = file.load();
+    let bed = Bed::within(dir, Control::new(), |kernel| {
+        let children = (0..64).map(|n| idle(&format!("c{n}")));
+        children.fold(kernel.loaded(&loaded), |kernel, child| kernel.child(child))
+    });
+    bed.until_ready();
+    for n in 0..64 {
+        inject(&bed, json!({"fault": "hang", "child": format!("c{n}")}));
+    }
+    let refused = bed.client.post("/v1/chaos", r#"{"fault":"config"}"#);
+    assert_eq!(refused.refusal(), (409, "conflict".to_owned()));
+    bed.client.delete("/v1/chaos").expect(200);
+    assert!(
+        !causes(&bed).contains(&"config_reload".to_owned()),
+        "{:?}",
+        causes(&bed)
+    );
+}

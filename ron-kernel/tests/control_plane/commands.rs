@@ -275,8 +275,11 @@ fn a_record_that_is_full_says_what_it_no_longer_holds() {
         if answer["dropped"] != 0 {
             assert_eq!(answer["complete"], false);
             let changes = answer["changes"].as_array().unwrap();
-            let first = changes[0]["seq"].as_u64().unwrap();
-            assert_eq!(first, answer["dropped"].as_u64().unwrap() + 1);
+            let last = changes[changes.len() - 1]["seq"].as_u64().unwrap();
+            assert_eq!(
+                last,
+                answer["dropped"].as_u64().unwrap() + changes.len() as u64
+            );
             assert_eq!(answer["record_from"], changes[0]["ts"]);
             break answer["dropped"].as_u64().unwrap();
         }
@@ -487,5 +490,53 @@ fn a_tree_of_two_thousand_is_told_whole() {
         begun.elapsed() < Duration::from_secs(2),
         "{:?}",
         begun.elapsed()
+    );
+}
+
+#[test]
+fn a_reload_is_carried_out_whole_for_a_client_that_does_not_wait_for_it() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let file = File::new(dir.path(), "[chaos]\narmed = false\n");
+    let loaded = file.load();
+    let bed = Bed::within(dir, Control::new(), |kernel| kernel.loaded(&loaded));
+    bed.until_ready();
+    // A file just written is watched for a moment before it is read: time enough to go away.
+    std::fs::write(loaded.files()[0].clone(), "[chaos]\narmed = true\n").unwrap();
+    let mut stream = bed.client.connect().unwrap();
+    let head = "POST /v1/config/reload HTTP/1.1\r\nHost: svc\r\nContent-Length: 2\r\n\r\n{}";
+    stream.write_all(head.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(10));
+    drop(stream);
+    until("armed", || {
+        bed.client.get("/v1/chaos").json()["armed"] == true
+    });
+    until("recorded", || {
+        changes(&bed, "")
+            .iter()
+            .any(|change| change["kind"] == "config")
+    });
+}
+
+#[test]
+fn an_unknown_id_of_any_length_is_answered_at_once() {
+    let bed = Bed::new(|kernel| {
+        (0..2_000).fold(kernel, |kernel, n| {
+            kernel.child(idle(&format!("child-{n}")))
+        })
+    });
+    bed.until_ready();
+    let began = std::time::Instant::now();
+    let long = "x".repeat(60_000);
+    let answer = bed
+        .client
+        .post("/v1/children/stop", &format!(r#"{{"id":"{long}"}}"#));
+    assert_eq!(answer.refusal(), (404, "unknown_child".to_owned()));
+    let near = bed.client.post("/v1/children/stop", r#"{"id":"chidl-7"}"#);
+    assert_eq!(near.json()["error"]["details"]["suggestion"], "child-7");
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
     );
 }

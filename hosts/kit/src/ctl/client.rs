@@ -328,8 +328,25 @@ impl Answer {
 
     /// The answer as it came, on one line: a line end in JSON is always between two words.
     pub(crate) fn line(&self) -> String {
-        self.text.trim().replace(['\n', '\r'], " ")
+        harmless(&self.text.trim().replace(['\n', '\r'], " "))
     }
+}
+
+/// JSON without the control characters that it may hold as they are and a terminal would obey: they stand in texts, where
+/// an escape means the same.
+pub(crate) fn harmless(json: &str) -> String {
+    let control = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
+    if !json.contains(control) {
+        return json.to_owned();
+    }
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            c if control(c) => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 /// Nothing came in time.

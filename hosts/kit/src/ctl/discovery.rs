@@ -114,6 +114,12 @@ pub(crate) enum Probe {
     Dead,
 }
 
+/// As services and instances are named.
+fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    !name.is_empty() && name.chars().all(allowed)
+}
+
 /// The sockets of `dir` in order of their names; none if there is no such directory.
 pub(crate) fn scan(dir: &Path, uid: u32) -> Result<Vec<Found>, Failure> {
     let Some(owner) = check_directory(dir, uid)? else {
@@ -125,7 +131,10 @@ pub(crate) fn scan(dir: &Path, uid: u32) -> Result<Vec<Found>, Failure> {
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
         let stem = name.to_str().and_then(|name| name.strip_suffix(".sock"));
-        if let Some((service, instance)) = stem.and_then(|stem| stem.split_once('.')) {
+        // What no service would call its socket is none of theirs, and is not shown on a terminal.
+        let made = |(service, instance): &(&str, &str)| is_name(service) && is_name(instance);
+        let parts = stem.and_then(|stem| stem.split_once('.')).filter(made);
+        if let Some((service, instance)) = parts {
             found.push(Found {
                 path: entry.path(),
                 service: service.to_owned(),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{signal, SignalKind};
 use tokio::time::{sleep, Instant};
 
-use super::client::{Request, PATIENCE};
+use super::client::{harmless, Request, PATIENCE};
 use super::discovery::Wish;
 use super::failure::{Failure, Fault};
 use super::moment::Time;
@@ -31,7 +31,7 @@ pub(crate) async fn tail(
             return Err(Failure::new(Fault::Unreachable, text).into());
         };
         if session.json {
-            print(&(line + "\n"))?;
+            print(&(harmless(&line) + "\n"))?;
         } else {
             // A line of another shape is still worth seeing.
             let parsed = line

@@ -48,13 +48,20 @@ pub(crate) fn check(
         .into());
     }
     let file = file(service, named, std::env::var_os("RON_CONFIG"));
+    // Beside this one, or one of ours: any word could be the name of some program on the search path.
     let name = program(service);
     let beside = std::env::current_exe()
         .ok()
-        .and_then(|exe| Some(exe.parent()?.join(name)));
-    let program = beside
-        .filter(|path| path.is_file())
-        .unwrap_or_else(|| name.into());
+        .and_then(|exe| Some(exe.parent()?.join(name)))
+        .filter(|path| path.is_file());
+    let is_ours = PROGRAMS.iter().any(|(_, ours)| *ours == name);
+    let Some(program) = beside.or_else(|| is_ours.then(|| name.into())) else {
+        let text = format!(
+            "{absent}; and there is no program {} beside ronctl to check the file",
+            shown(Path::new(name))
+        );
+        return Err(Failure::new(Fault::Unreachable, text).into());
+    };
     let mut command = Command::new(&program);
     command
         .args(["config", "validate"])

@@ -94,7 +94,7 @@ fn without_service_and_program_nothing_is_checked() {
     let run = Run::new();
     let err = check(&run, "svc-nowhere", &[]).failed(3);
     assert!(
-        err.contains("no service is running here") && err.contains("svc-nowhere cannot be run"),
+        err.contains("no service is running here") && err.contains("no program svc-nowhere"),
         "{err}"
     );
     assert_eq!(check(&run, "../evil", &[]).code, Some(2));
