@@ -540,3 +540,66 @@ fn an_unknown_id_of_any_length_is_answered_at_once() {
         began.elapsed()
     );
 }
+
+/// Hangs on the line that tells of an operator's command.
+struct HangingLog;
+
+impl tracing::Subscriber for HangingLog {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target().starts_with("ron_kernel::control")
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        let on_purpose = event.metadata().fields().field("by").is_some();
+        while on_purpose {
+            std::thread::park();
+        }
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn questions_are_answered_and_the_program_ends_while_the_log_hangs() {
+    const TEST: &str = "commands::questions_are_answered_and_the_program_ends_while_the_log_hangs";
+    if crate::processes::role().is_none() {
+        crate::processes::passed(&crate::processes::again(TEST, "hangs", |_| ()));
+        return;
+    }
+    tracing::subscriber::set_global_default(HangingLog).unwrap();
+    let runtime = crate::bed::workers(2);
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = ron_kernel::Kernel::builder()
+        .control(Control::new().dir(dir.path().join("run")))
+        .child(idle("web"));
+    let running = runtime.block_on(async { kernel.build().unwrap().start().await.unwrap() });
+    let instance = running.handle().bus().instance().to_owned();
+    let socket = dir.path().join(format!("run/ron-kernel.{instance}.sock"));
+    let client = crate::client::Client::new(socket);
+    for _ in 0..3 {
+        let mut stream = client.connect().unwrap();
+        let head = "POST /v1/children/restart HTTP/1.1\r\nHost: svc\r\nContent-Length: 12\r\n\r\n{\"id\":\"web\"}";
+        std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+        std::mem::forget(stream);
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let began = std::time::Instant::now();
+    assert_eq!(client.get("/v1/about").status, 200);
+    assert_eq!(client.get("/v1/explain").status, 200);
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    runtime.block_on(running.shutdown());
+    drop(runtime);
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+}
