@@ -72,6 +72,7 @@
 //! | `serve` | the admin listener: /metrics, /healthz, /livez, /readyz, /version |
 //! | `tls` | TLS on it, rotated on reload (implies `serve`) |
 //! | `control` | the control plane: a Unix socket that `ronctl` asks, see [`control`] |
+//! | `process` | under [`run`](KernelBuilder::run): tells the service manager that `NOTIFY_SOCKET` names of readiness, reloads, the drain, and life |
 //! | `kameo` | a kameo actor as a child; outside the semver and Rust 1.80 promises |
 //! | `pq` | accepts `pq.mode` other than off and shows it; enforcement is the host's |
 #![forbid(unsafe_code)]
@@ -92,6 +93,8 @@ mod handle;
 #[cfg(feature = "kameo")]
 pub mod kameo;
 mod kernel;
+#[cfg(feature = "process")]
+mod notify;
 mod reload;
 mod report;
 mod run;

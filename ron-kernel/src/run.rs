@@ -7,6 +7,7 @@ use crate::report::ShutdownReport;
 use crate::supervisor::engine::Engine;
 use crate::supervisor::machine::HORIZON;
 use crate::supervisor::{error_chain, panic_text, stall};
+use ron_metrics::HealthState;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -67,6 +68,8 @@ impl KernelBuilder {
     ///
     /// * SIGINT and SIGTERM shut down in order; a second SIGINT at least 500 ms later aborts with 130.
     /// * SIGHUP reloads a [`loaded`](Self::loaded) configuration.
+    /// * With feature `process`, the service manager that `NOTIFY_SOCKET` names is told of readiness, of reloads by
+    ///   SIGHUP, of the drain, and, twice in `WATCHDOG_USEC`, that supervision and workers live.
     /// * A panic hook, chained before the one that was installed, gives panics of children their place.
     /// * The process ends within `drain.linger + drain.deadline` and about one second, even if a child, a
     ///   log writer or a destructor hangs: a thread that does nothing else sees to that.
@@ -127,13 +130,18 @@ fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
     let report = control.block_on(async {
         let driver = kernel.launch(workers.handle())?;
         let _ = signals.desk.engine.set(Arc::downgrade(&driver.engine));
+        let health = driver.engine.telemetry.health.clone();
+        let (manager, informing) = inform_manager(health);
         let reloads = tokio::spawn(reload_on_hangup(
             signals.desk.clone(),
             driver.reloader.clone(),
+            manager,
         ));
         let report = driver.run().await;
-        reloads.abort();
-        let _ = reloads.await;
+        for task in [reloads, informing] {
+            task.abort();
+            let _ = task.await;
+        }
         Ok::<_, KernelError>(report)
     });
     // What leaked is still running and is left to the end of the process.
@@ -143,15 +151,58 @@ fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
     report
 }
 
-async fn reload_on_hangup(desk: Arc<Desk>, reloader: Option<Arc<Reloader>>) {
+/// Whom to tell of reloads, and the task that tells of everything else.
+#[cfg(feature = "process")]
+fn inform_manager(health: HealthState) -> (Manager, tokio::task::JoinHandle<()>) {
+    use crate::notify::Manager;
+    match Manager::from_environment() {
+        Ok(Some(manager)) => {
+            let manager = Arc::new(manager);
+            let informing = tokio::spawn(manager.clone().inform(health));
+            (Some(manager), informing)
+        }
+        Ok(None) => (None, tokio::spawn(async {})),
+        Err(reason) => {
+            tracing::warn!(
+                event = "notify_unavailable",
+                reason,
+                "the service manager is not told of readiness"
+            );
+            (None, tokio::spawn(async {}))
+        }
+    }
+}
+
+#[cfg(feature = "process")]
+type Manager = Option<Arc<crate::notify::Manager>>;
+
+#[cfg(not(feature = "process"))]
+fn inform_manager(_: HealthState) -> (Manager, tokio::task::JoinHandle<()>) {
+    ((), tokio::spawn(async {}))
+}
+
+#[cfg(not(feature = "process"))]
+type Manager = ();
+
+async fn reload_on_hangup(desk: Arc<Desk>, reloader: Option<Arc<Reloader>>, manager: Manager) {
+    #[cfg(not(feature = "process"))]
+    let () = manager;
     loop {
         desk.hangup.notified().await;
+        #[cfg(feature = "process")]
+        if let Some(manager) = &manager {
+            manager.reloading();
+        }
         match &reloader {
             Some(reloader) => drop(reloader.reload("SIGHUP").await),
             None => tracing::warn!(
                 event = "reload",
                 "SIGHUP ignored: the configuration is fixed"
             ),
+        }
+        #[cfg(feature = "process")]
+        if let Some(manager) = &manager {
+            manager.reloaded();
         }
     }
 }

@@ -121,8 +121,9 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> Result<Report> {
     for (name, version) in &archives {
         let archive = scratch.join(format!("package/{name}-{version}.crate"));
         output(
+            // Archives carry one time for all files of all versions; by it cargo would take changed ones for built.
             Command::new("tar")
-                .arg("xzf")
+                .args(["--touch", "-xzf"])
                 .arg(&archive)
                 .arg("-C")
                 .arg(&unpacked),

@@ -739,3 +739,24 @@ fn a_drill_that_is_one_too_many_leaves_nothing_behind() {
         causes(&bed)
     );
 }
+
+#[test]
+fn losses_that_are_over_are_told_from_those_that_go_on() {
+    let bed = Bed::armed(|kernel| kernel.child(idle("web")));
+    bed.until_ready();
+    let gravity = || {
+        let explained = bed.client.get("/v1/explain").json();
+        let findings = explained["findings"].as_array().unwrap();
+        let of_reader = findings
+            .iter()
+            .find(|one| one["subject"] == "bus:chaos/chaos");
+        of_reader.map(|one| one["severity"].as_str().unwrap().to_owned())
+    };
+    inject(&bed, json!({"fault": "bus_lag", "for_ms": 2_500}));
+    until("told of", || {
+        let explained = bed.client.get("/v1/explain").json().to_string();
+        explained.contains("events in the last second") || explained.contains("in the last second")
+    });
+    until("over", || faults(&bed).is_empty());
+    until("a notice", || gravity().as_deref() == Some("notice"));
+}

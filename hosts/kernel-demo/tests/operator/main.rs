@@ -3,6 +3,7 @@
 
 mod chaos;
 mod control;
+mod notify;
 mod process;
 mod reloading;
 mod serving;

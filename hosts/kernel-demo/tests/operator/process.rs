@@ -73,6 +73,10 @@ impl Demo {
     }
 
     pub(crate) fn start_with(config: &str, args: &[&str]) -> Demo {
+        Demo::start_in(config, args, &[])
+    }
+
+    pub(crate) fn start_in(config: &str, args: &[&str], env: &[(&str, &str)]) -> Demo {
         let dir = tempfile::tempdir().unwrap();
         let run_dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ron-kernel.toml");
@@ -83,6 +87,7 @@ impl Demo {
             .args(args)
             .current_dir(dir.path())
             .env_clear()
+            .envs(env.iter().copied())
             .env("HOME", dir.path())
             .env("TMPDIR", dir.path())
             .env("RON_RUN_DIR", run_dir.path().join("run"))
