@@ -206,18 +206,6 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
         DrillKind::Child(flag) => flag,
         DrillKind::BusLag | DrillKind::Config => 0,
     };
-    // Two on one child would be told apart by nobody, least of all when the first ends.
-    let same = |one: &Campaign| match &child {
-        Some(_) => one.child == child,
-        None => one.name == drill.name,
-    };
-    if let Some(other) = engine.faults().all().iter().find(|one| same(one)) {
-        let (name, id) = (other.name, other.id);
-        return Err(Refusal::Conflict(match id {
-            STANDING => format!("{STANDS}; fault {name} is in force there"),
-            id => format!("fault {name}, number {id}, is in force there already; clear it first"),
-        }));
-    }
     let now = engine.now();
     let mut campaign = Campaign {
         id: STANDING,
@@ -237,10 +225,8 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
         DrillKind::BusLag => Some(Flood::open(&engine.telemetry.bus)?),
         _ => None,
     };
-    let Some(id) = engine.faults().add(campaign.clone()) else {
-        return Err(Refusal::Conflict("too many faults in force".to_owned()));
-    };
-    campaign.id = id;
+    campaign.id = add(engine, &campaign)?;
+    let id = campaign.id;
     if drill.kind == DrillKind::Config {
         let refused = match engine.reloader() {
             None => Some("the configuration is fixed; there is no reload to reject"),
@@ -259,7 +245,7 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
     }
     let ending = engine.clone();
     tokio::spawn(async move {
-        let why = run(&ending, id, drill.lasts, flood).await;
+        let why = run(&ending, id, flood).await;
         // Telling of it may wait for a log writer.
         let ended = tokio::task::spawn_blocking(move || end(&ending, id, why));
         let _ = ended.await;
@@ -273,10 +259,28 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
         .unwrap_or(campaign))
 }
 
+/// Puts a fault in force unless one is in its place. Two on one child would be told apart by nobody, least of all when
+/// the first ends.
+fn add(engine: &Engine, campaign: &Campaign) -> Result<u64, Refusal> {
+    let mut faults = engine.faults();
+    let same = |one: &&Campaign| match &campaign.child {
+        Some(_) => one.child == campaign.child,
+        None => one.name == campaign.name,
+    };
+    if let Some(other) = faults.all().iter().find(same) {
+        let (name, id) = (other.name, other.id);
+        return Err(Refusal::Conflict(match id {
+            STANDING => format!("{STANDS}; fault {name} is in force there"),
+            id => format!("fault {name}, number {id}, is in force there already; clear it first"),
+        }));
+    }
+    let full = || Refusal::Conflict("too many faults in force; clear some".to_owned());
+    faults.add(campaign.clone()).ok_or_else(full)
+}
+
 /// Lasts until the time is over, it has struck often enough, or somebody cleared or disarmed it; says which. It goes on
 /// during a drain: a service is to stop with a child that hangs, too.
-async fn run(engine: &Engine, id: u64, lasts: Duration, mut flood: Option<Flood>) -> &'static str {
-    let end = tokio::time::Instant::now() + lasts;
+async fn run(engine: &Engine, id: u64, mut flood: Option<Flood>) -> &'static str {
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
         tick.tick().await;
@@ -284,16 +288,13 @@ async fn run(engine: &Engine, id: u64, lasts: Duration, mut flood: Option<Flood>
         match engine.faults().get(id) {
             None => return "cleared",
             Some(one) if one.left == Some(0) => return "that was all of them",
-            Some(one) if one.until < Some(now + lasts) && one.until <= Some(now) => {
-                return match tokio::time::Instant::now() < end {
-                    true => "chaos was disarmed",
-                    false => "its time is over",
+            Some(one) if one.until <= Some(now) => {
+                return match engine.config().chaos.armed {
+                    true => "its time is over",
+                    false => "chaos was disarmed",
                 };
             }
             Some(_) => {}
-        }
-        if tokio::time::Instant::now() >= end {
-            return "its time is over";
         }
         if let Some(flood) = &mut flood {
             flood.pour();
