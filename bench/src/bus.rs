@@ -10,7 +10,7 @@ mod peers;
 mod publish;
 mod receive;
 mod stalled;
-mod tail;
+pub mod tail;
 
 use crate::harness::{Goal, Group};
 use ron_bus::{Class, Classify};

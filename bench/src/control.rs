@@ -1,6 +1,7 @@
 //! What publishing costs while an operator follows the topic through the control socket.
 
-use crate::harness::{percentile, Goal, Group};
+use crate::bus::tail::{publish, Event};
+use crate::harness::{Goal, Group};
 use ron_kernel::bus::Topic;
 use ron_kernel::control::Control;
 use ron_kernel::Kernel;
@@ -8,18 +9,13 @@ use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 pub const NAMES: &[&str] = &["control-tail"];
 
 const EVENTS: u64 = 50_000;
-/// 100,000 events/s.
-const PERIOD: Duration = Duration::from_micros(10);
 /// Half a second of them: a follower that is away for longer loses some.
 const CAPACITY: usize = 16_384;
-
-type Event = (u64, &'static str, bool);
 
 const BASELINE: &str = "nobody";
 const SUBSCRIBER: &str = "one subscriber";
@@ -75,7 +71,7 @@ fn run(follower: Follower) -> Vec<f64> {
     let lap = (0..CAPACITY as u64).map(|number| (number, "bolts", true));
     topic.publish_many(lap).expect("the topic is open");
     let row = match follower {
-        Follower::Nobody => publish(&topic),
+        Follower::Nobody => publish(&topic, EVENTS),
         Follower::Subscriber => {
             let mut reader = topic.subscribe().expect("a reader");
             let following = runtime.spawn(async move {
@@ -86,7 +82,7 @@ fn run(follower: Follower) -> Vec<f64> {
                 }
                 received
             });
-            let row = publish(&topic);
+            let row = publish(&topic, EVENTS);
             topic.close();
             assert_eq!(runtime.block_on(following).expect("the reader"), EVENTS);
             row
@@ -111,11 +107,11 @@ fn run(follower: Follower) -> Vec<f64> {
             };
             if reads {
                 let following = std::thread::spawn(count);
-                let row = publish(&topic);
+                let row = publish(&topic, EVENTS);
                 following.join().expect("a follower");
                 row
             } else {
-                let row = publish(&topic);
+                let row = publish(&topic, EVENTS);
                 count();
                 row
             }
@@ -151,22 +147,4 @@ fn field(line: &str, name: &str) -> u64 {
     digits
         .and_then(|digits| digits.parse().ok())
         .expect("a number")
-}
-
-fn publish(topic: &Topic<Event>) -> Vec<f64> {
-    let mut times = Vec::with_capacity(EVENTS as usize);
-    let began = Instant::now();
-    for number in 0..EVENTS {
-        let due = began + PERIOD * number as u32;
-        while Instant::now() < due {
-            std::hint::spin_loop();
-        }
-        let at = Instant::now();
-        topic
-            .publish((number, "bolts", true))
-            .expect("the topic is open");
-        times.push(at.elapsed().as_nanos() as f64);
-    }
-    let mean = times.iter().sum::<f64>() / times.len() as f64;
-    vec![percentile(&times, 50), percentile(&times, 99), mean]
 }

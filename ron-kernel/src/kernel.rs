@@ -613,7 +613,7 @@ fn log_report(report: &ShutdownReport) {
         quarantined,
         ..
     } = *report;
-    let took_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX);
+    let took_ms = crate::event::millis(report.took);
     let stragglers = report.stragglers.join(", ");
     if let Some(reason) = &report.failure {
         tracing::error!(

@@ -95,12 +95,17 @@ pub mod kameo;
 mod kernel;
 #[cfg(feature = "process")]
 mod notify;
+#[cfg(not(feature = "process"))]
+mod notify_absent;
 mod reload;
 mod report;
 mod run;
 mod snapshot;
 pub mod supervisor;
 mod telemetry;
+
+#[cfg(not(feature = "process"))]
+use notify_absent as notify;
 
 // The frozen root.
 pub use config::Config;

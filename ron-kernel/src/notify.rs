@@ -4,11 +4,13 @@
 //! `RELOADING=1` and `READY=1` around a reload by SIGHUP (`Type=notify-reload`), `STOPPING=1` when the drain begins, and
 //! `WATCHDOG=1` twice in every `WATCHDOG_USEC`, as long as supervision runs and some worker has polled within 10 s.
 
+use crate::telemetry::{blame, one_line};
 use ron_metrics::{HealthState, Liveness, Snapshot, State};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -23,6 +25,8 @@ pub(crate) struct Manager {
     address: SocketAddr,
     /// How long it waits for a sign of life.
     watchdog: Option<Duration>,
+    /// It has been told that the service is ready: before that no reload may say so.
+    was_ready: AtomicBool,
 }
 
 /// What the environment says of a service manager.
@@ -73,26 +77,13 @@ fn address(socket: &OsStr) -> io::Result<SocketAddr> {
 
 /// The status line for a moment: the state and what is to blame for it.
 fn status(snapshot: &Snapshot) -> String {
-    let missing = snapshot
-        .missing()
-        .map(|key| format!("{key}: not ready yet"));
-    let causes = snapshot
-        .causes()
-        .map(|cause| format!("{}: {}", cause.key, cause.reason));
-    let blame: Vec<String> = missing.chain(causes).collect();
-    let mut text = snapshot.state().to_string();
-    if !blame.is_empty() && snapshot.state() != State::Draining {
-        text = format!("{text}: {}", blame.join("; "));
-    }
-    let mut text = text.replace(['\n', '\r'], " ");
-    if text.len() > STATUS_MAX {
-        let mut end = STATUS_MAX;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-    }
-    text
+    let state = snapshot.state();
+    let text = match (state, blame(snapshot)) {
+        (State::Draining, _) => state.to_string(),
+        (_, blame) if blame.is_empty() => state.to_string(),
+        (_, blame) => format!("{state}: {blame}"),
+    };
+    one_line(text, STATUS_MAX)
 }
 
 impl Manager {
@@ -101,18 +92,22 @@ impl Manager {
         let Some(asked) = asked(|name| std::env::var_os(name), std::process::id())? else {
             return Ok(None);
         };
-        let failed = |error: io::Error| {
-            let socket = asked.socket.to_string_lossy();
-            format!("NOTIFY_SOCKET={socket}: {error}")
-        };
-        let socket = UnixDatagram::unbound().map_err(failed)?;
+        let socket = asked.socket.to_string_lossy().into_owned();
+        Manager::of(asked)
+            .map(Some)
+            .map_err(|error| format!("NOTIFY_SOCKET={socket}: {error}"))
+    }
+
+    fn of(asked: Asked) -> io::Result<Manager> {
+        let socket = UnixDatagram::unbound()?;
         // A manager that does not read must not hold up a shutdown.
-        socket.set_nonblocking(true).map_err(failed)?;
-        Ok(Some(Manager {
+        socket.set_nonblocking(true)?;
+        Ok(Manager {
             socket,
-            address: address(&asked.socket).map_err(failed)?,
+            address: address(&asked.socket)?,
             watchdog: asked.watchdog,
-        }))
+            was_ready: AtomicBool::new(false),
+        })
     }
 
     fn send(&self, message: &str) {
@@ -122,6 +117,9 @@ impl Manager {
 
     /// A reload began.
     pub(crate) fn reloading(&self) {
+        if !self.was_ready() {
+            return;
+        }
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\n"));
@@ -129,7 +127,14 @@ impl Manager {
 
     /// It is over, well or not.
     pub(crate) fn reloaded(&self) {
-        self.send("READY=1\n");
+        if self.was_ready() {
+            self.send("READY=1\n");
+        }
+    }
+
+    /// Both sides run on one thread: Relaxed.
+    fn was_ready(&self) -> bool {
+        self.was_ready.load(Ordering::Relaxed)
     }
 
     /// Tells of readiness and life until it is dropped.
@@ -137,14 +142,13 @@ impl Manager {
         let changed = Arc::new(Notify::new());
         let wake = changed.clone();
         let _watch = health.watch(move || wake.notify_one());
-        let (mut told, mut was_ready) = (String::new(), false);
+        let mut told = String::new();
         loop {
             let snapshot = health.snapshot();
             let status = status(&snapshot);
             if status != told {
                 let mut message = String::new();
-                if snapshot.ready() && !was_ready {
-                    was_ready = true;
+                if snapshot.ready() && !self.was_ready.swap(true, Ordering::Relaxed) {
                     message.push_str("READY=1\n");
                 }
                 if snapshot.state() == State::Draining {
@@ -221,5 +225,74 @@ mod tests {
         );
         health.set("long", Condition::degraded("ä".repeat(STATUS_MAX)));
         assert!(status(&health.snapshot()).len() <= STATUS_MAX);
+    }
+
+    /// A manager that hears, and what it was told in the meantime.
+    fn hearing(watchdog: Option<Duration>) -> (Arc<Manager>, impl Fn() -> Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let heard = UnixDatagram::bind(&path).unwrap();
+        heard.set_nonblocking(true).unwrap();
+        let socket = path.into_os_string();
+        let manager = Manager::of(Asked { socket, watchdog }).unwrap();
+        let messages = move || {
+            let _dir = &dir;
+            let mut bytes = [0; 4096];
+            let mut messages = Vec::new();
+            while let Ok(length) = heard.recv(&mut bytes) {
+                messages.push(String::from_utf8(bytes[..length].to_vec()).unwrap());
+            }
+            messages
+        };
+        (Arc::new(manager), messages)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_does_not_make_ready_what_never_was() {
+        let (manager, messages) = hearing(None);
+        let health = HealthState::new();
+        health.require("db");
+        let informing = tokio::spawn(manager.clone().inform(health.clone()));
+        tokio::task::yield_now().await;
+        manager.reloading();
+        manager.reloaded();
+        assert_eq!(messages(), ["STATUS=not_ready: db: not ready yet\n"]);
+        health.satisfy("db");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(messages(), ["READY=1\nSTATUS=ready\n"]);
+        manager.reloading();
+        manager.reloaded();
+        let told = messages();
+        assert!(
+            told[0].starts_with("RELOADING=1\nMONOTONIC_USEC="),
+            "{told:?}"
+        );
+        assert_eq!(told[1], "READY=1\n");
+        informing.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_signs_of_life_end_when_no_worker_polls() {
+        let (manager, messages) = hearing(Some(Duration::from_secs(2)));
+        let clock = crate::telemetry::TokioClock(tokio::time::Instant::now());
+        let health = HealthState::with_clock(clock);
+        health.beat();
+        let informing = tokio::spawn(manager.inform(health.clone()));
+        let lives = || {
+            messages()
+                .iter()
+                .filter(|text| *text == "WATCHDOG=1\n")
+                .count()
+        };
+        tokio::time::sleep(Duration::from_millis(4_500)).await;
+        assert_eq!(lives(), 5, "at once, then twice in every two seconds");
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        let _ = lives();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(lives(), 0, "the last beat is more than 10 s ago");
+        health.beat();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(lives() > 0);
+        informing.abort();
     }
 }

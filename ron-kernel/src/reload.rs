@@ -6,8 +6,8 @@ use crate::supervisor::engine::Engine;
 use crate::supervisor::machine::Refused;
 use ron_config::{ConfigErrors, Loaded, ReloadReport, Settings};
 use ron_metrics::Condition;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -99,10 +99,10 @@ impl<T: Settings> Reloadable for Part<T> {
 }
 
 /// Why the configuration on disk is not in force.
-#[cfg(feature = "control")]
+#[cfg_attr(not(feature = "control"), allow(dead_code))]
 #[derive(Clone, Debug)]
 struct Rejection {
-    at: std::time::SystemTime,
+    at: SystemTime,
     why: String,
     /// Pretended, by fault injection.
     drill: bool,
@@ -113,10 +113,8 @@ pub(crate) struct Reloader {
     engine: Weak<Engine>,
     source: Arc<dyn Reloadable>,
     rejected_unready: bool,
-    /// The last reload was rejected.
-    rejected: AtomicBool,
-    /// When and why, while it stands; a drill's stands in the same place.
-    #[cfg(feature = "control")]
+    /// That the last reload was rejected; a drill's pretence stands in the same place. Readiness changes under this
+    /// lock, so that a drill and a reload that meet leave no half of either.
     rejection: Mutex<Option<Rejection>>,
     watching: Mutex<Option<JoinHandle<()>>>,
     #[cfg(feature = "serve")]
@@ -139,8 +137,6 @@ impl Reloader {
             engine: Arc::downgrade(engine),
             source,
             rejected_unready,
-            rejected: AtomicBool::new(false),
-            #[cfg(feature = "control")]
             rejection: Mutex::new(None),
             watching: Mutex::new(None),
             #[cfg(feature = "serve")]
@@ -205,15 +201,11 @@ impl Reloader {
             .golden()
             .config_last_reload_successful
             .set(1);
-        #[cfg(not(feature = "control"))]
-        telemetry.health.clear(RELOAD_KEY);
-        #[cfg(feature = "control")]
-        {
-            // With readiness under one lock, so that a drill that begins or ends meanwhile leaves no half of itself.
+        let recovered = {
             let mut rejection = self.rejection();
-            *rejection = None;
             telemetry.health.clear(RELOAD_KEY);
-        }
+            rejection.take().is_some_and(|one| !one.drill)
+        };
         let applied = report.applied().join(", ");
         let needs_restart = report.needs_restart().join(", ");
         let pinned = report.pinned().join(", ");
@@ -249,7 +241,6 @@ impl Reloader {
             );
             telemetry.kernel_event(KernelEvent::ConfigUpdated { version });
         } else {
-            let recovered = self.rejected.load(Ordering::Relaxed);
             tracing::info!(
                 event = "config_unchanged",
                 version,
@@ -260,7 +251,6 @@ impl Reloader {
                 "configuration unchanged"
             );
         }
-        self.rejected.store(false, Ordering::Relaxed);
         telemetry.set_config_sha(self.source.sha256());
         for child in report.restarts() {
             let restarted = engine.control(|machine, now| {
@@ -318,18 +308,19 @@ impl Reloader {
             );
             telemetry.remember(news.by(trigger));
         }
-        self.rejected.store(true, Ordering::Relaxed);
-        #[cfg(feature = "control")]
         let mut rejection = self.rejection();
-        #[cfg(feature = "control")]
-        {
-            *rejection = Some(Rejection {
-                at: std::time::SystemTime::now(),
-                why: format!("{first}{more}"),
-                drill: false,
-            });
-        }
+        *rejection = Some(Rejection {
+            at: SystemTime::now(),
+            why: format!("{first}{more}"),
+            drill: false,
+        });
         telemetry.health.set(RELOAD_KEY, self.condition(reason));
+    }
+
+    fn rejection(&self) -> MutexGuard<'_, Option<Rejection>> {
+        self.rejection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn condition(&self, reason: String) -> Condition {
@@ -355,18 +346,12 @@ impl Reloader {
 
 #[cfg(feature = "control")]
 impl Reloader {
-    fn rejection(&self) -> std::sync::MutexGuard<'_, Option<Rejection>> {
-        self.rejection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn source(&self) -> &Arc<dyn Reloadable> {
         &self.source
     }
 
     /// When and why the configuration on disk was rejected, while it is.
-    pub(crate) fn rejected_since(&self) -> Option<(std::time::SystemTime, String)> {
+    pub(crate) fn rejected_since(&self) -> Option<(SystemTime, String)> {
         let rejection = self.rejection();
         rejection.as_ref().map(|one| (one.at, one.why.clone()))
     }
@@ -393,7 +378,7 @@ impl Reloader {
                 return false;
             }
             *rejection = Some(Rejection {
-                at: std::time::SystemTime::now(),
+                at: SystemTime::now(),
                 why: why.clone(),
                 drill: true,
             });

@@ -64,10 +64,7 @@ impl Serialize for ShutdownReport {
         map.serialize_entry("aborted", &self.aborted)?;
         map.serialize_entry("leaked", &self.leaked)?;
         map.serialize_entry("quarantined", &self.quarantined)?;
-        map.serialize_entry(
-            "took_ms",
-            &u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
-        )?;
+        map.serialize_entry("took_ms", &crate::event::millis(self.took))?;
         map.serialize_entry("stragglers", &self.stragglers)?;
         map.end()
     }

@@ -2,12 +2,12 @@
 
 use crate::config::DrainConfig;
 use crate::kernel::{KernelBuilder, KernelError};
+use crate::notify::Manager;
 use crate::reload::Reloader;
 use crate::report::ShutdownReport;
 use crate::supervisor::engine::Engine;
 use crate::supervisor::machine::HORIZON;
 use crate::supervisor::{error_chain, panic_text, stall};
-use ron_metrics::HealthState;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -131,14 +131,17 @@ fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
         let driver = kernel.launch(workers.handle())?;
         let _ = signals.desk.engine.set(Arc::downgrade(&driver.engine));
         let health = driver.engine.telemetry.health.clone();
-        let (manager, informing) = inform_manager(health);
+        let manager = manager();
+        let informing = manager
+            .clone()
+            .map(|manager| tokio::spawn(manager.inform(health)));
         let reloads = tokio::spawn(reload_on_hangup(
             signals.desk.clone(),
             driver.reloader.clone(),
             manager,
         ));
         let report = driver.run().await;
-        for task in [reloads, informing] {
+        for task in [Some(reloads), informing].into_iter().flatten() {
             task.abort();
             let _ = task.await;
         }
@@ -151,45 +154,28 @@ fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
     report
 }
 
-/// Whom to tell of reloads, and the task that tells of everything else.
-#[cfg(feature = "process")]
-fn inform_manager(health: HealthState) -> (Manager, tokio::task::JoinHandle<()>) {
-    use crate::notify::Manager;
+/// The service manager, if one wants to hear.
+fn manager() -> Option<Arc<Manager>> {
     match Manager::from_environment() {
-        Ok(Some(manager)) => {
-            let manager = Arc::new(manager);
-            let informing = tokio::spawn(manager.clone().inform(health));
-            (Some(manager), informing)
-        }
-        Ok(None) => (None, tokio::spawn(async {})),
+        Ok(manager) => manager.map(Arc::new),
         Err(reason) => {
             tracing::warn!(
                 event = "notify_unavailable",
                 reason,
                 "the service manager is not told of readiness"
             );
-            (None, tokio::spawn(async {}))
+            None
         }
     }
 }
 
-#[cfg(feature = "process")]
-type Manager = Option<Arc<crate::notify::Manager>>;
-
-#[cfg(not(feature = "process"))]
-fn inform_manager(_: HealthState) -> (Manager, tokio::task::JoinHandle<()>) {
-    ((), tokio::spawn(async {}))
-}
-
-#[cfg(not(feature = "process"))]
-type Manager = ();
-
-async fn reload_on_hangup(desk: Arc<Desk>, reloader: Option<Arc<Reloader>>, manager: Manager) {
-    #[cfg(not(feature = "process"))]
-    let () = manager;
+async fn reload_on_hangup(
+    desk: Arc<Desk>,
+    reloader: Option<Arc<Reloader>>,
+    manager: Option<Arc<Manager>>,
+) {
     loop {
         desk.hangup.notified().await;
-        #[cfg(feature = "process")]
         if let Some(manager) = &manager {
             manager.reloading();
         }
@@ -200,7 +186,6 @@ async fn reload_on_hangup(desk: Arc<Desk>, reloader: Option<Arc<Reloader>>, mana
                 "SIGHUP ignored: the configuration is fixed"
             ),
         }
-        #[cfg(feature = "process")]
         if let Some(manager) = &manager {
             manager.reloaded();
         }

@@ -543,18 +543,7 @@ impl Telemetry {
 
     /// What keeps the service from being ready or well, in one line.
     fn causes(&self) -> String {
-        let snapshot = self.health.snapshot();
-        let missing = snapshot
-            .missing()
-            .map(|key| format!("{key}: not ready yet"));
-        let causes = snapshot
-            .causes()
-            .map(|cause| format!("{}: {}", cause.key, cause.reason));
-        missing
-            .chain(causes)
-            .take(CAUSES_LOGGED)
-            .collect::<Vec<_>>()
-            .join("; ")
+        blame(&self.health.snapshot())
     }
 
     /// A service that has never been ready would never log a change; it says so once.
@@ -616,6 +605,38 @@ fn is_ready(state: ron_metrics::State) -> bool {
         state,
         ron_metrics::State::Ready | ron_metrics::State::Degraded
     )
+}
+
+/// What keeps a service from being ready or well, in one line.
+pub(crate) fn blame(snapshot: &ron_metrics::Snapshot) -> String {
+    let missing = snapshot
+        .missing()
+        .map(|key| format!("{key}: not ready yet"));
+    let causes = snapshot
+        .causes()
+        .map(|cause| format!("{}: {}", cause.key, cause.reason));
+    missing
+        .chain(causes)
+        .take(CAUSES_LOGGED)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// `text` on one line, in at most `max` bytes.
+#[cfg(any(feature = "control", feature = "process"))]
+pub(crate) fn one_line(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let mut end = max - '…'.len_utf8();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    if text.contains(['\n', '\r']) {
+        text = text.replace(['\n', '\r'], " ");
+    }
+    text
 }
 
 fn child_key(id: &str) -> String {

@@ -13,7 +13,7 @@ const PERIOD: Duration = Duration::from_micros(10);
 const CAPACITY: usize = 16_384;
 
 /// What is rendered: a few fields of the usual kinds.
-type Event = (u64, &'static str, bool);
+pub type Event = (u64, &'static str, bool);
 
 const BASELINE: &str = "one subscriber";
 const TAIL: &str = "one tail";
@@ -54,7 +54,7 @@ fn open() -> (Bus, Topic<Event>, Runtime) {
 
 fn nobody() -> Vec<f64> {
     let (_bus, topic, _runtime) = open();
-    publish(&topic)
+    publish(&topic, EVENTS)
 }
 
 fn subscriber() -> Vec<f64> {
@@ -68,7 +68,7 @@ fn subscriber() -> Vec<f64> {
         }
         received
     });
-    let row = publish(&topic);
+    let row = publish(&topic, EVENTS);
     bus.close();
     assert_eq!(runtime.block_on(following).expect("the reader"), EVENTS);
     row
@@ -86,16 +86,17 @@ fn tail() -> Vec<f64> {
         }
         lines
     });
-    let row = publish(&topic);
+    let row = publish(&topic, EVENTS);
     bus.close();
     assert_eq!(runtime.block_on(following).expect("the tail"), EVENTS);
     row
 }
 
-fn publish(topic: &Topic<Event>) -> Vec<f64> {
-    let mut each = Vec::with_capacity(EVENTS as usize);
+/// Publishes so many events by the clock: p50, p99 and mean.
+pub fn publish(topic: &Topic<Event>, events: u64) -> Vec<f64> {
+    let mut each = Vec::with_capacity(events as usize);
     let mut due = Instant::now();
-    for number in 0..EVENTS {
+    for number in 0..events {
         due += PERIOD;
         while Instant::now() < due {
             std::hint::spin_loop();

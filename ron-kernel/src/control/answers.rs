@@ -8,7 +8,7 @@ use ron_bus::{Account, Policy, TopicState, TopicStats};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -18,10 +18,6 @@ impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&ron_bus::rfc3339(self.0))
     }
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What every answer about the service begins with.

@@ -1,12 +1,10 @@
 //! Faults on purpose: asked for by an operator, only where armed, bounded, ended by themselves, and told wherever
 //! people look: `/readyz`, metrics, events, the record.
 
-use super::answers::millis;
 use super::fields::Fields;
 use super::record::{EntryKind, News};
-use crate::config::Fault;
-use crate::handle::fault_flag;
-use crate::supervisor::context::FAULT_LATENCY;
+use crate::event::millis;
+use crate::supervisor::context::{FAULT_BLOCK, FAULT_EXIT, FAULT_HANG, FAULT_LATENCY, FAULT_PANIC};
 use crate::supervisor::engine::Engine;
 use crate::supervisor::faults::{Campaign, STANDING};
 use crate::supervisor::Kind;
@@ -30,8 +28,14 @@ const FLOOD: u64 = 2 * CHAOS_CAPACITY as u64;
 const STANDS: &str = "this one is set by chaos.fault in the configuration; set it to none there";
 
 /// The faults that can be asked for.
-const FAULTS: [&str; 7] = [
-    "panic", "exit", "hang", "block", "latency", "bus_lag", "config",
+const FAULTS: [(&str, DrillKind); 7] = [
+    ("panic", DrillKind::Child(FAULT_PANIC)),
+    ("exit", DrillKind::Child(FAULT_EXIT)),
+    ("hang", DrillKind::Child(FAULT_HANG)),
+    ("block", DrillKind::Child(FAULT_BLOCK)),
+    ("latency", DrillKind::Child(FAULT_LATENCY)),
+    ("bus_lag", DrillKind::BusLag),
+    ("config", DrillKind::Config),
 ];
 
 /// The body of `POST /v1/chaos`.
@@ -94,8 +98,8 @@ enum DrillKind {
 
 impl Wanted {
     fn checked(&self, default_child: Option<&str>, restart_cap: u32) -> Result<Drill, Refusal> {
-        let Some(name) = FAULTS.into_iter().find(|name| *name == self.fault) else {
-            let known = FAULTS.join(", ");
+        let Some((name, kind)) = FAULTS.into_iter().find(|(name, _)| *name == self.fault) else {
+            let known = FAULTS.map(|(name, _)| name).join(", ");
             return Err(invalid(format!(
                 "`{}` is no fault; expected one of {known}",
                 self.fault
@@ -109,16 +113,6 @@ impl Wanted {
                 millis(FOR_MAX)
             )));
         }
-        let kind = match name {
-            "panic" => fault_flag(Fault::Panic).map(DrillKind::Child),
-            "exit" => fault_flag(Fault::Exit).map(DrillKind::Child),
-            "hang" => fault_flag(Fault::Hang).map(DrillKind::Child),
-            "block" => fault_flag(Fault::Block).map(DrillKind::Child),
-            "latency" => Some(DrillKind::Child(FAULT_LATENCY)),
-            "bus_lag" => Some(DrillKind::BusLag),
-            _ => Some(DrillKind::Config),
-        };
-        let kind = kind.unwrap_or(DrillKind::Config);
         let of_child = matches!(kind, DrillKind::Child(_));
         if !of_child && self.child.is_some() {
             return Err(invalid(format!(

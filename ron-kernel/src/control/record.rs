@@ -1,6 +1,7 @@
 //! What changed: the kernel's memory of restarts, failures, reloads and operators' commands.
 
 use crate::event::{Change, ChildEvent};
+use crate::telemetry::one_line;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -233,7 +234,7 @@ impl Record {
             subject: news.subject.cloned(),
             generation: news.generation,
             by: news.by.map(Arc::from),
-            text: cut(news.text).into(),
+            text: one_line(news.text, TEXT_MAX).into(),
         };
         self.lock().push(entry)
     }
@@ -244,7 +245,7 @@ impl Record {
         let Inner { deeds, lives, .. } = &mut *inner;
         for ring in [deeds, lives] {
             if let Ok(at) = ring.binary_search_by_key(&seq, |entry| entry.seq) {
-                ring[at].text = cut(text).into();
+                ring[at].text = one_line(text, TEXT_MAX).into();
                 return;
             }
         }
@@ -308,22 +309,6 @@ impl Inner {
         ring.push_back(entry);
         self.last_seq
     }
-}
-
-/// At most [`TEXT_MAX`] bytes, on one line.
-fn cut(mut text: String) -> String {
-    if text.len() > TEXT_MAX {
-        let mut end = TEXT_MAX - '…'.len_utf8();
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('…');
-    }
-    if text.contains(['\n', '\r']) {
-        text = text.replace(['\n', '\r'], " ");
-    }
-    text
 }
 
 #[cfg(test)]
@@ -393,8 +378,8 @@ mod tests {
 
     #[test]
     fn texts_are_cut_between_characters_and_stay_on_one_line() {
-        assert_eq!(cut("a\nb".to_owned()), "a b");
-        let long = cut("ä".repeat(TEXT_MAX));
+        assert_eq!(one_line("a\nb".to_owned(), TEXT_MAX), "a b");
+        let long = one_line("ä".repeat(TEXT_MAX), TEXT_MAX);
         assert!(
             long.len() <= TEXT_MAX && long.ends_with('…'),
             "{}",

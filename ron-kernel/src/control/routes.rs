@@ -1,8 +1,8 @@
 //! From a request to its answer.
 
 use super::answers::{
-    self, millis, About, Accepted, Cause, Changes, Chaos, Cleared, Diagnosed, Draining, Failure,
-    Fault, Head, Plan, Problem, Stage, Staged, Stake, State, Time, Top, Topic, Topics, Tree,
+    self, About, Accepted, Cause, Changes, Chaos, Cleared, Diagnosed, Draining, Failure, Fault,
+    Head, Plan, Problem, Stage, Staged, Stake, State, Time, Top, Topic, Topics, Tree,
 };
 use super::drills::{self, Refusal, Wanted};
 use super::fields::{self, Fields};
@@ -11,6 +11,7 @@ use super::server::LASTING_MAX;
 use super::tail::Lines;
 use super::usage::Usage;
 use super::{diagnose, situation, Refused, Request, Route};
+use crate::event::millis;
 use crate::handle::{ControlError, KernelHandle};
 use crate::reload::ReloadError;
 use crate::snapshot::{Explanation, Reason, TreeNode};
