@@ -97,6 +97,8 @@ mod kernel;
 mod notify;
 #[cfg(not(feature = "process"))]
 mod notify_absent;
+#[cfg(feature = "process")]
+pub mod process;
 mod reload;
 mod report;
 mod run;

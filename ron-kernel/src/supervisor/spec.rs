@@ -19,6 +19,8 @@ pub enum Kind {
     Task,
     /// An operating system thread.
     Thread,
+    /// A process of the operating system.
+    Process,
     /// Children that share a restart strategy and a budget.
     Group,
 }
@@ -29,6 +31,7 @@ impl Kind {
         match self {
             Kind::Task => "task",
             Kind::Thread => "thread",
+            Kind::Process => "process",
             Kind::Group => "group",
         }
     }
@@ -178,6 +181,15 @@ impl Child {
     {
         let body = move |cx| body(cx).into_result();
         Child::new(name.into(), Kind::Thread, Body::Thread(Arc::new(body)))
+    }
+
+    /// A process; the program is started anew in each incarnation. It is [gated](Self::gated) with 10 s unless
+    /// told otherwise. See [`process`](crate::process) for what it gets and how it ends.
+    #[cfg(feature = "process")]
+    pub fn process(name: impl Into<String>, command: crate::process::Command) -> Child {
+        let body = move |cx| -> ChildFuture { Box::pin(crate::process::run(cx, command.clone())) };
+        let child = Child::new(name.into(), Kind::Process, Body::Task(Arc::new(body)));
+        child.gated(crate::process::START_TIMEOUT)
     }
 
     fn new(name: String, kind: Kind, body: Body) -> Child {
