@@ -1,8 +1,13 @@
 //! The kernel's configuration: names, units, ranges, defaults and reload classes of its keys.
 
+mod preset;
+mod service;
+
 use crate::supervisor::machine::Defaults;
-use crate::supervisor::{Backoff, Intensity};
+use crate::supervisor::{Backoff, Child, Intensity};
+use preset::PresetConfig;
 use ron_config::{Reload, Schema, Settings};
+use service::ServiceConfig;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,6 +40,10 @@ pub struct Config {
     /// The control plane.
     #[cfg(feature = "control")]
     pub control: ControlConfig,
+    /// Processes to run as children; needs the feature `process`.
+    pub services: Vec<ServiceConfig>,
+    /// Services known by name; needs the feature `process`.
+    pub preset: PresetConfig,
 }
 
 /// `supervisor.*`: live, applies to later restarts.
@@ -389,6 +398,10 @@ impl Settings for Config {
         schema
             .key("control.dir", |c: &mut Config| &mut c.control.dir)
             .doc("directory of the control socket, mode 0700; $RON_RUN_DIR where this is unset");
+        schema
+            .list("service", |c: &mut Config| &mut c.services)
+            .doc("processes to run as children; configs/ron-kernel.toml shows every key of a table")
+            .check(|services| service::names_are_unique(services));
         schema.check(&["supervisor.min_backoff", "supervisor.max_backoff"], |c| {
             let (min, max) = (c.supervisor.min_backoff, c.supervisor.max_backoff);
             (min <= max).then_some(()).ok_or_else(|| {
@@ -422,6 +435,28 @@ impl Settings for Config {
 }
 
 impl Config {
+    /// The children that it asks for.
+    #[cfg(feature = "process")]
+    pub(crate) fn children(&self) -> impl Iterator<Item = Child> + '_ {
+        let services = self.services.iter().map(ServiceConfig::child);
+        services.chain(self.preset.children())
+    }
+
+    /// None: what asks for children needs the feature.
+    #[cfg(not(feature = "process"))]
+    pub(crate) fn children(&self) -> impl Iterator<Item = Child> {
+        std::iter::empty()
+    }
+
+    /// The first key that asks for processes.
+    pub(crate) fn process_key(&self) -> Option<&'static str> {
+        match (self.services.is_empty(), self.preset.is_on()) {
+            (false, _) => Some("service"),
+            (true, true) => Some("preset"),
+            (true, false) => None,
+        }
+    }
+
     /// The part the supervisor works with. The schema has checked the numbers; a hand-made `Config` is
     /// checked here.
     pub(crate) fn defaults(&self) -> Result<Defaults, crate::supervisor::PolicyError> {

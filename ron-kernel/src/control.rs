@@ -42,7 +42,6 @@ mod server;
 mod situation;
 mod socket;
 mod tail;
-mod usage;
 
 use crate::supervisor::engine::Engine;
 use serde_json::Value;
@@ -52,7 +51,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use diagnosis::{Diagnosis, Finding, Gravity};
-pub use socket::{run_dir, SocketError};
+pub use socket::SocketError;
 
 pub(crate) use diagnosis::diagnose;
 pub(crate) use record::{EntryKind, News, Record};
@@ -128,6 +127,12 @@ impl Refused {
             message: message.into(),
         }
     }
+}
+
+/// Where sockets lie unless the program says otherwise: `$RON_RUN_DIR`, `$RUNTIME_DIRECTORY` (the first of
+/// several), `/run/ron` for root, `$XDG_RUNTIME_DIR/ron`, else `ron-UID` in the directory for temporary files.
+pub fn run_dir() -> PathBuf {
+    crate::run_dir::run_dir()
 }
 
 impl Control {

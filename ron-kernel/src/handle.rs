@@ -232,7 +232,7 @@ impl KernelHandle {
             .await;
     }
 
-    /// Makes the running incarnation of a task child misbehave; only while `chaos.armed` is set.
+    /// Makes the running incarnation of a task or process child misbehave; only while `chaos.armed` is set.
     ///
     /// # Errors
     ///
@@ -253,8 +253,8 @@ impl KernelHandle {
         };
         match kind {
             None => return Err(ControlError::Unknown { id: id.to_owned() }),
-            Some(Kind::Task) => {}
-            Some(_) => return Err(no_target("only async tasks can be made to misbehave")),
+            Some(kind) if kind.suffers(flag) => {}
+            Some(_) => return Err(no_target(Kind::SUFFERERS)),
         }
         if !self.engine.inject(id, flag, fault.name()) {
             return Err(no_target("it is not running"));
@@ -287,6 +287,12 @@ impl KernelHandle {
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
         self.engine.config()
+    }
+
+    /// What becomes of child processes if this one is killed; `None` before the first was started.
+    #[cfg(feature = "process")]
+    pub fn containment(&self) -> Option<crate::process::Containment> {
+        self.engine.spawner().level()
     }
 
     /// Health and readiness of the service.

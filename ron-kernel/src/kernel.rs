@@ -49,6 +49,9 @@ pub struct Kernel {
     rejected_reload_unready: bool,
     #[cfg(feature = "control")]
     control: Option<crate::control::Control>,
+    /// Limits of open files for processes, where this one has raised its own.
+    #[cfg(feature = "process")]
+    pub(crate) nofile: Option<(u64, u64)>,
 }
 
 /// What goes into a [`Kernel`]; see [`Kernel::builder`].
@@ -241,6 +244,17 @@ impl Kernel {
             weak.upgrade()
                 .map(|engine| engine.read(|machine| *machine.counts()))
         });
+        #[cfg(feature = "process")]
+        {
+            if let Some(limits) = self.nofile {
+                engine.spawner().set_nofile(limits);
+            }
+            let weak = Arc::downgrade(&engine);
+            engine.telemetry.feed_processes(move || {
+                let engine = weak.upgrade();
+                engine.map_or_else(Vec::new, |engine| engine.spawner().processes())
+            });
+        }
         // From the workers, so that /livez knows whether they still poll.
         let weak = Arc::downgrade(&engine);
         let beat = runtime.spawn(async move {
@@ -377,9 +391,11 @@ impl KernelBuilder {
         let seed = self.seed.unwrap_or_else(random_seed);
         let mut machine = Machine::new(self.config.defaults()?, seed);
         let mut bodies = Vec::new();
+        let configured = self.config.children().map(Spec::Child);
         let blueprints = self
             .specs
             .into_iter()
+            .chain(configured)
             .map(|spec| spec.split(&mut bodies))
             .collect();
         let keys = machine.insert(blueprints, true)?;
@@ -410,6 +426,7 @@ impl KernelBuilder {
             ("serve", cfg!(feature = "serve")),
             ("tls", cfg!(feature = "tls")),
             ("control", cfg!(feature = "control")),
+            ("process", cfg!(feature = "process")),
         ] {
             identity.features.insert(feature.to_owned(), on);
         }
@@ -424,6 +441,8 @@ impl KernelBuilder {
             rejected_reload_unready: self.rejected_reload_unready,
             #[cfg(feature = "control")]
             control: self.control,
+            #[cfg(feature = "process")]
+            nofile: None,
         })
     }
 }
@@ -439,6 +458,12 @@ fn needed_features(config: &Config) -> Result<(), KernelError> {
         return Err(KernelError::NeedsFeature {
             key: "observability.tls_cert",
             feature: "tls",
+        });
+    }
+    if let (Some(key), false) = (config.process_key(), cfg!(feature = "process")) {
+        return Err(KernelError::NeedsFeature {
+            key,
+            feature: "process",
         });
     }
     if config.pq.mode != ron_metrics::Pq::Off && !cfg!(feature = "pq") {
@@ -583,6 +608,8 @@ impl Driver {
         shielded(|| log_report(&report));
         engine.drained(report.clone());
         engine.join_ended_threads();
+        #[cfg(feature = "process")]
+        close_spawner(&engine).await;
         engine.telemetry.close();
         self.beat.abort();
         let _ = self.beat.await;
@@ -601,6 +628,25 @@ impl Driver {
         guard.engine = None;
         engine.finish(report.clone());
         report
+    }
+}
+
+/// How long the guardian and the thread that starts processes may take to clear up.
+#[cfg(feature = "process")]
+const CLEAR_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[cfg(feature = "process")]
+async fn close_spawner(engine: &Engine) {
+    if let Some(thread) = engine.spawner().close() {
+        // A thread of its own, not the runtime's: that one would be waited for without limit.
+        let (done, wait) = tokio::sync::oneshot::channel();
+        let joiner = std::thread::Builder::new().spawn(move || {
+            let _ = thread.join();
+            let _ = done.send(());
+        });
+        if joiner.is_ok() {
+            let _ = tokio::time::timeout(CLEAR_TIMEOUT, wait).await;
+        }
     }
 }
 

@@ -75,7 +75,9 @@
 //! | `process` | under [`run`](KernelBuilder::run): tells the service manager that `NOTIFY_SOCKET` names of readiness, reloads, the drain, and life |
 //! | `kameo` | a kameo actor as a child; outside the semver and Rust 1.80 promises |
 //! | `pq` | accepts `pq.mode` other than off and shows it; enforcement is the host's |
-#![forbid(unsafe_code)]
+// The one exception is `process::exec`.
+#![cfg_attr(not(feature = "process"), forbid(unsafe_code))]
+#![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // The README is compiled and run with the documentation tests.
@@ -102,9 +104,13 @@ pub mod process;
 mod reload;
 mod report;
 mod run;
+#[cfg(any(feature = "control", feature = "process"))]
+mod run_dir;
 mod snapshot;
 pub mod supervisor;
 mod telemetry;
+#[cfg(any(feature = "control", feature = "process"))]
+mod usage;
 
 #[cfg(not(feature = "process"))]
 use notify_absent as notify;

@@ -32,8 +32,16 @@
 //! See [`Containment`]: what becomes of processes when this one is killed, and of descendants that left their
 //! process group when their child stops.
 
-pub(crate) mod probe;
+mod cgroup;
+mod child;
+mod exec;
+mod guardian;
+mod notified;
+mod output;
+mod probe;
+pub(crate) mod spawner;
 
+pub(crate) use child::run;
 pub use probe::{Probe, ProbeError, ProbeParseError};
 
 use std::ffi::{OsStr, OsString};
@@ -209,10 +217,35 @@ impl fmt::Debug for Command {
     }
 }
 
-pub(crate) async fn run(
-    cx: crate::supervisor::ChildContext,
-    command: Command,
-) -> std::io::Result<()> {
-    let _ = (cx, command);
-    Ok(())
+/// What becomes of the processes of a kernel that is killed, from the strongest to the weakest. The level in force is
+/// in `/version`, in the log line `containment`, and from [`KernelHandle::containment`](crate::KernelHandle::containment).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Containment {
+    /// All descendants die: they are in a cgroup of the kernel's, which its guardian kills. One leaf for each
+    /// incarnation, so that a descendant that left its group ends with its child, too. Needs cgroup version 2,
+    /// writable (`Delegate=yes` under systemd), and `/bin/sh`.
+    Cgroup,
+    /// The process groups of all children die by the guardian, the children themselves also without it.
+    /// A descendant that made a session of its own survives.
+    GroupAndParentDeath,
+    /// As before, on a system without parent-death signals.
+    Group,
+    /// There is no guardian (no `/bin/sh`): only the children themselves die, their descendants survive.
+    ParentDeath,
+    /// There is neither: all survive.
+    None,
+}
+
+impl Containment {
+    /// The word for it in `/version` and the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Containment::Cgroup => "cgroup",
+            Containment::GroupAndParentDeath => "group+pdeathsig",
+            Containment::Group => "group",
+            Containment::ParentDeath => "pdeathsig",
+            Containment::None => "none",
+        }
+    }
 }

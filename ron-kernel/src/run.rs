@@ -109,7 +109,12 @@ fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
     if Handle::try_current().is_ok() {
         return Err(KernelError::InsideRuntime);
     }
-    let kernel = builder.build()?;
+    #[cfg_attr(not(feature = "process"), allow(unused_mut))] // Only processes need the limits.
+    let mut kernel = builder.build()?;
+    #[cfg(feature = "process")]
+    {
+        kernel.nofile = raise_open_files();
+    }
     install_panic_hook();
     if std::process::id() == 1 {
         tracing::warn!(
@@ -152,6 +157,20 @@ fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
     control.shutdown_background();
     signals.finish();
     report
+}
+
+/// Lets this process open as many files as it may: a process child needs four here. Gives back the limits as they
+/// were, which children get: programs that use select(2) break above 1024.
+#[cfg(feature = "process")]
+fn raise_open_files() -> Option<(u64, u64)> {
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    let before = getrlimit(Resource::Nofile);
+    let (soft, hard) = (before.current?, before.maximum?);
+    let raised = Rlimit {
+        current: Some(hard),
+        maximum: Some(hard),
+    };
+    (soft < hard && setrlimit(Resource::Nofile, raised).is_ok()).then_some((soft, hard))
 }
 
 /// The service manager, if one wants to hear.

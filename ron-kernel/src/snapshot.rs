@@ -107,7 +107,7 @@ fn node(engine: &Engine, machine: &Machine, key: Key) -> TreeNode {
         cause: stalled
             .or_else(|| text(&node.unhealthy))
             .or_else(|| text(&node.cause)),
-        pid: None,
+        pid: node.pid,
         children: node
             .members
             .iter()

@@ -38,4 +38,6 @@ pub use spec::{Child, Exhausted, Group, Kind, Restart, Spec, Strategy};
 pub use stop::StopToken;
 
 pub(crate) use exit::error_chain;
+#[cfg(feature = "process")]
+pub(crate) use exit::ProcessEnded;
 pub(crate) use runner::panic_text;

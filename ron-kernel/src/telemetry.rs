@@ -49,9 +49,11 @@ pub(crate) struct Telemetry {
     pub(crate) alarm: Arc<Notify>,
     tasks: Counter,
     threads: Counter,
+    processes: Counter,
     owned: Counter,
     aborted_tasks: Counter,
     aborted_threads: Counter,
+    aborted_processes: Counter,
     lagging: AtomicBool,
     /// Has been ready, or has been reminded that it is not.
     was_ready: AtomicBool,
@@ -107,9 +109,11 @@ impl Telemetry {
         let telemetry = Telemetry {
             tasks: spawned("task"),
             threads: spawned("thread"),
+            processes: spawned("process"),
             owned: spawned("owned"),
             aborted_tasks: aborted("task"),
             aborted_threads: aborted("thread"),
+            aborted_processes: aborted("process"),
             service: metrics.service().to_owned(),
             lagging: AtomicBool::new(false),
             was_ready: AtomicBool::new(false),
@@ -174,6 +178,87 @@ impl Telemetry {
             .push(feed);
     }
 
+    /// Feeds what the processes of children use.
+    #[cfg(feature = "process")]
+    pub(crate) fn feed_processes(
+        &self,
+        read: impl Fn() -> Vec<(Arc<str>, rustix::process::Pid)> + Clone + Send + 'static,
+    ) {
+        let usage = move || {
+            let used = read().into_iter();
+            used.map(|(id, pid)| {
+                let usage = crate::usage::Usage::of(&pid.as_raw_nonzero().to_string());
+                (id, usage)
+            })
+        };
+        let golden = self.metrics.golden();
+        let (cpu, memory, fds) = (usage.clone(), usage.clone(), usage);
+        let feeds = [
+            golden
+                .ron_kernel_process_cpu_seconds_total
+                .feed(move |samples| {
+                    for (id, usage) in cpu() {
+                        if let Some(ms) = usage.cpu_ms {
+                            samples.push([&*id], Duration::from_millis(ms));
+                        }
+                    }
+                }),
+            golden
+                .ron_kernel_process_resident_memory_bytes
+                .feed(move |samples| {
+                    for (id, usage) in memory() {
+                        if let Some(bytes) = usage.rss_bytes {
+                            samples.push([&*id], bytes as f64);
+                        }
+                    }
+                }),
+            golden.ron_kernel_process_open_fds.feed(move |samples| {
+                for (id, usage) in fds() {
+                    if let Some(fds) = usage.fds {
+                        samples.push([&*id], fds as f64);
+                    }
+                }
+            }),
+        ];
+        self.feeds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(feeds);
+    }
+
+    /// Lines of a child's output were dropped.
+    #[cfg(feature = "process")]
+    pub(crate) fn output_dropped(&self, id: &str, lines: u64) {
+        self.metrics
+            .golden()
+            .ron_kernel_process_output_dropped_total
+            .get(&ServiceLabel::new(id.to_owned()))
+            .add(lines);
+    }
+
+    /// Which level of containment is in force, and why no stronger one is.
+    #[cfg(feature = "process")]
+    pub(crate) fn contained(&self, level: crate::process::Containment, weaker: Option<&str>) {
+        let mut identity = self.metrics.identity();
+        identity.containment = Some(level.name().to_owned());
+        self.metrics.set_identity(identity);
+        let (containment, reason) = (level.name(), weaker);
+        if level == crate::process::Containment::Cgroup {
+            tracing::info!(
+                event = "containment",
+                containment,
+                "child processes are contained: {containment}"
+            );
+        } else {
+            tracing::warn!(
+                event = "containment",
+                containment,
+                reason,
+                "child processes are contained by {containment} only"
+            );
+        }
+    }
+
     pub(crate) fn set_config_sha(&self, sha256: String) {
         let mut identity = self.metrics.identity();
         identity.config_sha = Some(sha256);
@@ -196,6 +281,9 @@ impl Telemetry {
         let golden = self.metrics.golden();
         golden.service_restarts_total.remove(&labels);
         golden.ron_kernel_crashes_total.remove(&labels);
+        golden
+            .ron_kernel_process_output_dropped_total
+            .remove(&labels);
     }
 
     pub(crate) fn satisfy(&self, id: &str) {
@@ -214,6 +302,7 @@ impl Telemetry {
     pub(crate) fn spawned(&self, kind: Kind) {
         match kind {
             Kind::Thread => self.threads.inc(),
+            Kind::Process => self.processes.inc(),
             _ => self.tasks.inc(),
         }
     }
@@ -225,6 +314,7 @@ impl Telemetry {
     pub(crate) fn aborted(&self, kind: Kind) {
         match kind {
             Kind::Thread => self.aborted_threads.inc(),
+            Kind::Process => self.aborted_processes.inc(),
             _ => self.aborted_tasks.inc(),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use crate::descriptor::Descriptor;
 use crate::exposition::{SeriesWriter, Source};
@@ -13,6 +14,8 @@ use crate::registry::Refusals;
 
 /// Counters with `N` labels, read at scrape. Values must never fall.
 pub type CounterCollector<const N: usize> = Collector<u64, N>;
+/// Counters of time with `N` labels, in seconds, read at scrape. Values must never fall.
+pub type SecondsCollector<const N: usize> = Collector<Duration, N>;
 /// Gauges with `N` labels, read at scrape.
 pub type GaugeCollector<const N: usize> = Collector<f64, N>;
 
@@ -23,10 +26,11 @@ pub struct Collector<V: Sample, const N: usize> {
     inner: Arc<Inner<V, N>>,
 }
 
-/// A value a collector can take: `u64` for counters, `f64` for gauges. Sealed.
+/// A value a collector can take: `u64` for counters, `Duration` for counters of time, `f64` for gauges. Sealed.
 pub trait Sample: sealed::Value {}
 
 impl Sample for u64 {}
+impl Sample for Duration {}
 impl Sample for f64 {}
 
 impl<V: Sample, const N: usize> Collector<V, N> {
@@ -240,6 +244,15 @@ impl sealed::Value for u64 {
     }
     fn write(self, labels: Option<&Rendered>, out: &mut SeriesWriter<'_>) -> fmt::Result {
         out.counter(labels, self)
+    }
+}
+
+impl sealed::Value for Duration {
+    fn plus(self, other: Duration) -> Duration {
+        self.saturating_add(other)
+    }
+    fn write(self, labels: Option<&Rendered>, out: &mut SeriesWriter<'_>) -> fmt::Result {
+        out.counter(labels, self.as_secs_f64())
     }
 }
 

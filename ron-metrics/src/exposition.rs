@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, MetricEncoder,
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, LabelSetEncoder,
+    MetricEncoder,
 };
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::metrics::MetricType;
@@ -228,7 +229,10 @@ impl From<f64> for Number {
 }
 
 impl SeriesWriter<'_> {
-    pub(crate) fn counter(&mut self, labels: Option<&Rendered>, value: u64) -> fmt::Result {
+    pub(crate) fn counter<V>(&mut self, labels: Option<&Rendered>, value: V) -> fmt::Result
+    where
+        V: EncodeCounterValue + EncodeGaugeValue,
+    {
         match self.format {
             // The name already ends in `_total`; the counter encoder would append it again.
             Format::Prometheus => with_labels(&mut self.metric, labels, |metric| {

@@ -1,6 +1,6 @@
 //! The golden set: the families every service has, registered before anything else.
 
-use crate::collector::{CounterCollector, GaugeCollector};
+use crate::collector::{CounterCollector, GaugeCollector, SecondsCollector};
 use crate::counter::Counter;
 use crate::descriptor::MetricsError;
 use crate::family::{CounterFamily, GaugeFamily, HistogramFamily};
@@ -81,6 +81,14 @@ pub struct Golden {
     pub ron_kernel_crashes_total: CounterFamily<ServiceLabel>,
     /// `ron_kernel_faults_total{kind}`
     pub ron_kernel_faults_total: CounterFamily<KindLabel>,
+    /// `ron_kernel_process_cpu_seconds_total{service}`
+    pub ron_kernel_process_cpu_seconds_total: SecondsCollector<1>,
+    /// `ron_kernel_process_resident_memory_bytes{service}`
+    pub ron_kernel_process_resident_memory_bytes: GaugeCollector<1>,
+    /// `ron_kernel_process_open_fds{service}`
+    pub ron_kernel_process_open_fds: GaugeCollector<1>,
+    /// `ron_kernel_process_output_dropped_total{service}`
+    pub ron_kernel_process_output_dropped_total: CounterFamily<ServiceLabel>,
 }
 
 pub(crate) const OVERFLOW_NAME: &str = "metrics_overflow_total";
@@ -168,6 +176,25 @@ impl Golden {
             ron_kernel_faults_total: to.family(
                 "ron_kernel_faults_total",
                 "Faults injected on purpose, by kind.",
+            )?,
+            ron_kernel_process_cpu_seconds_total: to.collector(
+                "ron_kernel_process_cpu_seconds_total",
+                "Processor time of the child's process, from 0 with each incarnation.",
+                ["service"],
+            )?,
+            ron_kernel_process_resident_memory_bytes: to.collector(
+                "ron_kernel_process_resident_memory_bytes",
+                "Resident memory of the child's process.",
+                ["service"],
+            )?,
+            ron_kernel_process_open_fds: to.collector(
+                "ron_kernel_process_open_fds",
+                "Open descriptors of the child's process.",
+                ["service"],
+            )?,
+            ron_kernel_process_output_dropped_total: to.family(
+                "ron_kernel_process_output_dropped_total",
+                "Lines of the child's output that were more than the log takes.",
             )?,
         };
         // A process that could not load its configuration does not get here.

@@ -42,7 +42,9 @@ mod serve;
 mod shard;
 
 pub use admin::{AdminRequest, AdminResponse};
-pub use collector::{Collector, CounterCollector, Feed, GaugeCollector, Sample, Samples};
+pub use collector::{
+    Collector, CounterCollector, Feed, GaugeCollector, Sample, Samples, SecondsCollector,
+};
 pub use counter::Counter;
 pub use descriptor::{Kind, MetricsError, Rejected};
 pub use exposition::Format;

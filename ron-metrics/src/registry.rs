@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::collector::{Collector, Sample};
 use crate::counter::Counter;
@@ -212,6 +213,10 @@ impl Plain for FloatGauge {
 }
 
 impl Collected for u64 {
+    const KIND: Kind = Kind::Counter;
+}
+
+impl Collected for Duration {
     const KIND: Kind = Kind::Counter;
 }
 

@@ -2,8 +2,8 @@
 
 use super::diagnosis::{Diagnosis, Finding};
 use super::record::Entry;
-use super::usage::Usage;
 use crate::snapshot::TreeNode;
+use crate::usage::Usage;
 use ron_bus::{Account, Policy, TopicState, TopicStats};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;

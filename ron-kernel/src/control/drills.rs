@@ -184,22 +184,23 @@ pub(crate) fn inject(engine: &Arc<Engine>, wanted: &Wanted, by: &str) -> Result<
         return Err(Refusal::Conflict("the kernel is shutting down".to_owned()));
     }
     let child: Option<Arc<str>> = drill.child.as_deref().map(Arc::from);
-    if let Some(child) = &child {
-        match engine.read(|machine| machine.find(child).map(|key| machine.node(key).kind)) {
-            None => return Err(Refusal::UnknownChild(child.to_string())),
-            Some(Kind::Task) => {}
-            Some(kind) => {
-                let kind = kind.name();
-                return Err(Refusal::Conflict(format!(
-                    "`{child}` is a {kind}; only async tasks can be made to misbehave"
-                )));
-            }
-        }
-    }
     let flag = match drill.kind {
         DrillKind::Child(flag) => flag,
         DrillKind::BusLag | DrillKind::Config => 0,
     };
+    if let Some(child) = &child {
+        match engine.read(|machine| machine.find(child).map(|key| machine.node(key).kind)) {
+            None => return Err(Refusal::UnknownChild(child.to_string())),
+            Some(kind) if kind.suffers(flag) => {}
+            Some(kind) => {
+                let kind = kind.name();
+                return Err(Refusal::Conflict(format!(
+                    "`{child}` is a {kind}; {}",
+                    Kind::SUFFERERS
+                )));
+            }
+        }
+    }
     let now = engine.now();
     let mut campaign = Campaign {
         id: STANDING,

@@ -9,7 +9,6 @@ use super::fields::{self, Fields};
 use super::record::{EntryKind, News};
 use super::server::LASTING_MAX;
 use super::tail::Lines;
-use super::usage::Usage;
 use super::{diagnose, situation, Refused, Request, Route};
 use crate::event::millis;
 use crate::handle::{ControlError, KernelHandle};
@@ -18,6 +17,7 @@ use crate::snapshot::{Explanation, Reason, TreeNode};
 use crate::supervisor::engine::Engine;
 use crate::supervisor::faults::Campaign;
 use crate::supervisor::machine::{Machine, State as Phase};
+use crate::usage::Usage;
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use ron_bus::{Start, TailError};
@@ -703,7 +703,7 @@ fn top(call: &Call, service: &Service) -> Answered {
             .collect(),
         children: service.handle.tree(),
         topics: topics(engine),
-        process: Usage::now(),
+        process: Usage::own(),
     })
 }
 

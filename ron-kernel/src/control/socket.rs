@@ -2,10 +2,8 @@
 
 use rustix::io::Errno;
 use rustix::net::{connect, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -67,34 +65,6 @@ pub enum SocketError {
 
 /// Bytes of a path that fit `sun_path` with its final NUL.
 const PATH_MAX: usize = 107;
-
-/// Where control sockets lie unless the program says otherwise: `$RON_RUN_DIR`, `$RUNTIME_DIRECTORY` (the first of
-/// several), `/run/ron` for root, `$XDG_RUNTIME_DIR/ron`, else `ron-UID` in the directory for temporary files.
-pub fn run_dir() -> PathBuf {
-    let uid = rustix::process::geteuid().as_raw();
-    default_dir(|name| std::env::var_os(name), uid, std::env::temp_dir())
-}
-
-fn default_dir(env: impl Fn(&str) -> Option<OsString>, uid: u32, temp: PathBuf) -> PathBuf {
-    let set = |name: &str| env(name).filter(|value| !value.is_empty());
-    if let Some(dir) = set("RON_RUN_DIR") {
-        return dir.into();
-    }
-    if let Some(dirs) = set("RUNTIME_DIRECTORY") {
-        let first = dirs.as_bytes().split(|byte| *byte == b':').next();
-        let first = first.map(std::ffi::OsStr::from_bytes);
-        if let Some(first) = first.filter(|first| !first.is_empty()) {
-            return first.into();
-        }
-    }
-    if uid == 0 {
-        return "/run/ron".into();
-    }
-    match set("XDG_RUNTIME_DIR") {
-        Some(dir) => Path::new(&dir).join("ron"),
-        None => temp.join(format!("ron-{uid}")),
-    }
-}
 
 /// A bound socket; its file goes with it.
 #[derive(Debug)]
@@ -248,29 +218,6 @@ fn is_dead(path: &Path) -> bool {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn the_directory_follows_the_environment_then_the_user() {
-        let dir = |set: &[(&str, &str)], uid| {
-            let env = |name: &str| {
-                let found = set.iter().find(|(key, _)| *key == name);
-                found.map(|(_, value)| OsString::from(value))
-            };
-            let dir = default_dir(env, uid, "/tmp".into());
-            dir.to_str().unwrap().to_owned()
-        };
-        let all = [
-            ("RON_RUN_DIR", "/a"),
-            ("RUNTIME_DIRECTORY", "/b:/c"),
-            ("XDG_RUNTIME_DIR", "/d"),
-        ];
-        assert_eq!(dir(&all, 7), "/a");
-        assert_eq!(dir(&all[1..], 7), "/b");
-        assert_eq!(dir(&all[2..], 7), "/d/ron");
-        assert_eq!(dir(&all[2..], 0), "/run/ron");
-        assert_eq!(dir(&[], 7), "/tmp/ron-7");
-        assert_eq!(dir(&[("RON_RUN_DIR", "")], 0), "/run/ron");
-    }
 
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777

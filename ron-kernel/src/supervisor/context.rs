@@ -4,6 +4,7 @@ use super::engine::Engine;
 use super::exit::{Exit, Outcome};
 use super::machine::{Input, Key};
 use super::runner::OwnedTask;
+use super::spec::Kind;
 use super::stop::StopToken;
 use crate::handle::KernelHandle;
 use std::fmt;
@@ -23,7 +24,7 @@ pub(crate) struct Incarnation {
     pub(crate) run: u64,
     pub(crate) generation: u64,
     pub(crate) gated: bool,
-    pub(crate) is_thread: bool,
+    pub(crate) kind: Kind,
     pub(crate) stop: StopToken,
     /// Bits [`ABORT`], [`OWNED_FAILED`] and the injected faults; set by others, read on each poll.
     pub(crate) flags: AtomicU8,
@@ -52,6 +53,21 @@ pub(crate) const FAULT_HANG: u8 = 16;
 pub(crate) const FAULT_BLOCK: u8 = 32;
 pub(crate) const FAULT_LATENCY: u8 = 64;
 
+impl Kind {
+    /// Whether the fault that raises `flag` does anything to a child of this kind.
+    pub(crate) fn suffers(self, flag: u8) -> bool {
+        match self {
+            Kind::Task => true,
+            Kind::Process => flag & (FAULT_PANIC | FAULT_EXIT | FAULT_HANG) != 0,
+            Kind::Thread | Kind::Group => false,
+        }
+    }
+
+    /// Who suffers what, for whoever asked in vain.
+    pub(crate) const SUFFERERS: &'static str =
+        "tasks suffer every fault, processes panic (SIGABRT), exit (SIGKILL) and hang (SIGSTOP), others none";
+}
+
 impl Incarnation {
     pub(crate) fn new(
         id: Arc<str>,
@@ -59,7 +75,7 @@ impl Incarnation {
         run: u64,
         generation: u64,
         gated: bool,
-        is_thread: bool,
+        kind: Kind,
         beat: Duration,
     ) -> Self {
         Incarnation {
@@ -68,7 +84,7 @@ impl Incarnation {
             run,
             generation,
             gated,
-            is_thread,
+            kind,
             stop: StopToken::default(),
             flags: AtomicU8::new(0),
             beat: AtomicU64::new(nanos(beat)),

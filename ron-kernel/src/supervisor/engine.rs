@@ -70,6 +70,8 @@ pub(crate) struct Engine {
     /// The same, from the moment the last child has ended: what is left then is to close up.
     drained: watch::Sender<Option<ShutdownReport>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    #[cfg(feature = "process")]
+    spawner: crate::process::spawner::Spawner,
 }
 
 struct Inner {
@@ -183,6 +185,8 @@ impl Engine {
             report: watch::Sender::new(None),
             drained: watch::Sender::new(None),
             threads: Mutex::new(Vec::new()),
+            #[cfg(feature = "process")]
+            spawner: crate::process::spawner::Spawner::default(),
         })
     }
 
@@ -256,6 +260,27 @@ impl Engine {
                 injected: 0,
                 by: Arc::from("chaos.fault"),
             });
+        let in_vain = |standing: &Campaign| {
+            let kind = self.read(|machine| {
+                let key = machine.find(standing.child.as_deref()?)?;
+                Some(machine.node(key).kind)
+            });
+            kind.is_some_and(|kind| !kind.suffers(standing.flag))
+        };
+        let standing = standing.filter(|standing| {
+            let in_vain = in_vain(standing);
+            if in_vain {
+                let (child, fault) = (standing.child.as_deref(), standing.name);
+                tracing::warn!(
+                    event = "fault",
+                    child,
+                    fault,
+                    "chaos.fault does nothing to chaos.default_child: {}",
+                    Kind::SUFFERERS
+                );
+            }
+            !in_vain
+        });
         let child = standing
             .as_ref()
             .and_then(|standing| standing.child.clone());
@@ -454,7 +479,7 @@ impl Engine {
             run,
             generation,
             gated,
-            node.kind == Kind::Thread,
+            node.kind,
             inner.machine.now(),
         );
         let incarnation = Arc::new(incarnation);
@@ -474,7 +499,7 @@ impl Engine {
         cell.live = Some(incarnation.clone());
         let body = match &cell.body {
             Body::Task(body) => {
-                self.telemetry.spawned(Kind::Task);
+                self.telemetry.spawned(incarnation.kind);
                 if in_place != Some(key) {
                     let task = runner::run_task(self.clone(), incarnation.clone(), body.clone());
                     self.spawn_named(&incarnation.id, task);
@@ -599,6 +624,30 @@ impl Engine {
             run: current.run,
             held,
         });
+    }
+
+    #[cfg(feature = "process")]
+    pub(crate) fn spawner(&self) -> &crate::process::spawner::Spawner {
+        &self.spawner
+    }
+
+    /// Starts a process for a child.
+    #[cfg(feature = "process")]
+    pub(crate) async fn start_process(
+        self: &Arc<Self>,
+        command: crate::process::Command,
+        extra: crate::process::spawner::Extra,
+    ) -> Result<crate::process::spawner::Leader, crate::process::spawner::StartError> {
+        let announce = || -> crate::process::spawner::Announce {
+            let engine = Arc::downgrade(self);
+            Box::new(move |level, weaker| {
+                if let Some(engine) = engine.upgrade() {
+                    engine.telemetry.contained(level, weaker);
+                }
+            })
+        };
+        let instance = self.telemetry.bus.instance();
+        self.spawner.start(instance, announce, command, extra).await
     }
 
     pub(crate) fn count_owned(&self) {
@@ -765,6 +814,8 @@ impl Engine {
     pub(crate) fn abandon(self: &Arc<Self>, reason: &str) {
         self.request_shutdown(reason);
         self.step(Input::Abandon);
+        #[cfg(feature = "process")]
+        drop(self.spawner.close());
         let accounts = self.read(Machine::accounts);
         self.telemetry.close();
         self.finish(ShutdownReport::new(

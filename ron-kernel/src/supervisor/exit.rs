@@ -78,14 +78,42 @@ impl fmt::Display for Exit {
             Exit::Cancelled => f.write_str("cancelled"),
             Exit::TimedOut(Timeout::Start(after)) => write!(f, "not ready within {after:?}"),
             Exit::TimedOut(Timeout::Heartbeat(after)) => write!(f, "no heartbeat for {after:?}"),
-            Exit::Killed(signal) => write!(f, "killed by signal {signal}"),
+            Exit::Killed(signal) => match signal_name(*signal) {
+                Some(name) => write!(f, "killed by signal {signal} ({name})"),
+                None => write!(f, "killed by signal {signal}"),
+            },
             Exit::Exited(code) => write!(f, "exited with code {code}"),
         }
     }
 }
 
+/// Signals that have the same number on every system.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        _ => return None,
+    })
+}
+
 /// The error a child may return: anything that converts into it restarts the child.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// A process child returns how its process ended.
+#[cfg(feature = "process")]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ProcessEnded(pub(crate) Exit);
 
 /// What a child may return: `()`, or `Result<(), E>` with any error type.
 ///

@@ -233,6 +233,12 @@ impl Machine {
                     self.node_mut(key).status = Some(text);
                 }
             }
+            #[cfg(feature = "process")]
+            Input::Pid { key, run, pid } => {
+                if self.is_current(key, run) {
+                    self.node_mut(key).pid = Some(pid);
+                }
+            }
             Input::Beat { key, run, last } => self.beat(key, run, last),
             Input::Defaults(defaults) => self.defaults = defaults,
             Input::Drain { within } => self.begin_drain(within),
@@ -869,7 +875,9 @@ impl Machine {
         if matches!(state, State::Stuck { .. } | State::Leaked { .. }) {
             self.note(key, Note::Recovered);
         }
-        self.node_mut(key).last_exit = Some(exit.clone());
+        let node = self.node_mut(key);
+        node.pid = None;
+        node.last_exit = Some(exit.clone());
         let asked = !matches!(why, None | Some(Why::Timeout(_) | Why::Ending));
         if let Some(rest) = self.node(key).doom {
             if !asked && exit.is_failure() {

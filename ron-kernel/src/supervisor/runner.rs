@@ -7,7 +7,7 @@
 use super::context::{self, ChildContext, Incarnation};
 use super::engine::Engine;
 use super::exit::{error_chain, Exit, Outcome};
-use super::spec::ChildFuture;
+use super::spec::{ChildFuture, Kind};
 use super::stall;
 use std::any::Any;
 use std::future::Future;
@@ -76,7 +76,7 @@ pub(crate) fn run_thread(
         if !incarnation.gated {
             engine.ready(&incarnation);
         }
-        let span = span(&incarnation, "thread");
+        let span = span(&incarnation);
         let exit = {
             let _entered = span.enter();
             let _mark = stall::enter_unwatched(engine.current(&incarnation));
@@ -110,12 +110,12 @@ pub(crate) fn run_thread(
     }
 }
 
-fn span(incarnation: &Incarnation, kind: &'static str) -> tracing::Span {
+fn span(incarnation: &Incarnation) -> tracing::Span {
     tracing::info_span!(
         "child",
         id = &*incarnation.id,
         generation = incarnation.generation,
-        kind
+        kind = incarnation.kind.name()
     )
 }
 
@@ -139,7 +139,7 @@ struct Drive<'a> {
 
 impl<'a> Drive<'a> {
     fn new(engine: &'a Arc<Engine>, incarnation: Arc<Incarnation>, body: &'a TaskBody) -> Self {
-        let span = span(&incarnation, "task");
+        let span = span(&incarnation);
         Drive {
             engine,
             incarnation,
@@ -207,7 +207,8 @@ impl<'a> Drive<'a> {
         let _entered = (!self.span.is_disabled()).then(|| self.span.clone().entered());
         let _mark = stall::enter(self.engine.marks(), self.engine.current(&self.incarnation));
         let flags = self.incarnation.flags.load(Ordering::Acquire);
-        if flags != 0 {
+        // A process is signalled by its body, which goes on until it has been reaped.
+        if flags != 0 && self.incarnation.kind != Kind::Process {
             if let Some(outcome) = self.flagged(flags, cx) {
                 return outcome;
             }
@@ -386,7 +387,11 @@ impl Future for OwnedTask {
         if exit.is_failure() {
             self.incarnation.owned_failed(exit);
             // A thread sees no flags; its token tells it.
-            if let Some(engine) = self.engine.upgrade().filter(|_| self.incarnation.is_thread) {
+            if let Some(engine) = self
+                .engine
+                .upgrade()
+                .filter(|_| self.incarnation.kind == Kind::Thread)
+            {
                 engine.ending(&self.incarnation);
             }
         }
@@ -395,10 +400,14 @@ impl Future for OwnedTask {
 }
 
 fn from_result(result: Result<(), super::exit::BoxError>) -> Exit {
-    match result {
-        Ok(()) => Exit::Done,
-        Err(error) => Exit::Failed(error_chain(error.as_ref())),
+    let Err(error) = result else {
+        return Exit::Done;
+    };
+    #[cfg(feature = "process")]
+    if let Some(ended) = error.downcast_ref::<super::exit::ProcessEnded>() {
+        return ended.0.clone();
     }
+    Exit::Failed(error_chain(error.as_ref()))
 }
 
 /// Text and place of a panic: from the hook when it is installed, else the text of the payload.

@@ -28,12 +28,8 @@ const DEFAULT_FILE: &str = "/etc/ron/ron-kernel.toml";
 const USAGE: u8 = 2;
 
 /// Variables of programs that may share this one's environment: names, or prefixes ending in `_`.
-const SIBLINGS: [&str; 9] = [
-    "RON_SVC_",
+const SIBLINGS: [&str; 5] = [
     "RON_DEMO_",
-    "RON_INDEX_SOCK",
-    "RON_OVERLAY_SOCK",
-    "RON_STORAGE_SOCK",
     "RON_HTTP_ADDR",
     "RON_METRICS_ADDR",
     "RON_RUN_DIR",
@@ -66,6 +62,7 @@ struct Runner {
 impl Settings for Runner {
     fn schema(schema: &mut Schema<Self>) {
         schema.include(|runner: &mut Runner| &mut runner.kernel);
+        Config::preset_keys(schema, |runner| &mut runner.kernel);
         schema.check(&["log.level"], |runner: &Runner| {
             Filter::parse(&runner.kernel.log.level).map(drop)
         });
@@ -224,6 +221,16 @@ fn announce(loaded: &Loaded<Runner>) {
         );
     }
     let snapshot = loaded.snapshot();
+    for service in snapshot.kernel.preset_services(loaded) {
+        let (child, program, socket) = (service.child, &*service.program, &*service.socket);
+        tracing::info!(
+            event = "preset_service",
+            child,
+            program,
+            socket,
+            "{service}"
+        );
+    }
     let chaos = &snapshot.kernel.chaos;
     if chaos.armed {
         let (default_child, fault) = (chaos.default_child.as_deref(), chaos.fault.name());

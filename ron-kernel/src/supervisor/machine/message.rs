@@ -141,6 +141,13 @@ pub(crate) enum Input {
         run: u64,
         text: Arc<str>,
     },
+    /// The process of an incarnation.
+    #[cfg(feature = "process")]
+    Pid {
+        key: Key,
+        run: u64,
+        pid: u32,
+    },
     /// The last heartbeat of an incarnation, answering [`Effect::AskBeat`].
     Beat {
         key: Key,

@@ -189,6 +189,8 @@ pub(crate) struct Node {
     /// Why it is not ready, in words; kept until it is.
     pub(crate) cause: Option<Arc<str>>,
     pub(crate) status: Option<Arc<str>>,
+    /// Of a process child that runs.
+    pub(crate) pid: Option<u32>,
     pub(crate) unhealthy: Option<Arc<str>>,
     pub(crate) stalled: bool,
     pub(super) stalled_since: Time,
@@ -263,6 +265,7 @@ impl Node {
             last_exit: None,
             cause: None,
             status: None,
+            pid: None,
             unhealthy: None,
             stalled: false,
             stalled_since: Time::ZERO,

@@ -1,9 +1,8 @@
-//! What the process uses, from /proc.
-
-use serde::Serialize;
+//! What a process uses, from /proc.
 
 /// Absent where the system does not tell.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(serde::Serialize))]
 pub(crate) struct Usage {
     /// Processor time since its start.
     pub(crate) cpu_ms: Option<u64>,
@@ -13,16 +12,25 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    pub(crate) fn now() -> Usage {
-        let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
+    /// This process's.
+    #[cfg(feature = "control")]
+    pub(crate) fn own() -> Usage {
+        let mut usage = Usage::of("self");
+        // The descriptor that lists them is one of them.
+        usage.fds = usage.fds.map(|fds| fds.saturating_sub(1));
+        usage
+    }
+
+    /// That of a process, by its directory below `/proc`.
+    pub(crate) fn of(process: &str) -> Usage {
+        let Ok(stat) = std::fs::read(format!("/proc/{process}/stat")) else {
             return Usage::default();
         };
         let ticks = rustix::param::clock_ticks_per_second();
         let page = rustix::param::page_size() as u64;
-        let fds = std::fs::read_dir("/proc/self/fd").map(|dir| dir.count() as u64);
-        let mut usage = parse(&stat, ticks, page);
-        // The descriptor that lists them is one of them.
-        usage.fds = fds.ok().map(|fds| fds.saturating_sub(1));
+        let fds = std::fs::read_dir(format!("/proc/{process}/fd"));
+        let mut usage = parse(&String::from_utf8_lossy(&stat), ticks, page);
+        usage.fds = fds.ok().map(|dir| dir.count() as u64);
         usage
     }
 }
@@ -62,9 +70,10 @@ mod tests {
         assert_eq!(parse("1 (x) S 1", 100, 4096), Usage::default());
     }
 
+    #[cfg(feature = "control")]
     #[test]
     fn this_process_uses_something() {
-        let usage = Usage::now();
+        let usage = Usage::own();
         assert!(
             usage.rss_bytes.unwrap() > 100_000 && usage.fds.unwrap() >= 3,
             "{usage:?}"

@@ -1,0 +1,362 @@
+//! One incarnation of a process: started, listened to, asked for its health, stopped, reaped.
+
+use super::notified::{NotifySocket, Told};
+use super::output::Output;
+use super::spawner::{Extra, Leader};
+use super::{Command, Probe, Ready};
+use crate::supervisor::context::{Incarnation, ABORT, FAULT_EXIT, FAULT_HANG, FAULT_PANIC};
+use crate::supervisor::engine::Engine;
+use crate::supervisor::machine::Input;
+use crate::supervisor::{BoxError, ChildContext, Exit, ProcessEnded};
+use rustix::fd::OwnedFd;
+use rustix::process::{pidfd_open, PidfdFlags, Signal};
+use std::future::pending;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::unix::pipe::Receiver;
+use tokio::signal::unix::SignalKind;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// First pause between two looks whether a process is ready, and the longest.
+const READY_EVERY_MIN: Duration = Duration::from_millis(100);
+const READY_EVERY_MAX: Duration = Duration::from_secs(1);
+/// How long one look may take.
+const READY_LOOK_MAX: Duration = Duration::from_secs(5);
+/// How long output is awaited after the process has ended: a descendant that left its group may hold the pipe.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(100);
+/// How long what it left in its cgroup may take to end before the child is shown as stopping.
+const LEFT_PATIENCE: Duration = Duration::from_millis(50);
+
+/// It no longer answers.
+#[derive(Debug, thiserror::Error)]
+enum Unwell {
+    #[error("unhealthy: {misses} probes in a row failed, the last: {last}")]
+    Probe { misses: u32, last: String },
+    #[error("it asked to be treated as hung (WATCHDOG=trigger)")]
+    Triggered,
+}
+
+pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxError> {
+    let Some(engine) = cx.engine.upgrade() else {
+        return Ok(());
+    };
+    let incarnation = cx.incarnation.clone();
+    let socket = match command.ready {
+        Ready::Notified => {
+            let path = engine
+                .spawner()
+                .socket_path(engine.telemetry.bus.instance());
+            let socket = NotifySocket::bind(path.clone()).map_err(|source| {
+                let path = path.display();
+                format!("the socket for its notifications, {path}: {source}")
+            })?;
+            Some(socket)
+        }
+        _ => None,
+    };
+    let mut leader = engine
+        .start_process(
+            command.clone(),
+            extra(&engine, &incarnation, socket.as_ref()),
+        )
+        .await?;
+    leader.belongs_to(&incarnation.id);
+    let pid = leader.pid().as_raw_nonzero().get().unsigned_abs();
+    engine.step(Input::Pid {
+        key: incarnation.key,
+        run: incarnation.run,
+        pid,
+    });
+    drop(engine);
+    let end = End::watch(&leader)?;
+    let (stdout, stderr) = (leader.stdout.take(), leader.stderr.take());
+    let mut output = Output::new(
+        incarnation.id.clone(),
+        incarnation.generation,
+        stdout,
+        stderr,
+    )?;
+    let ready = Notify::new();
+    let failure = leader
+        .take_failure()
+        .map(Receiver::from_owned_fd)
+        .transpose()?;
+    let mut verdict: Option<BoxError> = None;
+    {
+        let mut watched = pin!(watch(&cx, &command, &leader, failure, pid, &ready));
+        let mut seen = 0;
+        let mut asked = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = end.ended(&leader) => break,
+                flags = raised(&incarnation, seen) => {
+                    obey(&leader, seen, flags);
+                    seen = flags;
+                }
+                () = cx.stopping(), if !asked => {
+                    asked = true;
+                    leader.stop(command.stop_signal);
+                }
+                told = hear(socket.as_ref()) => {
+                    if told.hung && verdict.is_none() {
+                        verdict = Some(Unwell::Triggered.into());
+                        end_early(&cx);
+                    }
+                    take(&cx, told, &ready);
+                }
+                problem = &mut watched, if verdict.is_none() => {
+                    verdict = Some(problem);
+                    end_early(&cx);
+                }
+                () = output.pump(), if !output.is_over() => {}
+            }
+        }
+    }
+    let exit = leader.reap();
+    let (last, dropped) = output.finish(OUTPUT_PATIENCE).await;
+    if let Some(engine) = cx.engine.upgrade().filter(|_| dropped > 0) {
+        engine.telemetry.output_dropped(&incarnation.id, dropped);
+    }
+    if exit.is_failure() && !cx.is_stopping() && !last.is_empty() {
+        cx.status(format!("last words: {last}"));
+    }
+    if !leader.is_alone() {
+        left_alone(&cx, &leader).await;
+    }
+    match (verdict, exit) {
+        (Some(verdict), _) => Err(verdict),
+        (None, Exit::Exited(0)) => Ok(()),
+        (None, Exit::Failed(text)) => Err(text.into()),
+        (None, exit) => Err(ProcessEnded(exit).into()),
+    }
+}
+
+/// What the child's environment says of the supervisor.
+fn extra(engine: &Engine, incarnation: &Incarnation, socket: Option<&NotifySocket>) -> Extra {
+    let mut env = Vec::new();
+    if let Some(socket) = socket {
+        env.push(("NOTIFY_SOCKET", socket.path().as_os_str().to_owned()));
+        let heartbeat = engine.read(|machine| machine.node(incarnation.key).policy.heartbeat);
+        if let Some(interval) = heartbeat {
+            env.push(("WATCHDOG_USEC", interval.as_micros().to_string().into()));
+        }
+    }
+    Extra { env }
+}
+
+/// The process is to end before anybody asked for it: shown as stopping, with the timers of a stop.
+fn end_early(cx: &ChildContext) {
+    if let Some(engine) = cx.engine.upgrade() {
+        engine.ending(&cx.incarnation);
+    }
+}
+
+/// Waits until nothing of it is left in its cgroup; it has been killed.
+async fn left_alone(cx: &ChildContext, leader: &Leader) {
+    if tokio::time::timeout(LEFT_PATIENCE, leader.emptied())
+        .await
+        .is_err()
+    {
+        end_early(cx);
+        leader.emptied().await;
+    }
+}
+
+/// The flags of the incarnation once they differ from `seen`: whoever raises one wakes the task.
+async fn raised(incarnation: &Incarnation, seen: u8) -> u8 {
+    std::future::poll_fn(|_| match incarnation.flags.load(Ordering::Acquire) {
+        flags if flags == seen => Poll::Pending,
+        flags => Poll::Ready(flags),
+    })
+    .await
+}
+
+/// What flags mean for a process: an abort is SIGKILL; faults are signals, too.
+fn obey(leader: &Leader, seen: u8, flags: u8) {
+    let new = flags & !seen;
+    if new & ABORT != 0 {
+        leader.kill();
+    }
+    if new & FAULT_PANIC != 0 {
+        leader.signal(Signal::ABORT);
+    }
+    if new & FAULT_EXIT != 0 {
+        leader.signal(Signal::KILL);
+    }
+    match (seen & FAULT_HANG != 0, flags & FAULT_HANG != 0) {
+        (false, true) => leader.signal(Signal::STOP),
+        (true, false) => leader.signal(Signal::CONT),
+        _ => {}
+    }
+}
+
+async fn hear(socket: Option<&NotifySocket>) -> Told {
+    match socket {
+        Some(socket) => socket.told().await,
+        None => pending().await,
+    }
+}
+
+fn take(cx: &ChildContext, told: Told, ready: &Notify) {
+    if told.ready {
+        ready.notify_one();
+    }
+    if told.alive {
+        cx.heartbeat();
+    }
+    if let Some(status) = told.status {
+        cx.status(status);
+    }
+}
+
+/// From the start of the program to its first sign of being unwell.
+async fn watch(
+    cx: &ChildContext,
+    command: &Command,
+    leader: &Leader,
+    failure: Option<Receiver>,
+    pid: u32,
+    told_ready: &Notify,
+) -> BoxError {
+    if let Some(bytes) = executed(failure).await {
+        return leader.start_failed(bytes).into();
+    }
+    let (child, generation) = (cx.id(), cx.generation());
+    let program = command.program.to_string_lossy();
+    tracing::info!(
+        event = "process_started",
+        child,
+        generation,
+        pid,
+        %program,
+        "{child} runs as process {pid}"
+    );
+    match &command.ready {
+        Ready::Started => {}
+        Ready::Notified => told_ready.notified().await,
+        Ready::Probed(probe) => until_well(cx, probe).await,
+        Ready::After(delay) => tokio::time::sleep(*delay).await,
+    }
+    cx.ready();
+    match &command.health {
+        Some(probe) => {
+            let misses = command.health_misses;
+            let last = until_unwell(cx, probe, command.health_every, misses).await;
+            let unwell = Unwell::Probe { misses, last };
+            cx.health(false, unwell.to_string());
+            unwell.into()
+        }
+        None => pending().await,
+    }
+}
+
+/// `None` once the program has been executed; else what the child says of its failure.
+async fn executed(failure: Option<Receiver>) -> Option<[u8; 8]> {
+    let mut bytes = [0; 8];
+    let read = failure?.read_exact(&mut bytes).await;
+    read.ok().map(|_| bytes)
+}
+
+async fn look(cx: &ChildContext, probe: &Probe, limit: Duration) -> Result<(), String> {
+    match tokio::time::timeout(limit, probe.check(cx.id())).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("{probe}: no answer within {limit:?}")),
+    }
+}
+
+async fn until_well(cx: &ChildContext, probe: &Probe) {
+    let mut pause = READY_EVERY_MIN;
+    let mut last = String::new();
+    while let Err(problem) = look(cx, probe, READY_LOOK_MAX).await {
+        if problem != last {
+            cx.status(format!("not ready: {problem}"));
+            last = problem;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(READY_EVERY_MAX);
+    }
+    if !last.is_empty() {
+        cx.status("");
+    }
+}
+
+/// Returns what was wrong at the last of `limit` misses in a row.
+async fn until_unwell(cx: &ChildContext, probe: &Probe, every: Duration, limit: u32) -> String {
+    let mut ticks = tokio::time::interval_at(Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut misses = 0;
+    loop {
+        ticks.tick().await;
+        match look(cx, probe, every).await {
+            Ok(()) => {
+                cx.heartbeat();
+                if misses > 0 {
+                    misses = 0;
+                    cx.status("");
+                }
+            }
+            Err(problem) => {
+                misses += 1;
+                if misses >= limit {
+                    return problem;
+                }
+                cx.status(format!(
+                    "health probe {misses} of {limit} missed: {problem}"
+                ));
+            }
+        }
+    }
+}
+
+/// How the end of a process is noticed: by its descriptor, or by SIGCHLD where the system has none.
+enum End {
+    Descriptor(AsyncFd<OwnedFd>),
+    Signal(tokio::sync::Mutex<tokio::signal::unix::Signal>),
+}
+
+impl End {
+    fn watch(leader: &Leader) -> io::Result<End> {
+        match pidfd_open(leader.pid(), PidfdFlags::empty()) {
+            Ok(descriptor) => {
+                #[allow(deprecated)]
+                // Its successor is newer than the oldest tokio this is built with.
+                let watched = AsyncFd::with_interest(descriptor, Interest::READABLE);
+                watched.map(End::Descriptor)
+            }
+            Err(_) => tokio::signal::unix::signal(SignalKind::child())
+                .map(|signal| End::Signal(tokio::sync::Mutex::new(signal))),
+        }
+    }
+
+    /// Cancel safe.
+    async fn ended(&self, leader: &Leader) {
+        match self {
+            End::Descriptor(descriptor) => {
+                while let Ok(mut guard) = descriptor.readable().await {
+                    if leader.has_ended() {
+                        return;
+                    }
+                    guard.clear_ready();
+                }
+                // The runtime's driver is gone, and with it this task any moment.
+                pending().await
+            }
+            End::Signal(signal) => {
+                let mut signal = signal.lock().await;
+                while !leader.has_ended() {
+                    if signal.recv().await.is_none() {
+                        pending().await
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! fork and exec. The one module with unsafe code: nothing safe lets a child register itself, die with its
+//! parent, take listeners to fixed descriptors and learn its own process id before it executes a program.
+//!
+//! Between fork and exec the child is a copy of one thread of a program with many: it may call only what
+//! signal-safety(7) lists, allocate nothing and touch no lock. Everything it needs is made before the fork.
+
+#![allow(unsafe_code)]
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::process::Pid;
+use std::ffi::{c_char, c_int, CString};
+use std::io;
+use std::ptr;
+
+/// What is to be executed.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) path: CString,
+    pub(crate) argv: Vec<CString>,
+    /// `NAME=VALUE` each.
+    pub(crate) env: Vec<CString>,
+    pub(crate) dir: Option<CString>,
+}
+
+/// Where it is to run.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) stdin: BorrowedFd<'a>,
+    pub(crate) stdout: BorrowedFd<'a>,
+    pub(crate) stderr: BorrowedFd<'a>,
+    /// Become descriptors 3, 4 and so on.
+    pub(crate) listeners: Vec<BorrowedFd<'a>>,
+    /// Leads a session instead of a process group.
+    pub(crate) session: bool,
+    /// Gets SIGKILL when the thread that forks it ends.
+    pub(crate) dies_with_parent: bool,
+    /// Where it writes `+ PID` before it executes anything.
+    pub(crate) lifeline: Option<BorrowedFd<'a>>,
+    /// `cgroup.procs` of the cgroup it moves to.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// Limits of open files, soft and hard.
+    pub(crate) nofile: Option<(u64, u64)>,
+}
+
+/// The step of a start that failed. Complete; the numbers travel from child to parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Group = 1,
+    Parent = 2,
+    Limit = 3,
+    Cgroup = 4,
+    Lifeline = 5,
+    Directory = 6,
+    Descriptors = 7,
+    Execute = 8,
+}
+
+impl Stage {
+    /// From the bytes that [`Forked::failure`] carries.
+    pub(crate) fn parse(bytes: [u8; 8]) -> Option<(Stage, io::Error)> {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        let all = [
+            Stage::Group,
+            Stage::Parent,
+            Stage::Limit,
+            Stage::Cgroup,
+            Stage::Lifeline,
+            Stage::Directory,
+            Stage::Descriptors,
+            Stage::Execute,
+        ];
+        let number = u32::from_ne_bytes([a, b, c, d]);
+        let stage = all.into_iter().find(|stage| *stage as u32 == number)?;
+        let errno = i32::from_ne_bytes([e, f, g, h]);
+        Some((stage, io::Error::from_raw_os_error(errno)))
+    }
+}
+
+/// A process that is on its way to its program.
+#[derive(Debug)]
+pub(crate) struct Forked {
+    pub(crate) pid: Pid,
+    /// Closed by the exec; carries [`Stage`] and errno, 8 bytes, if it failed.
+    pub(crate) failure: OwnedFd,
+}
+
+/// All that the child touches, as plain pointers and numbers into memory that the caller keeps alive.
+struct Plan {
+    path: *const c_char,
+    argv: *const *const c_char,
+    env: *const *const c_char,
+    dir: *const c_char,
+    /// Behind `LISTEN_PID=`, with room for ten digits and the NUL; null without listeners.
+    listen_pid: *mut u8,
+    /// Sources of descriptors 0, 1, 2, 3 and so on; all above the last target.
+    sources: *const RawFd,
+    sources_len: c_int,
+    failure: RawFd,
+    lifeline: RawFd,
+    cgroup: RawFd,
+    session: bool,
+    dies_with_parent: bool,
+    parent: libc::pid_t,
+    nofile: Option<libc::rlimit>,
+}
+
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+const ABSENT: RawFd = -1;
+
+/// Forks; the child goes on to execute `image` or reports why it cannot.
+pub(crate) fn fork_exec(image: &Image, place: &Place<'_>) -> io::Result<Forked> {
+    let standard = [place.stdin, place.stdout, place.stderr];
+    let targets = c_int::try_from(standard.len() + place.listeners.len())
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // Copies above the targets, so that no step overwrites the source of another.
+    let raise = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, targets);
+    let sources = standard.into_iter().chain(place.listeners.iter().copied());
+    let sources = sources.map(raise).collect::<Result<Vec<_>, _>>()?;
+    let source_numbers: Vec<RawFd> = sources.iter().map(AsRawFd::as_raw_fd).collect();
+    let (failure, tell_failure) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let tell_failure = raise(tell_failure.as_fd())?;
+
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        let strings = strings.iter().map(|string| string.as_ptr());
+        strings.chain([ptr::null()]).collect()
+    };
+    let argv = pointers(&image.argv);
+    let mut env = pointers(&image.env);
+    let mut listen_pid = LISTEN_PID.to_vec();
+    listen_pid.resize(LISTEN_PID.len() + 11, 0);
+    let mut listen_pid_digits = ptr::null_mut();
+    if !place.listeners.is_empty() {
+        let start = listen_pid.as_mut_ptr();
+        env.insert(0, start.cast_const().cast());
+        // SAFETY: the buffer is longer than the prefix.
+        listen_pid_digits = unsafe { start.add(LISTEN_PID.len()) };
+    }
+    let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(ABSENT, |fd| fd.as_raw_fd());
+    let plan = Plan {
+        path: image.path.as_ptr(),
+        argv: argv.as_ptr(),
+        env: env.as_ptr(),
+        dir: image.dir.as_ref().map_or(ptr::null(), |dir| dir.as_ptr()),
+        listen_pid: listen_pid_digits,
+        sources: source_numbers.as_ptr(),
+        sources_len: targets,
+        failure: tell_failure.as_raw_fd(),
+        lifeline: number(place.lifeline),
+        cgroup: number(place.cgroup),
+        session: place.session,
+        dies_with_parent: place.dies_with_parent,
+        parent: rustix::process::getpid().as_raw_nonzero().get(),
+        nofile: place.nofile.map(|(soft, hard)| libc::rlimit {
+            rlim_cur: soft,
+            rlim_max: hard,
+        }),
+    };
+    // A handler of this program must not run in the child, where nothing it relies on exists.
+    let mask = Mask::block_all();
+    // SAFETY: the child calls only async-signal-safe functions and never returns; `plan` and all it points to
+    // outlive the call, in the child as copies.
+    let pid = match unsafe { libc::fork() } {
+        // SAFETY: this is the child, single-threaded, with the plan just made.
+        0 => unsafe { enter(&plan) },
+        pid => pid,
+    };
+    let error = io::Error::last_os_error();
+    drop(mask);
+    let pid = if pid > 0 { Pid::from_raw(pid) } else { None };
+    pid.map(|pid| Forked { pid, failure }).ok_or(error)
+}
+
+/// All signals blocked in this thread; as before when dropped.
+struct Mask(libc::sigset_t);
+
+impl Mask {
+    fn block_all() -> Mask {
+        // SAFETY: sigset_t is plain data; the calls write to the two sets only.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+            Mask(before)
+        }
+    }
+}
+
+impl Drop for Mask {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled by pthread_sigmask.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
+    }
+}
+
+/// The child, up to its program.
+///
+/// # Safety
+///
+/// Only right after fork, in the child, with a plan whose pointers are valid.
+unsafe fn enter(plan: &Plan) -> ! {
+    macro_rules! stage {
+        ($stage:expr, $call:expr) => {
+            if $call < 0 {
+                fail(plan, $stage)
+            }
+        };
+    }
+    // Handlers are gone with the exec; what this program ignores (SIGPIPE) must not be ignored there.
+    for signal in 1..=64 {
+        libc::signal(signal, libc::SIG_DFL);
+    }
+    if plan.session {
+        stage!(Stage::Group, libc::setsid());
+    } else {
+        stage!(Stage::Group, libc::setpgid(0, 0));
+    }
+    if plan.dies_with_parent {
+        #[cfg(target_os = "linux")]
+        {
+            stage!(
+                Stage::Parent,
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)
+            );
+        }
+        // It may have died before that; then nobody would send the signal any more.
+        if libc::getppid() != plan.parent {
+            libc::_exit(127);
+        }
+    }
+    if let Some(limit) = &plan.nofile {
+        stage!(Stage::Limit, libc::setrlimit(libc::RLIMIT_NOFILE, limit));
+    }
+    if plan.cgroup != ABSENT {
+        // 0 is the writer itself.
+        stage!(
+            Stage::Cgroup,
+            libc::write(plan.cgroup, b"0\n".as_ptr().cast(), 2)
+        );
+    }
+    let mut digits = [0u8; 11];
+    let digits_len = decimal(libc::getpid(), &mut digits);
+    if plan.lifeline != ABSENT {
+        let mut line = *b"+ ..........\n";
+        ptr::copy_nonoverlapping(digits.as_ptr(), line.as_mut_ptr().add(2), digits_len);
+        *line.as_mut_ptr().add(2 + digits_len) = b'\n';
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        stage!(
+            Stage::Lifeline,
+            libc::send(plan.lifeline, line.as_ptr().cast(), 3 + digits_len, flags)
+        );
+    }
+    if !plan.dir.is_null() {
+        stage!(Stage::Directory, libc::chdir(plan.dir));
+    }
+    let mut target = 0;
+    while target < plan.sources_len {
+        let source = *plan.sources.offset(target as isize);
+        stage!(Stage::Descriptors, libc::dup2(source, target));
+        target += 1;
+    }
+    // What some library opened without O_CLOEXEC is none of the child's business. Not on every system.
+    #[cfg(target_os = "linux")]
+    libc::syscall(
+        libc::SYS_close_range,
+        plan.sources_len as libc::c_uint,
+        libc::c_uint::MAX,
+        libc::CLOSE_RANGE_CLOEXEC,
+    );
+    if !plan.listen_pid.is_null() {
+        ptr::copy_nonoverlapping(digits.as_ptr(), plan.listen_pid, digits_len);
+    }
+    let mut none: libc::sigset_t = std::mem::zeroed();
+    libc::sigemptyset(&mut none);
+    libc::pthread_sigmask(libc::SIG_SETMASK, &none, ptr::null_mut());
+    libc::execve(plan.path, plan.argv, plan.env);
+    fail(plan, Stage::Execute)
+}
+
+/// Tells the parent and ends.
+///
+/// # Safety
+///
+/// As [`enter`].
+unsafe fn fail(plan: &Plan, stage: Stage) -> ! {
+    let errno = *errno_location();
+    let (stage, errno) = ((stage as u32).to_ne_bytes(), errno.to_ne_bytes());
+    let bytes = [
+        stage[0], stage[1], stage[2], stage[3], errno[0], errno[1], errno[2], errno[3],
+    ];
+    libc::write(plan.failure, bytes.as_ptr().cast(), bytes.len());
+    libc::_exit(127)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+unsafe fn errno_location() -> *mut c_int {
+    #[cfg(target_os = "linux")]
+    return libc::__errno_location();
+    #[cfg(target_os = "android")]
+    return libc::__errno();
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+unsafe fn errno_location() -> *mut c_int {
+    libc::__error()
+}
+
+/// Writes a number; returns how many digits it has.
+fn decimal(number: libc::pid_t, digits: &mut [u8; 11]) -> usize {
+    let mut rest = number.unsigned_abs();
+    let mut length = 1;
+    let mut limit = 10;
+    while length < 10 && rest >= limit {
+        length += 1;
+        limit = limit.saturating_mul(10);
+    }
+    let mut at = length;
+    while at > 0 {
+        at -= 1;
+        if let Some(digit) = digits.get_mut(at) {
+            *digit = b'0' + (rest % 10) as u8;
+        }
+        rest /= 10;
+    }
+    length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_without_padding() {
+        for number in [0, 7, 10, 99, 100, 4_194_304, 999_999_999, i32::MAX] {
+            let mut digits = [0; 11];
+            let length = decimal(number, &mut digits);
+            assert_eq!(&digits[..length], number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_failure_travels_as_eight_bytes() {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&(Stage::Directory as u32).to_ne_bytes());
+        bytes[4..].copy_from_slice(&libc::ENOENT.to_ne_bytes());
+        let (stage, error) = Stage::parse(bytes).unwrap();
+        assert_eq!(stage, Stage::Directory);
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(Stage::parse([0; 8]).is_none());
+    }
+}

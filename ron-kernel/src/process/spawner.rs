@@ -1,0 +1,788 @@
+//! The thread that starts processes, and what all of a kernel's processes share: guardian, cgroup, register.
+//!
+//! One thread for the life of the kernel, because the parent-death signal comes when the *thread* ends that forked.
+
+use super::cgroup::{Cgroup, Leaf};
+use super::exec::{fork_exec, Image, Place, Stage};
+use super::guardian::Guardian;
+use super::{Command, Containment, StopSignal};
+use crate::supervisor::Exit;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::process::{
+    kill_process, kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus,
+};
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Where programs are looked for without `PATH`, as execvp(3) has it.
+pub(crate) const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// How often the thread sees to the guardian.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it tries to reap what was abandoned.
+const REAP_EVERY: Duration = Duration::from_millis(5);
+/// How long the end waits for what was killed last.
+const LEFT_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the guardian may take to clear up after the last process.
+const DISMISS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a process was not started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("cannot start `{program}`: it is in none of PATH={path}")]
+    NotInPath { program: String, path: String },
+    #[error("cannot start `{program}`: {what} contains a NUL byte")]
+    Nul { program: String, what: String },
+    #[error("cannot start `{program}`: {what}{hint}: {source}")]
+    Step {
+        program: String,
+        what: String,
+        hint: &'static str,
+        source: io::Error,
+    },
+    #[error("cannot start `{program}`: the kernel is shutting down")]
+    Closed { program: String },
+}
+
+/// What a start needs beside the command.
+#[derive(Debug)]
+pub(crate) struct Extra {
+    /// Set over all else.
+    pub(crate) env: Vec<(&'static str, OsString)>,
+}
+
+struct Request {
+    command: Command,
+    extra: Extra,
+    reply: oneshot::Sender<Result<Leader, StartError>>,
+}
+
+enum Task {
+    Start(Box<Request>),
+    /// Killed and nobody's: to be reaped.
+    Reap(Abandoned),
+}
+
+struct Abandoned {
+    pid: Pid,
+    /// Removed once the processes in it are gone.
+    leaf: Option<Leaf>,
+}
+
+/// Starts the processes of one kernel.
+#[derive(Debug, Default)]
+pub(crate) struct Spawner {
+    thread: Mutex<Option<(Sender<Task>, JoinHandle<()>)>>,
+    closed: OnceLock<()>,
+    shared: Arc<Shared>,
+    /// Limits of open files that children get, where this process has raised its own.
+    nofile: OnceLock<(u64, u64)>,
+    sockets: AtomicU64,
+}
+
+/// What leaders need of the kernel's processes.
+#[derive(Debug, Default)]
+struct Shared {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    guardian: Option<Guardian>,
+    /// Groups that the guardian is to kill.
+    live: HashSet<Pid>,
+    /// It did not take a message; another must be started.
+    deaf: bool,
+    level: Option<Containment>,
+    /// Children with a process: for what they use.
+    used: BTreeMap<Arc<str>, Pid>,
+    tasks: Option<Sender<Task>>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says which level is in force, and why no stronger one is.
+pub(crate) type Announce = Box<dyn Fn(Containment, Option<&str>) + Send>;
+
+impl Spawner {
+    /// The limits of open files as they were before this process raised them.
+    pub(crate) fn set_nofile(&self, limits: (u64, u64)) {
+        let _ = self.nofile.set(limits);
+    }
+
+    pub(crate) fn level(&self) -> Option<Containment> {
+        self.shared.lock().level
+    }
+
+    /// The processes of children, by id.
+    pub(crate) fn processes(&self) -> Vec<(Arc<str>, Pid)> {
+        let inner = self.shared.lock();
+        inner
+            .used
+            .iter()
+            .map(|(id, pid)| (id.clone(), *pid))
+            .collect()
+    }
+
+    /// The name of a socket that no other child gets.
+    pub(crate) fn socket_path(&self, instance: &str) -> PathBuf {
+        let number = self.sockets.fetch_add(1, Ordering::Relaxed);
+        socket_dir(instance).join(number.to_string())
+    }
+
+    /// Starts a process; `id` is the child's.
+    pub(crate) async fn start(
+        &self,
+        instance: &str,
+        announce: impl FnOnce() -> Announce,
+        command: Command,
+        extra: Extra,
+    ) -> Result<Leader, StartError> {
+        let program = command.program.to_string_lossy().into_owned();
+        let closed = || StartError::Closed {
+            program: program.clone(),
+        };
+        let (reply, answer) = oneshot::channel();
+        let request = Task::Start(Box::new(Request {
+            command,
+            extra,
+            reply,
+        }));
+        {
+            let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.closed.get().is_some() {
+                return Err(closed());
+            }
+            if thread.is_none() {
+                *thread =
+                    Some(
+                        self.launch(instance, announce())
+                            .map_err(|source| StartError::Step {
+                                program: program.clone(),
+                                what: "the thread that starts processes".to_owned(),
+                                hint: "",
+                                source,
+                            })?,
+                    );
+            }
+            if let Some((tasks, _)) = &*thread {
+                tasks.send(request).map_err(|_| closed())?;
+            }
+        }
+        answer.await.map_err(|_| closed())?
+    }
+
+    fn launch(
+        &self,
+        instance: &str,
+        announce: Announce,
+    ) -> io::Result<(Sender<Task>, JoinHandle<()>)> {
+        let (tasks, queue) = std::sync::mpsc::channel();
+        self.shared.lock().tasks = Some(tasks.clone());
+        let desk = Desk {
+            shared: self.shared.clone(),
+            nofile: self.nofile.get().copied(),
+            instance: instance.to_owned(),
+            announce,
+            cgroup: None,
+            weaker: None,
+            dying: Vec::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("ron-spawner".to_owned())
+            .spawn(move || desk.run(&queue))?;
+        Ok((tasks, thread))
+    }
+
+    /// No process is started any more; guardian and cgroup go once the queue is empty. Hands over the thread.
+    pub(crate) fn close(&self) -> Option<JoinHandle<()>> {
+        let _ = self.closed.set(());
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.shared.lock().tasks = None;
+        thread.map(|(_, thread)| thread)
+    }
+}
+
+/// Where the sockets of children lie that tell of themselves.
+fn socket_dir(instance: &str) -> PathBuf {
+    crate::run_dir::run_dir().join(format!("{instance}.notify"))
+}
+
+/// The thread's own.
+struct Desk {
+    shared: Arc<Shared>,
+    nofile: Option<(u64, u64)>,
+    instance: String,
+    announce: Announce,
+    cgroup: Option<Cgroup>,
+    /// Why no stronger level is in force.
+    weaker: Option<String>,
+    dying: Vec<Abandoned>,
+}
+
+impl Desk {
+    fn run(mut self, queue: &Receiver<Task>) {
+        match Cgroup::create(&self.instance) {
+            Ok(cgroup) => self.cgroup = Some(cgroup),
+            Err(reason) => self.weaker = Some(format!("no cgroup: {reason}")),
+        }
+        self.see_to_guardian();
+        loop {
+            let wait = if self.dying.is_empty() {
+                LOOK_EVERY
+            } else {
+                REAP_EVERY
+            };
+            match queue.recv_timeout(wait) {
+                Ok(Task::Start(request)) => self.start(*request),
+                Ok(Task::Reap(abandoned)) => self.dying.push(abandoned),
+                Err(RecvTimeoutError::Timeout) => self.see_to_guardian(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.reap();
+        }
+        let guardian = self.shared.lock().guardian.take();
+        if let Some(guardian) = guardian {
+            guardian.dismiss(DISMISS_PATIENCE);
+        }
+        let patience = std::time::Instant::now() + LEFT_PATIENCE;
+        while !self.dying.is_empty() && std::time::Instant::now() < patience {
+            self.reap();
+            std::thread::sleep(REAP_EVERY);
+        }
+        let _ = std::fs::remove_dir(socket_dir(&self.instance));
+    }
+
+    /// Starts one where none is, tells it what lives, and says which level is in force.
+    fn see_to_guardian(&mut self) {
+        let mut inner = self.shared.lock();
+        let lost = match &inner.guardian {
+            Some(guardian) if !inner.deaf && !guardian.has_ended() => return self.settle(inner),
+            Some(_) => inner.guardian.take(),
+            None => None,
+        };
+        if let Some(lost) = lost {
+            // What it stood for is not in force until another stands.
+            let pid = lost.pid().as_raw_nonzero();
+            tracing::warn!(
+                event = "guardian_lost",
+                pid,
+                "the guardian of child processes was lost; another is started"
+            );
+            // A deaf one would kill the groups it knows.
+            let _ = kill_process(lost.pid(), Signal::KILL);
+            lost.dismiss(Duration::ZERO);
+        }
+        inner.deaf = false;
+        let cgroup = self.cgroup.as_ref().map(Cgroup::dir);
+        let started = Guardian::start(cgroup, &socket_dir(&self.instance));
+        let started = started.and_then(|guardian| {
+            let told = inner.live.iter().try_for_each(|group| guardian.add(*group));
+            told.map(|()| guardian)
+        });
+        match started {
+            Ok(guardian) => inner.guardian = Some(guardian),
+            Err(error) => self.weaker = Some(format!("no guardian: /bin/sh: {error}")),
+        }
+        self.settle(inner);
+    }
+
+    fn settle(&self, mut inner: MutexGuard<'_, Inner>) {
+        let level = match (&inner.guardian, &self.cgroup) {
+            (Some(_), Some(_)) => Containment::Cgroup,
+            (Some(_), None) if cfg!(target_os = "linux") => Containment::GroupAndParentDeath,
+            (Some(_), None) => Containment::Group,
+            (None, _) if cfg!(target_os = "linux") => Containment::ParentDeath,
+            (None, _) => Containment::None,
+        };
+        if inner.level != Some(level) {
+            inner.level = Some(level);
+            drop(inner);
+            (self.announce)(level, self.weaker.as_deref());
+        }
+    }
+
+    fn start(&mut self, request: Request) {
+        if request.reply.is_closed() {
+            return;
+        }
+        self.see_to_guardian();
+        let started = self.fork(&request.command, &request.extra);
+        // Nobody waits for it any more: dropped, and with it killed.
+        let _ = request.reply.send(started);
+    }
+
+    fn fork(&mut self, command: &Command, extra: &Extra) -> Result<Leader, StartError> {
+        let program = || command.program.to_string_lossy().into_owned();
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |source: io::Error| StartError::Step {
+                program: program(),
+                what,
+                hint: "",
+                source,
+            }
+        };
+        let image = image(command, extra)?;
+        let null = std::fs::File::open("/dev/null").map_err(failed("/dev/null"))?;
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let (stdout, stdout_theirs) = pipe().map_err(|e| failed("a pipe")(e.into()))?;
+        let (stderr, stderr_theirs) = pipe().map_err(|e| failed("a pipe")(e.into()))?;
+        let leaf = match self.cgroup.as_ref().map(Cgroup::leaf).transpose() {
+            Ok(leaf) => leaf,
+            Err(error) => {
+                self.give_up_cgroup(&error);
+                None
+            }
+        };
+        let (leaf, procs) = leaf.map_or((None, None), |(leaf, procs)| (Some(leaf), Some(procs)));
+        let guardian = self
+            .shared
+            .lock()
+            .guardian
+            .as_ref()
+            .map(Guardian::lifeline_again);
+        let lifeline = guardian.transpose().map_err(failed("the guardian"))?;
+        let place = Place {
+            stdin: null.as_fd(),
+            stdout: stdout_theirs.as_fd(),
+            stderr: stderr_theirs.as_fd(),
+            listeners: command.listeners.iter().map(|(_, fd)| fd.as_fd()).collect(),
+            session: false,
+            dies_with_parent: true,
+            lifeline: lifeline.as_ref().map(AsFd::as_fd),
+            cgroup: procs.as_ref().map(AsFd::as_fd),
+            nofile: self.nofile,
+        };
+        let forked = fork_exec(&image, &place).map_err(failed("fork"))?;
+        self.shared.lock().live.insert(forked.pid);
+        Ok(Leader {
+            program: program(),
+            pid: forked.pid,
+            failure: Some(forked.failure),
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+            leaf,
+            shared: self.shared.clone(),
+            reaped: false,
+            id: None,
+        })
+    }
+
+    fn give_up_cgroup(&mut self, error: &io::Error) {
+        self.weaker = Some(format!("no cgroup: {error}"));
+        self.cgroup = None;
+        self.settle(self.shared.lock());
+    }
+
+    fn reap(&mut self) {
+        let shared = &self.shared;
+        self.dying.retain(|abandoned| {
+            let ended = reap(shared, abandoned.pid);
+            let emptied = abandoned
+                .leaf
+                .as_ref()
+                .map_or(true, |leaf| !leaf.is_populated());
+            !(ended && emptied)
+        });
+    }
+}
+
+/// Takes the group back from the guardian and reaps its leader if it has ended; whether it is gone.
+fn reap(shared: &Shared, pid: Pid) -> bool {
+    if matches!(ended(pid), Ok(None)) {
+        return false;
+    }
+    shared.forget(pid);
+    let _ = waitid(
+        WaitId::Pid(pid),
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+    );
+    true
+}
+
+/// How a process ended, which is left as a zombie; `None` while it runs.
+fn ended(pid: Pid) -> io::Result<Option<WaitIdStatus>> {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(waitid(WaitId::Pid(pid), look)?)
+}
+
+impl Shared {
+    fn forget(&self, pid: Pid) {
+        let mut inner = self.lock();
+        inner.live.remove(&pid);
+        if let Some(Err(_)) = inner.guardian.as_ref().map(|guardian| guardian.forget(pid)) {
+            inner.deaf = true;
+        }
+    }
+}
+
+/// A process that was started; its pid is its group's. Killed, with its group, if it is dropped before it was reaped.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    program: String,
+    pid: Pid,
+    failure: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+    leaf: Option<Leaf>,
+    shared: Arc<Shared>,
+    reaped: bool,
+    id: Option<Arc<str>>,
+}
+
+impl Leader {
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// From now on what it uses is the child's.
+    pub(crate) fn belongs_to(&mut self, id: &Arc<str>) {
+        self.shared.lock().used.insert(id.clone(), self.pid);
+        self.id = Some(id.clone());
+    }
+
+    /// Carries the failure of its start; see [`Leader::start_failed`].
+    pub(crate) fn take_failure(&mut self) -> Option<OwnedFd> {
+        self.failure.take()
+    }
+
+    /// What the bytes on [`take_failure`](Self::take_failure) mean.
+    pub(crate) fn start_failed(&self, bytes: [u8; 8]) -> StartError {
+        let unknown = || (Stage::Execute, io::Error::from(io::ErrorKind::Other));
+        let (stage, source) = Stage::parse(bytes).unwrap_or_else(unknown);
+        let what = match stage {
+            Stage::Group => "a process group of its own",
+            Stage::Parent => "the parent-death signal",
+            Stage::Limit => "the limit of open files",
+            Stage::Cgroup => "its cgroup",
+            Stage::Lifeline => "the guardian",
+            Stage::Directory => "its working directory",
+            Stage::Descriptors => "its descriptors",
+            Stage::Execute => "execute it",
+        };
+        let missing = stage == Stage::Execute
+            && source.kind() == io::ErrorKind::NotFound
+            && Path::new(&self.program).exists();
+        if stage == Stage::Lifeline {
+            self.shared.lock().deaf = true;
+        }
+        StartError::Step {
+            program: self.program.clone(),
+            what: what.to_owned(),
+            hint: match (missing, source.raw_os_error()) {
+                (true, _) => " (its interpreter or loader is missing)",
+                (false, Some(libc::ENOEXEC)) => " (no program, and no `#!` in its first line)",
+                _ => "",
+            },
+            source,
+        }
+    }
+
+    /// Sends a signal to the whole group.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if !self.reaped {
+            // Fails only where nobody is left in it.
+            let _ = kill_process_group(self.pid, signal);
+        }
+    }
+
+    pub(crate) fn stop(&self, signal: StopSignal) {
+        self.signal(match signal {
+            StopSignal::Term => Signal::TERM,
+            StopSignal::Int => Signal::INT,
+            StopSignal::Quit => Signal::QUIT,
+            StopSignal::Hup => Signal::HUP,
+            StopSignal::Usr1 => Signal::USR1,
+            StopSignal::Usr2 => Signal::USR2,
+        });
+        // One that is stopped would not hear it.
+        self.signal(Signal::CONT);
+    }
+
+    /// SIGKILL for all that is known to be its.
+    pub(crate) fn kill(&self) {
+        if !self.reaped {
+            // Before it has made its group.
+            let _ = kill_process(self.pid, Signal::KILL);
+            self.signal(Signal::KILL);
+        }
+        if let Some(leaf) = &self.leaf {
+            leaf.kill();
+        }
+    }
+
+    /// Whether it has ended; it stays a zombie, so that its pid and group are still its own.
+    pub(crate) fn has_ended(&self) -> bool {
+        !matches!(ended(self.pid), Ok(None))
+    }
+
+    /// Reaps it after it has ended; what is left of its group and cgroup gets SIGKILL first.
+    pub(crate) fn reap(&mut self) -> Exit {
+        let status = ended(self.pid);
+        self.signal(Signal::KILL);
+        self.release();
+        let exit = match status {
+            Ok(Some(status)) => status
+                .exit_status()
+                .map(Exit::Exited)
+                .or(status.terminating_signal().map(Exit::Killed)),
+            _ => None,
+        };
+        if let Some(leaf) = self.leaf.as_ref().filter(|leaf| leaf.is_populated()) {
+            leaf.kill();
+        }
+        exit.unwrap_or_else(|| {
+            let program = &self.program;
+            Exit::Failed(format!(
+                "how `{program}` ended is lost: somebody else in this process has waited for it"
+            ))
+        })
+    }
+
+    /// Its cgroup is empty, or it has none.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.leaf.as_ref().map_or(true, |leaf| !leaf.is_populated())
+    }
+
+    /// Waits for what it left in its cgroup to end.
+    pub(crate) async fn emptied(&self) {
+        if let Some(leaf) = &self.leaf {
+            leaf.emptied().await;
+        }
+    }
+
+    fn release(&mut self) {
+        reap(&self.shared, self.pid);
+        self.reaped = true;
+        self.disown();
+    }
+
+    fn disown(&mut self) {
+        if let Some(id) = self.id.take() {
+            let mut inner = self.shared.lock();
+            if inner.used.get(&id) == Some(&self.pid) {
+                inner.used.remove(&id);
+            }
+        }
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if self.reaped {
+            return;
+        }
+        self.kill();
+        self.disown();
+        let tasks = self.shared.lock().tasks.clone();
+        let abandoned = Abandoned {
+            pid: self.pid,
+            leaf: self.leaf.take(),
+        };
+        if let Some(tasks) = tasks {
+            // Without the thread it is reaped by whoever reaps this process's orphans.
+            let _ = tasks.send(Task::Reap(abandoned));
+        }
+    }
+}
+
+/// Everything the child will touch, made here.
+fn image(command: &Command, extra: &Extra) -> Result<Image, StartError> {
+    let program = || command.program.to_string_lossy().into_owned();
+    let text = |what: &str, bytes: Vec<u8>| {
+        CString::new(bytes).map_err(|_| StartError::Nul {
+            program: program(),
+            what: what.to_owned(),
+        })
+    };
+    let env = environment(std::env::vars_os(), command, extra);
+    let path = resolve(&command.program, env.get(OsStr::new("PATH")))?;
+    let mut argv = vec![text("the program", command.program.as_bytes().to_vec())?];
+    for (number, arg) in command.args.iter().enumerate() {
+        let what = format!("argument {}", number + 1);
+        argv.push(text(&what, arg.as_bytes().to_vec())?);
+    }
+    let mut pairs = Vec::with_capacity(env.len());
+    for (name, value) in env {
+        let what = format!("variable {}", name.to_string_lossy());
+        let mut pair = name.into_vec();
+        pair.push(b'=');
+        pair.extend_from_slice(value.as_bytes());
+        pairs.push(text(&what, pair)?);
+    }
+    let dir = command
+        .dir
+        .as_ref()
+        .map(|dir| dir.as_os_str().as_bytes().to_vec());
+    Ok(Image {
+        path: text("the program", path.into_os_string().into_vec())?,
+        argv,
+        env: pairs,
+        dir: dir
+            .map(|dir| text("the working directory", dir))
+            .transpose()?,
+    })
+}
+
+/// Variables that mean this process and would mislead another.
+fn is_own(name: &OsStr) -> bool {
+    const OWN: [&[u8]; 6] = [
+        b"NOTIFY_SOCKET",
+        b"WATCHDOG_USEC",
+        b"WATCHDOG_PID",
+        b"LISTEN_FDS",
+        b"LISTEN_PID",
+        b"LISTEN_FDNAMES",
+    ];
+    name.as_bytes().starts_with(b"RON_") || OWN.contains(&name.as_bytes())
+}
+
+fn environment(
+    inherited: impl Iterator<Item = (OsString, OsString)>,
+    command: &Command,
+    extra: &Extra,
+) -> BTreeMap<OsString, OsString> {
+    let mut env = BTreeMap::new();
+    if !command.env_clear {
+        env.extend(inherited.filter(|(name, _)| !is_own(name)));
+    }
+    for (name, value) in &command.env {
+        match value {
+            Some(value) => env.insert(name.clone(), value.clone()),
+            None => env.remove(name),
+        };
+    }
+    if !command.listeners.is_empty() {
+        let names: Vec<&str> = command.listeners.iter().map(|(name, _)| &**name).collect();
+        env.insert("LISTEN_FDS".into(), names.len().to_string().into());
+        env.insert("LISTEN_FDNAMES".into(), names.join(":").into());
+        env.remove(OsStr::new("LISTEN_PID"));
+    }
+    for (name, value) in &extra.env {
+        env.insert((*name).into(), value.clone());
+    }
+    env
+}
+
+/// The file to execute: as it stands if it names a path, else the first of `PATH` that can be executed.
+fn resolve(program: &OsStr, path: Option<&OsString>) -> Result<PathBuf, StartError> {
+    if program.as_bytes().contains(&b'/') {
+        // Relative to this process's directory, not to the child's.
+        return Ok(std::path::absolute(program).unwrap_or_else(|_| program.into()));
+    }
+    let path = path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
+    let found = std::env::split_paths(path)
+        .map(|dir| dir.join(program))
+        .find(|file| {
+            file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
+        });
+    found.ok_or_else(|| StartError::NotInPath {
+        program: program.to_string_lossy().into_owned(),
+        path: path.to_string_lossy().into_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(set: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        set.iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect()
+    }
+
+    fn of(command: &Command, extra: Vec<(&'static str, OsString)>) -> Vec<String> {
+        let inherited = pairs(&[
+            ("HOME", "/root"),
+            ("RON_CONFIG", "/etc/ron"),
+            ("RONA", "kept"),
+            ("NOTIFY_SOCKET", "/ours"),
+            ("WATCHDOG_USEC", "1"),
+            ("WATCHDOG_PID", "1"),
+            ("LISTEN_FDS", "1"),
+            ("LISTEN_PID", "1"),
+            ("LISTEN_FDNAMES", "ours"),
+        ]);
+        let env = environment(inherited.into_iter(), command, &Extra { env: extra });
+        let shown = env
+            .iter()
+            .map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy()));
+        shown.collect()
+    }
+
+    #[test]
+    fn a_child_inherits_all_but_what_is_the_kernels_own() {
+        let plain = Command::new("x");
+        assert_eq!(of(&plain, vec![]), ["HOME=/root", "RONA=kept"]);
+        let set = plain.clone().env("RON_CONFIG", "its").env_remove("HOME");
+        assert_eq!(of(&set, vec![]), ["RONA=kept", "RON_CONFIG=its"]);
+        let clear = plain.clone().env("A", "1").env_clear();
+        assert_eq!(of(&clear, vec![]), ["A=1"]);
+        let told = of(
+            &clear.env("NOTIFY_SOCKET", "x"),
+            vec![("NOTIFY_SOCKET", "/its".into())],
+        );
+        assert_eq!(told, ["A=1", "NOTIFY_SOCKET=/its"]);
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listens = plain.env_clear().listener("http", socket);
+        assert_eq!(
+            of(&listens, vec![]),
+            ["LISTEN_FDNAMES=http", "LISTEN_FDS=1"]
+        );
+    }
+
+    #[test]
+    fn a_program_is_a_path_or_found_in_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = OsString::from(format!("/nowhere:{}:/bin", dir.path().display()));
+        std::fs::write(dir.path().join("sh"), "not executable").unwrap();
+        let find = |program: &str| resolve(OsStr::new(program), Some(&path));
+        assert_eq!(find("sh").unwrap(), Path::new("/bin/sh"));
+        assert_eq!(find("/a/b").unwrap(), Path::new("/a/b"));
+        assert!(find("./b").unwrap().is_absolute());
+        let missing = find("no-such-program").unwrap_err().to_string();
+        assert!(missing.contains("`no-such-program`: it is in none of PATH=/nowhere:"));
+        assert_eq!(
+            resolve(OsStr::new("sh"), None).unwrap(),
+            Path::new("/bin/sh")
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_passed_is_named() {
+        let image = |command| {
+            image(&command, &Extra { env: vec![] })
+                .unwrap_err()
+                .to_string()
+        };
+        let nul = image(Command::new("/bin/sh").arg("a").arg("b\0c"));
+        assert_eq!(
+            nul,
+            "cannot start `/bin/sh`: argument 2 contains a NUL byte"
+        );
+        let nul = image(Command::new("/bin/sh").env("A", "\0"));
+        assert_eq!(
+            nul,
+            "cannot start `/bin/sh`: variable A contains a NUL byte"
+        );
+    }
+}
