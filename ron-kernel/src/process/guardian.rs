@@ -6,10 +6,11 @@
 //! process that is forked without exec would keep a copy of this one's memory, secrets included.
 
 use super::exec::{fork_exec, Image, Place, Stage};
+use super::spawner::DEFAULT_PATH;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use rustix::process::{kill_process, waitid, Pid, Signal, WaitId, WaitIdOptions};
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -50,15 +51,16 @@ impl Guardian {
     pub(crate) fn start(cgroup: Option<&Path>, dir: &Path) -> io::Result<Guardian> {
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
         let cgroup = cgroup.map_or(OsStr::new(""), Path::as_os_str);
-        let words = ["sh", "-c", SCRIPT, "ron-kernel-guardian"].map(OsStr::new);
+        // In the environment, so that a list of processes shows what it is and not what it does.
+        let words = ["sh", "-c", "eval \"$SCRIPT\"", "ron-kernel-guardian"].map(OsStr::new);
         let words = words.into_iter().chain([cgroup, dir.as_os_str()]);
-        let path = std::env::var_os("PATH").unwrap_or_else(|| super::spawner::DEFAULT_PATH.into());
-        let mut env = std::ffi::OsString::from("PATH=");
-        env.push(path);
+        let mut path = OsString::from("PATH=");
+        path.push(std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()));
+        let script = OsString::from(format!("SCRIPT={SCRIPT}"));
         let image = Image {
             path: text(OsStr::new(SHELL))?,
             argv: words.map(text).collect::<io::Result<_>>()?,
-            env: vec![text(&env)?],
+            env: vec![text(&path)?, text(&script)?],
             dir: Some(text(OsStr::new("/"))?),
         };
         let (lifeline, theirs) = rustix::net::socketpair(
