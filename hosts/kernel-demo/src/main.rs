@@ -38,6 +38,7 @@ impl Default for Demo {
 impl Settings for Config {
     fn schema(schema: &mut Schema<Self>) {
         ron_host::kernel_keys(schema);
+        ron_kernel::Config::preset_keys(schema, |c| &mut c.kernel);
         schema
             .key("demo.heartbeat_interval", |c: &mut Config| {
                 &mut c.demo.heartbeat_interval

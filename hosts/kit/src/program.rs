@@ -21,9 +21,12 @@ use crate::log::{Filter, Log};
 /// Exit code for configuration and usage.
 const USAGE: u8 = 2;
 
-/// `RON_` names of programs that may share a machine's environment with this one.
-const SIBLINGS: [&str; 8] = [
-    "RON_SVC_",
+/// `RON_` names of programs that may share a machine's environment with this one. A host that has a key for one of
+/// them follows it all the same.
+const SIBLINGS: [&str; 10] = [
+    "RON_SVC_INDEX_BIN",
+    "RON_SVC_OVERLAY_BIN",
+    "RON_SVC_STORAGE_BIN",
     "RON_INDEX_SOCK",
     "RON_OVERLAY_SOCK",
     "RON_STORAGE_SOCK",
@@ -251,6 +254,10 @@ impl<T: HostSettings> Program<T> {
                 "{}",
                 one_line(&warning)
             );
+        }
+        for service in settings.kernel().preset_services(loaded) {
+            let (child, program, socket) = (service.child, &*service.program, &*service.socket);
+            tracing::info!(event = "preset_service", child, program, socket, "{service}");
         }
         let chaos = &settings.kernel().chaos;
         if chaos.armed {
