@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_request_is_these_bytes() {
-        let golden = b"\0\0\0\x48\
+        let golden = b"\0\0\0\x47\
             \x85\
             \xa7service\xa9svc.index\
             \xa6method\xa9v1.health\
@@ -327,12 +327,12 @@ mod tests {
             ("ok in a binary", named(b"\xc4\x05\x81\xa2ok\xc3"), Ok(())),
             (
                 "ok and a status",
-                named(b"\x82\xa2ok\xc3\xa6status\xa8replaying"),
+                named(b"\x82\xa2ok\xc3\xa6status\xa9replaying"),
                 Ok(()),
             ),
             (
                 "not ok, with a status",
-                named(b"\x82\xa2ok\xc2\xa6status\xa8replaying"),
+                named(b"\x82\xa2ok\xc2\xa6status\xa9replaying"),
                 not_well("replaying"),
             ),
             (

@@ -73,13 +73,14 @@ fn is_interim(status: u16) -> bool {
 /// The status in a status line, as in `HTTP/1.1 204 No Content`.
 fn status(line: &[u8]) -> Result<u16, HeadError> {
     let rest = line.strip_prefix(VERSION).unwrap_or_default();
-    match rest {
-        [b'0'..=b'9', b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..]
-            if matches!(rest, [] | [b' ', ..]) =>
-        {
-            Ok([a, b, c]
-                .iter()
-                .fold(0, |n, digit| n * 10 + u16::from(**digit - b'0')))
+    let code = match rest {
+        [b'0'..=b'9', b' ', rest @ ..] => rest.split(|byte| *byte == b' ').next(),
+        _ => None,
+    };
+    match code {
+        Some([a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9']) => {
+            let digit = |byte: &u8| u16::from(byte - b'0');
+            Ok(digit(a) * 100 + digit(b) * 10 + digit(c))
         }
         _ => Err(not_http(line)),
     }
