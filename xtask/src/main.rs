@@ -15,6 +15,7 @@ mod docs;
 mod features;
 mod markdown;
 mod msrv;
+mod ops;
 mod package;
 mod rust_source;
 mod screens;
@@ -49,7 +50,7 @@ struct Check {
 }
 
 /// Cheapest first, the order of `all`.
-const CHECKS: [Check; 10] = [
+const CHECKS: [Check; 11] = [
     Check {
         name: "arrows",
         option: None,
@@ -97,6 +98,12 @@ const CHECKS: [Check; 10] = [
         option: Some("--bless"),
         what: "ronctl shows in the demo's drill what the documents show (--bless: capture anew)",
         run: screens::run,
+    },
+    Check {
+        name: "ops",
+        option: None,
+        what: "unit, image and manifest in docs/ops agree with each other and with the program",
+        run: ops::run,
     },
     Check {
         name: "package",
