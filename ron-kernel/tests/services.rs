@@ -450,3 +450,48 @@ fn a_program_without_the_preset_keys_does_not_follow_the_variables() {
     assert!(loaded.snapshot().preset_services(&loaded).is_empty());
     assert!(loaded.explain("preset").is_err());
 }
+
+/// The binary in this build: with processes it runs the preset, else it says what it lacks before anything runs.
+#[cfg(unix)]
+#[test]
+fn ron_kernel_follows_the_variables_or_says_that_it_cannot() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let mut running = Command::new(env!("CARGO_BIN_EXE_ron-kernel"))
+        .env_clear()
+        .envs([
+            ("PATH", "/bin:/usr/bin"),
+            ("RON_SVC_INDEX_BIN", "/bin/false"),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = Vec::new();
+    let output = BufReader::new(running.stdout.take().unwrap());
+    for line in output.lines() {
+        let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if line["event"] == "child_quarantined" && line["child"] == "svc-index" {
+            let kill = format!("kill -TERM {}", running.id());
+            assert!(Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success());
+        }
+        lines.push(line);
+    }
+    let code = running.wait().unwrap().code();
+    let told = |event: &str| lines.iter().filter(|line| line["event"] == event).count();
+    assert_eq!(told("preset_service"), 3, "{lines:#?}");
+    if cfg!(feature = "process") {
+        assert_eq!(code, Some(0), "{lines:#?}");
+        assert_eq!(told("shutdown_report"), 1);
+    } else {
+        assert_eq!(code, Some(2), "{lines:#?}");
+        let error = lines.iter().find(|line| line["level"] == "error").unwrap();
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("`preset` is set, but this build has no feature `process`"));
+    }
+}

@@ -6,6 +6,7 @@ mod control;
 mod notify;
 mod process;
 mod reloading;
+mod services;
 mod serving;
 mod starting;
 mod stopping;

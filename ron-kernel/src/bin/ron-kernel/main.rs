@@ -48,6 +48,10 @@ Options:
   -V, --version
   -h, --help
 
+Processes: a build with the feature `process` runs the [[service]] tables of the file as children, and svc-index,
+svc-overlay and svc-storage if preset = \"rustyonions\" or any RON_SVC_{INDEX,OVERLAY,STORAGE}_BIN or
+RON_{INDEX,OVERLAY,STORAGE}_SOCK is set.
+
 Signals: SIGTERM and SIGINT stop in order, a second SIGINT after 0.5 s aborts, SIGHUP reloads the file.
 Exit codes: 0 stopped in order, 2 configuration or usage, 130 aborted by a second SIGINT, 1 anything else.
 `ron-kernel config print` lists the keys; this program opens no port, ron-kernel-demo does.
