@@ -1,8 +1,17 @@
 //! Runs every program and looks for what its reader should see.
 
-use std::process::{Command, Stdio};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{symlink, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use ron_kernel::process::{Probe, ProbeError};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 /// The slowest takes 4 s on an idle machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -175,5 +184,279 @@ fn the_axum_service_survives_its_packer_only_inside_a_kernel() {
             "stop",
             "no answer any more",
         ],
+    );
+}
+
+/// A service that `v1_health` plays. One that a test leaves behind is killed.
+struct Service(Child);
+
+impl Service {
+    /// Runs it until it listens at `socket`; from then on nobody reads what it prints.
+    fn start(command: &mut Command, socket: &Path) -> Service {
+        let mut service = Service(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        let mut stdout = BufReader::new(service.0.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let expected = format!(" listens at {}\n", socket.display());
+        assert!(line.ends_with(&expected), "{line:?}");
+        service
+    }
+
+    /// Asks it to end; whether it did so cleanly.
+    fn ends_at(mut self, signal: &str) -> bool {
+        let pid = self.0.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+        self.0.wait().unwrap().success()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // Neither does anything to one that has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn v1_health() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_v1_health"));
+    for variable in ["RON_INDEX_SOCK", "RON_OVERLAY_SOCK", "RON_STORAGE_SOCK"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// What the kernel's probe says of it.
+async fn probed(socket: &Path) -> Result<(), String> {
+    let checked = timeout(LIMIT, Probe::v1_health(socket).check("svc-index")).await;
+    checked.unwrap().map_err(|error| match error {
+        ProbeError::NotWell { reason, .. } => reason,
+        other => panic!("{other}"),
+    })
+}
+
+/// The messages of the services: structs, as rmp-serde writes them.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Envelope {
+    service: String,
+    method: String,
+    corr_id: u64,
+    token: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Answer {
+    HealthOk,
+    Err { err: String },
+}
+
+/// Calls `method` as a program built on rmp-serde does.
+fn called(stream: &mut UnixStream, method: &str) -> (Envelope, Answer) {
+    let request = Envelope {
+        service: "svc.index".to_owned(),
+        method: method.to_owned(),
+        corr_id: 300,
+        token: Vec::new(),
+        payload: rmp_serde::to_vec("Health").unwrap(),
+    };
+    let request = rmp_serde::to_vec(&request).unwrap();
+    let len = (request.len() as u32).to_be_bytes();
+    stream.write_all(&[&len[..], &request].concat()).unwrap();
+    let mut len = [0; 4];
+    stream.read_exact(&mut len).unwrap();
+    let mut answer = vec![0; u32::from_be_bytes(len) as usize];
+    stream.read_exact(&mut answer).unwrap();
+    let envelope: Envelope = rmp_serde::from_slice(&answer).unwrap();
+    let answer = rmp_serde::from_slice(&envelope.payload).unwrap();
+    (envelope, answer)
+}
+
+#[tokio::test]
+async fn v1_health_answers_the_probe_and_older_clients_and_removes_its_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("ron/svc.sock");
+    let mut command = v1_health();
+    command.args(["--service", "svc-index", "--socket"]);
+    let service = Service::start(command.arg(&socket), &socket);
+    let mode = fs::metadata(dir.path().join("ron")).unwrap().permissions();
+    assert_eq!(mode.mode() & 0o777, 0o700);
+
+    assert_eq!(probed(&socket).await, Ok(()));
+
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    let (envelope, answer) = called(&mut stream, "v1.health");
+    assert_eq!(answer, Answer::HealthOk);
+    assert_eq!(
+        (envelope.service.as_str(), envelope.corr_id),
+        ("svc-index", 300)
+    );
+    let (envelope, answer) = called(&mut stream, "v1.resolve");
+    let err = "unknown method v1.resolve; only v1.health is answered".to_owned();
+    assert_eq!(answer, Answer::Err { err });
+    assert_eq!(envelope.corr_id, 300);
+
+    // Nonsense ends a connection, and no other.
+    for nonsense in [&b"\0\0\0\x03foo"[..], b"\xff\xff\xff\xff"] {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.write_all(nonsense).unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    }
+    assert_eq!(probed(&socket).await, Ok(()));
+
+    assert!(service.ends_at("TERM"));
+    assert!(!socket.exists());
+}
+
+/// The bytes that the kernel sends and takes, as its own tests have them.
+#[test]
+fn the_golden_bytes_of_a_health_call_are_what_rmp_serde_reads_and_writes() {
+    let request = b"\x85\xa7service\xa9svc.index\xa6method\xa9v1.health\xa7corr_id\xcd\x01\x2c\
+        \xa5token\x90\xa7payload\x97\xcc\xa6Health";
+    let read: Envelope = rmp_serde::from_slice(request).unwrap();
+    let expected = Envelope {
+        service: "svc.index".to_owned(),
+        method: "v1.health".to_owned(),
+        corr_id: 300,
+        token: Vec::new(),
+        payload: rmp_serde::to_vec("Health").unwrap(),
+    };
+    assert_eq!(read, expected);
+    assert_eq!(rmp_serde::to_vec_named(&expected).unwrap(), request);
+
+    let answer = Envelope {
+        method: "v1.ok".to_owned(),
+        payload: rmp_serde::to_vec(&Answer::HealthOk).unwrap(),
+        ..expected
+    };
+    let written = b"\x95\xa9svc.index\xa5v1.ok\xcd\x01\x2c\x90\x99\xcc\xa8HealthOk";
+    assert_eq!(rmp_serde::to_vec(&answer).unwrap(), written);
+}
+
+#[tokio::test]
+async fn v1_health_can_be_late_unwell_and_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("svc.sock");
+    let started = |arguments: &[&str]| {
+        let mut command = v1_health();
+        Service::start(
+            command.args(arguments).arg("--socket").arg(&socket),
+            &socket,
+        )
+    };
+
+    let late = started(&["--not-ready-for", "1000.5"]);
+    let reason = probed(&socket).await.unwrap_err();
+    let left = reason.strip_prefix("not ready, ").unwrap();
+    let left: u32 = left.strip_suffix(" s to go").unwrap().parse().unwrap();
+    assert!((900..=1001).contains(&left), "{reason}");
+    assert!(late.ends_at("TERM"));
+
+    let soon = started(&["--not-ready-for", "0.2", "--unhealthy-after", "1000"]);
+    let begun = Instant::now();
+    while probed(&socket).await.is_err() {
+        assert!(begun.elapsed() < LIMIT);
+        sleep(Duration::from_millis(10));
+    }
+    assert!(soon.ends_at("INT"));
+
+    let unwell = started(&["--unhealthy-after", "0"]);
+    let reason = "unwell, as --unhealthy-after asked".to_owned();
+    assert_eq!(probed(&socket).await, Err(reason));
+    assert!(unwell.ends_at("TERM"));
+
+    let silent = started(&["--silent"]);
+    let probe = Probe::v1_health(&socket);
+    let asked = timeout(Duration::from_millis(300), probe.check("a")).await;
+    assert!(asked.is_err(), "{asked:?}");
+    assert!(silent.ends_at("TERM"));
+}
+
+#[tokio::test]
+async fn v1_health_is_the_service_by_whose_name_it_is_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    symlink(env!("CARGO_BIN_EXE_v1_health"), at("svc-overlay")).unwrap();
+    let sockets = [
+        ("RON_INDEX_SOCK", "index"),
+        ("RON_OVERLAY_SOCK", "overlay"),
+        ("RON_STORAGE_SOCK", "storage"),
+    ]
+    .map(|(variable, name)| (variable, at(name)));
+    let mut by_name = Command::new(at("svc-overlay"));
+    let overlay = Service::start(by_name.envs(sockets.clone()), &at("overlay"));
+    let mut by_flag = v1_health();
+    by_flag.args(["--service", "svc-storage"]).envs(sockets);
+    let storage = Service::start(&mut by_flag, &at("storage"));
+
+    for socket in ["overlay", "storage"] {
+        assert_eq!(probed(&at(socket)).await, Ok(()), "{socket}");
+    }
+    assert!(!at("index").exists());
+    assert!(overlay.ends_at("TERM") && storage.ends_at("TERM"));
+}
+
+#[test]
+fn v1_health_takes_over_dead_sockets_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("svc.sock");
+    let output = |socket: &Path| -> Output {
+        let mut command = v1_health();
+        command.arg("--socket").arg(socket).output().unwrap()
+    };
+
+    drop(UnixListener::bind(&socket).unwrap());
+    let mut command = v1_health();
+    let service = Service::start(command.arg("--socket").arg(&socket), &socket);
+
+    let second = output(&socket);
+    assert_eq!(second.status.code(), Some(98));
+    let expected = "bind error: another process listens there";
+    assert_tells(&String::from_utf8(second.stderr).unwrap(), &[expected]);
+    assert!(service.ends_at("TERM"));
+
+    fs::write(&socket, "precious").unwrap();
+    let refused = output(&socket);
+    assert_eq!(refused.status.code(), Some(1));
+    let expected = "bind error: it is there and no socket";
+    assert_tells(&String::from_utf8(refused.stderr).unwrap(), &[expected]);
+    assert_eq!(fs::read(&socket).unwrap(), b"precious");
+}
+
+#[test]
+fn v1_health_says_what_is_wrong_with_its_command_line() {
+    let cases: [(&[&str], &str); 9] = [
+        (&[], "which service?"),
+        (&["--service", "svc-x"], "svc-x has no socket that is known"),
+        (&["--service"], "--service needs a value"),
+        (&["--sock", "/x"], "unknown argument --sock; see --help"),
+        (&["x"], "unknown argument x; see --help"),
+        (&["--silent", "--silent"], "--silent is given twice"),
+        (
+            &["--not-ready-for", "-1"],
+            "--not-ready-for -1: expected seconds",
+        ),
+        (
+            &["--not-ready-for", "5s"],
+            "--not-ready-for 5s: expected seconds",
+        ),
+        (
+            &["--unhealthy-after", "1e9"],
+            "--unhealthy-after 1e9: expected seconds",
+        ),
+    ];
+    for (arguments, problem) in cases {
+        let output = v1_health().args(arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(problem), "{arguments:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    let help = v1_health().arg("--help").output().unwrap();
+    assert!(help.status.success());
+    assert_tells(
+        &String::from_utf8(help.stdout).unwrap(),
+        &["usage: v1_health", "RON_INDEX_SOCK"],
     );
 }
