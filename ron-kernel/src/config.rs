@@ -1,7 +1,11 @@
 //! The kernel's configuration: names, units, ranges, defaults and reload classes of its keys.
 
+mod listen;
 mod preset;
 mod service;
+
+#[cfg(feature = "process")]
+pub(crate) use listen::ListenError;
 
 use crate::supervisor::machine::Defaults;
 use crate::supervisor::{Backoff, Child, Intensity};
@@ -440,6 +444,17 @@ impl Config {
     pub(crate) fn children(&self) -> impl Iterator<Item = Child> + '_ {
         let services = self.services.iter().map(ServiceConfig::child);
         services.chain(self.preset.children())
+    }
+
+    /// Those of [`children`](Self::children), by their position there, that get sockets: bound now.
+    #[cfg(feature = "process")]
+    pub(crate) fn listening(&self) -> Result<Vec<(usize, Child)>, ListenError> {
+        let services = self.services.iter().enumerate();
+        let bound = services.filter_map(|(at, service)| {
+            let child = service.listening().transpose()?;
+            Some(child.map(|child| (at, child)))
+        });
+        bound.collect()
     }
 
     /// None: what asks for children needs the feature.

@@ -109,6 +109,10 @@ pub enum KernelError {
     #[cfg(feature = "serve")]
     #[error(transparent)]
     Bind(#[from] ron_metrics::BindError),
+    /// A configured service cannot have an address of its own.
+    #[cfg(feature = "process")]
+    #[error(transparent)]
+    Listen(#[from] crate::config::ListenError),
     /// Certificate or key of the admin listener cannot be used.
     #[cfg(feature = "tls")]
     #[error(transparent)]
@@ -146,6 +150,10 @@ impl KernelError {
             KernelError::Bind(error) if error.is_addr_in_use() => 98,
             #[cfg(feature = "serve")]
             KernelError::Bind(_) => 1,
+            #[cfg(feature = "process")]
+            KernelError::Listen(error) if error.is_addr_in_use() => 98,
+            #[cfg(feature = "process")]
+            KernelError::Listen(_) => 1,
             #[cfg(feature = "tls")]
             KernelError::Tls(_) => 2,
             #[cfg(feature = "control")]
@@ -224,9 +232,12 @@ impl Kernel {
         let start = |what| move |source| KernelError::Start { what, source };
         #[cfg(feature = "serve")]
         let admin = crate::admin::serve(&self.config, &self.telemetry.metrics)?;
+        let parts = self.parts;
+        #[cfg(feature = "process")]
+        let parts = with_sockets(parts, &self.config)?;
         let engine = Engine::new(
             self.machine,
-            self.parts,
+            parts,
             self.config,
             runtime.clone(),
             self.telemetry,
@@ -445,6 +456,18 @@ impl KernelBuilder {
             nofile: None,
         })
     }
+}
+
+/// Opens the sockets of configured services. Their children are the last of the tree, with one body each.
+#[cfg(feature = "process")]
+fn with_sockets(mut parts: Parts, config: &Config) -> Result<Parts, KernelError> {
+    let first = parts.bodies.len() - config.children().count();
+    for (at, child) in config.listening()? {
+        let mut body = Vec::new();
+        Spec::Child(child).split(&mut body);
+        parts.bodies.splice(first + at..=first + at, body);
+    }
+    Ok(parts)
 }
 
 fn needed_features(config: &Config) -> Result<(), KernelError> {

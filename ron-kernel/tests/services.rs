@@ -122,6 +122,13 @@ health_interval = "1s"
 health_misses = 2
 after = ["e"]
 env = { "A=B" = "c" }
+listen = ["tcp:localhost:80", "unix:run/e.sock", "udp:127.0.0.1:1"]
+[[service]]
+name = "f"
+command = "f"
+ready = "tcp:127.0.0.1:80"
+health = "tcp:127.0.0.1:80"
+listen = ["unix:/run/f.sock", "tcp:127.0.0.1:80"]
 "#,
     );
     let told = defects(&bed.load().unwrap_err());
@@ -146,6 +153,11 @@ env = { "A=B" = "c" }
         "25:17 service[2].health_misses: is set without health",
         "26:9 service[2].after: `e` cannot start after itself",
         "27:7 service[2].env: \"A=B\" cannot be a variable",
+        "28:11 service[2].listen: found the text \"tcp:localhost:80\"",
+        "28:31 service[2].listen: found the text \"unix:run/e.sock\"",
+        "28:50 service[2].listen: found the text \"udp:127.0.0.1:1\"",
+        "32:9 service[3].ready: would always succeed, since listen keeps that address open; ask by http",
+        "33:10 service[3].health: would always succeed, since listen keeps that address open; ask by http",
     ];
     assert_eq!(told, expected);
 }
@@ -211,6 +223,7 @@ env = { TOKEN = "hunter2", CACHE = "64MiB" }
 ready = "v1.health:/run/thumbs.sock"
 health = "tcp:127.0.0.1:7001"
 health_interval = "2s"
+listen = ["tcp:127.0.0.1:7002", "unix:/run/t.sock"]
 [[service]]
 name = "feed"
 command = "feed"
@@ -248,24 +261,26 @@ stop_timeout = "2s"  # default
 stop_signal = "SIGTERM"  # default
 watchdog = "unset"  # default
 optional = false  # default
+listen = ["tcp:127.0.0.1:7002", "unix:/run/t.sock"]  # service.toml:10:10
 
 [[service]]
-name = "feed"  # service.toml:11:8
-command = "feed"  # service.toml:12:11
+name = "feed"  # service.toml:12:8
+command = "feed"  # service.toml:13:11
 args = []  # default
 env = {}  # default
 dir = "unset"  # default
-ready = "5s"  # service.toml:14:9
+ready = "5s"  # service.toml:15:9
 health = "unset"  # default
 health_interval = "5s"  # default
 health_misses = 3  # default
-after = ["thumbs"]  # service.toml:13:9
-restart = "transient"  # service.toml:15:11
+after = ["thumbs"]  # service.toml:14:9
+restart = "transient"  # service.toml:16:11
 start_timeout = "10s"  # default
 stop_timeout = "2s"  # default
 stop_signal = "SIGTERM"  # default
 watchdog = "unset"  # default
-optional = true  # service.toml:16:12
+optional = true  # service.toml:17:12
+listen = []  # default
 
 [rustyonions]
 index.bin = "svc-index"  # default

@@ -1,5 +1,8 @@
 //! `[[service]]`: a process to run as a child, as the configuration describes it.
 
+use super::listen::ListenAddr;
+#[cfg(feature = "process")]
+use super::listen::{bind, ListenError};
 #[cfg(feature = "process")]
 use ron_config::nearest;
 use ron_config::{parse_duration, Input, Mismatch, Schema, Settings, Value};
@@ -37,6 +40,7 @@ pub struct ServiceConfig {
     stop_signal: StopSignal,
     watchdog: Option<Duration>,
     optional: bool,
+    listen: Vec<ListenAddr>,
 }
 
 impl Default for ServiceConfig {
@@ -59,6 +63,7 @@ impl Default for ServiceConfig {
             stop_signal: StopSignal::default(),
             watchdog: None,
             optional: false,
+            listen: Vec::new(),
         }
     }
 }
@@ -73,10 +78,48 @@ impl ServiceConfig {
         &self.name
     }
 
-    /// The child it describes.
+    /// The child it describes, without the sockets of `listen`: the kernel binds those when it starts.
     #[cfg(feature = "process")]
     pub fn child(&self) -> Child {
-        let mut child = Child::process(&self.name, self.command())
+        self.child_of(self.command())
+    }
+
+    /// The child with its sockets; none where it has none.
+    #[cfg(feature = "process")]
+    pub(super) fn listening(&self) -> Result<Option<Child>, ListenError> {
+        if self.listen.is_empty() {
+            return Ok(None);
+        }
+        let mut command = self.command();
+        for addr in &self.listen {
+            let (socket, bound) =
+                bind(addr).map_err(|source| ListenError::new(&self.name, addr, source))?;
+            tracing::info!(
+                event = "service_listening",
+                child = self.name,
+                addr = %bound,
+                "{bound} is kept open for {}",
+                self.name
+            );
+            command = command.listener(&self.name, socket);
+        }
+        Ok(Some(self.child_of(command)))
+    }
+
+    /// A connection to a socket that stays open says nothing of the child.
+    fn asks_itself(&self, probe: Option<&String>) -> Result<(), String> {
+        let open = self
+            .listen
+            .iter()
+            .any(|addr| Some(&addr.to_string()) == probe);
+        (!open).then_some(()).ok_or_else(|| {
+            "would always succeed, since listen keeps that address open; ask by http".to_owned()
+        })
+    }
+
+    #[cfg(feature = "process")]
+    fn child_of(&self, command: Command) -> Child {
+        let mut child = Child::process(&self.name, command)
             .restart(self.restart)
             .gated(self.start_timeout)
             .stop_timeout(self.stop_timeout);
@@ -212,6 +255,11 @@ impl Settings for ServiceConfig {
         schema
             .key("optional", |s: &mut ServiceConfig| &mut s.optional)
             .doc("may stay down without making the whole not ready");
+        schema
+            .key("listen", |s: &mut ServiceConfig| &mut s.listen)
+            .doc(
+                "sockets that stay open while it restarts: descriptor 3, 4, .. as LISTEN_FDS says",
+            );
         schema.check(&["ready", "start_timeout"], |s| match s.ready.delay() {
             Some(delay) if delay >= s.start_timeout => Err(format!(
                 "is {} after the start, but start_timeout is {:?}",
@@ -232,6 +280,10 @@ impl Settings for ServiceConfig {
         schema.check(&["health_misses", "health"], |s| {
             let used = s.health.is_some() || s.health_misses == HEALTH_MISSES;
             used.then_some(()).ok_or_else(|| UNASKED.to_owned())
+        });
+        schema.check(&["ready", "listen"], |s| s.asks_itself(Some(&s.ready.text)));
+        schema.check(&["health", "listen"], |s| {
+            s.asks_itself(s.health.as_ref().map(|health| &health.text))
         });
         schema.check(&["after", "name"], |s| {
             let itself = s.after.contains(&s.name);

@@ -1,8 +1,9 @@
 //! Processes as children: the services of the preset that RON_SVC_*_BIN and RON_*_SOCK bring, and `[[service]]` tables.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
@@ -310,4 +311,59 @@ fn what_a_start_would_do_is_printed_with_its_origins() {
     ] {
         assert!(printed.contains(line), "{line} in {printed}");
     }
+}
+
+#[test]
+fn a_socket_stays_open_while_its_service_is_down_and_is_one_bind_error_where_it_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.sock");
+    let config = format!(
+        r#"{FAST}
+[[service]]
+name = "web"
+command = "sh"
+args = ["-c", "echo given $LISTEN_FDS $LISTEN_FDNAMES; exit 1"]
+listen = ["tcp:127.0.0.1:0", "unix:{}"]
+"#,
+        path.display()
+    );
+    let demo = Demo::start_in(&config, &[], &[PATH]);
+    demo.line_where("output", |line| {
+        line.to_string().contains("given 2 web:web")
+    });
+    demo.line("child_quarantined");
+    let told = demo.line("service_listening");
+    let addr = told["addr"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("tcp:")
+        .unwrap()
+        .to_owned();
+    TcpStream::connect(&addr).unwrap();
+    UnixStream::connect(&path).unwrap();
+
+    for taken in [format!("tcp:{addr}"), format!("unix:{}", path.display())] {
+        let file = dir.path().join("second.toml");
+        let table =
+            format!("{FAST}[[service]]\nname = \"b\"\ncommand = \"b\"\nlisten = [\"{taken}\"]\n");
+        std::fs::write(&file, table).unwrap();
+        let file = file.to_str().unwrap();
+        // Checking a file takes no address.
+        assert!(run(&["config", "validate", file], &[]).status.success());
+        let output = run(
+            &["--config", file],
+            &[("RON_RUN_DIR", dir.path().to_str().unwrap())],
+        );
+        assert_eq!(output.status.code(), Some(98));
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            stdout.contains(&format!(
+                "bind error: {taken} of service `b`: address in use"
+            )),
+            "{stdout}"
+        );
+    }
+    demo.signal("TERM");
+    assert_eq!(demo.end().0, Some(0));
+    assert!(TcpStream::connect(&addr).is_err());
 }
