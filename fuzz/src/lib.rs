@@ -1,5 +1,6 @@
 //! What the fuzz targets run. Each takes any bytes and panics when a law of the library is broken.
 
+mod answers;
 mod event;
 mod input;
 mod names;
@@ -8,6 +9,7 @@ mod replay;
 mod threads;
 mod world;
 
+pub use answers::probe_answers;
 pub use names::bus_names;
 pub use replay::replay;
 pub use threads::bus_threads;
