@@ -12,6 +12,7 @@ mod memory;
 mod metrics;
 mod otp;
 mod poll;
+mod process;
 mod restart;
 
 use distance::Gauge;
@@ -33,7 +34,7 @@ macro_rules! areas {
     ($($area:ident),+) => { &[$(Area { names: $area::NAMES, groups: $area::groups }),+] };
 }
 
-const AREAS: &[Area] = areas![restart, children, poll, config, metrics, bus, control];
+const AREAS: &[Area] = areas![restart, children, poll, config, metrics, bus, control, process];
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();

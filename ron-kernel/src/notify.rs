@@ -18,6 +18,9 @@ use tokio::sync::Notify;
 /// Bytes of a status text; managers show one line.
 const STATUS_MAX: usize = 256;
 
+/// How soon a service without a sign of life is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// A service manager that wants to hear.
 #[derive(Debug)]
 pub(crate) struct Manager {
@@ -161,10 +164,14 @@ impl Manager {
             match self.watchdog {
                 None => changed.notified().await,
                 Some(limit) => {
+                    let mut pause = limit / 2;
                     if health.liveness() == Liveness::Ok {
                         self.send("WATCHDOG=1\n");
+                    } else {
+                        // Life that comes back is told before the manager's patience ends.
+                        pause = pause.min(LOOK_AGAIN);
                     }
-                    let _ = tokio::time::timeout(limit / 2, changed.notified()).await;
+                    let _ = tokio::time::timeout(pause, changed.notified()).await;
                 }
             }
         }

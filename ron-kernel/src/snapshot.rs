@@ -201,10 +201,20 @@ fn reason(engine: &Engine, machine: &Machine, key: Key, because: &mut Vec<Reason
     }
     match (node.state, node.cause.as_deref()) {
         (State::Starting, None) if node.policy.start_timeout.is_some() => {
-            push(format!("{id} has started and has not called ready() yet"));
+            push(match node.kind {
+                Kind::Process => format!("{id} has started and is not ready yet"),
+                _ => format!("{id} has started and has not called ready() yet"),
+            });
         }
         (_, Some(cause)) => push(format!("{id}: {cause}")),
         _ => {}
+    }
+    // Of a process nobody knows more than what was last seen of it.
+    if let Some(status) = node.status.as_deref() {
+        let unwell = !matches!(node.state, State::Ready | State::Done | State::Stopped);
+        if node.kind == Kind::Process && unwell {
+            push(format!("{id}: {status}"));
+        }
     }
     let unwell = |member: &&Key| {
         let state = machine.node(**member).state;
@@ -226,6 +236,9 @@ pub(crate) fn next(machine: &Machine, key: Key) -> String {
             None => "starts at once".to_owned(),
         },
         State::Starting => match node.policy.start_timeout {
+            Some(limit) if node.kind == Kind::Process => {
+                format!("must be ready within {limit:?} of its start")
+            }
             Some(limit) => format!("must call ready() within {limit:?} of its start"),
             None => "is ready after its first poll".to_owned(),
         },

@@ -30,6 +30,8 @@ const READY_EVERY_MAX: Duration = Duration::from_secs(1);
 const READY_LOOK_MAX: Duration = Duration::from_secs(5);
 /// How long output is awaited after the process has ended: a descendant that left its group may hold the pipe.
 const OUTPUT_PATIENCE: Duration = Duration::from_millis(100);
+/// How long the words of one that ended before its program was executed are awaited.
+const FAILURE_PATIENCE: Duration = Duration::from_millis(50);
 /// How long what it left in its cgroup may take to end before the child is shown as stopping.
 const LEFT_PATIENCE: Duration = Duration::from_millis(50);
 
@@ -89,13 +91,29 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
         .transpose()?;
     let mut verdict: Option<BoxError> = None;
     {
-        let mut watched = pin!(watch(&cx, &command, &leader, failure, pid, &ready));
+        let mut watched = pin!(watch(&cx, &command, &ready));
+        let mut executing = pin!(executed(failure));
+        let mut executed = false;
         let mut seen = 0;
         let mut asked = false;
         loop {
             tokio::select! {
                 biased;
-                () = end.ended(&leader) => break,
+                // Before its end: one that cannot be executed says why and ends at once.
+                failed = &mut executing, if !executed => {
+                    executed = true;
+                    match failed {
+                        Some(bytes) => verdict = Some(leader.start_failed(bytes).into()),
+                        None => started(&cx, &command, pid),
+                    }
+                }
+                () = end.ended(&leader) => {
+                    if !executed {
+                        let failed = tokio::time::timeout(FAILURE_PATIENCE, &mut executing).await;
+                        verdict = failed.ok().flatten().map(|bytes| leader.start_failed(bytes).into());
+                    }
+                    break;
+                }
                 flags = raised(&incarnation, seen) => {
                     obey(&leader, seen, flags);
                     seen = flags;
@@ -111,7 +129,7 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
                     }
                     take(&cx, told, &ready);
                 }
-                problem = &mut watched, if verdict.is_none() => {
+                problem = &mut watched, if executed && verdict.is_none() => {
                     verdict = Some(problem);
                     end_early(&cx);
                 }
@@ -207,6 +225,8 @@ async fn hear(socket: Option<&NotifySocket>) -> Told {
 fn take(cx: &ChildContext, told: Told, ready: &Notify) {
     if told.ready {
         ready.notify_one();
+        // Taken back before what it says itself.
+        cx.status("");
     }
     if told.alive {
         cx.heartbeat();
@@ -216,18 +236,7 @@ fn take(cx: &ChildContext, told: Told, ready: &Notify) {
     }
 }
 
-/// From the start of the program to its first sign of being unwell.
-async fn watch(
-    cx: &ChildContext,
-    command: &Command,
-    leader: &Leader,
-    failure: Option<Receiver>,
-    pid: u32,
-    told_ready: &Notify,
-) -> BoxError {
-    if let Some(bytes) = executed(failure).await {
-        return leader.start_failed(bytes).into();
-    }
+fn started(cx: &ChildContext, command: &Command, pid: u32) {
     let (child, generation) = (cx.id(), cx.generation());
     let program = command.program.to_string_lossy();
     tracing::info!(
@@ -238,11 +247,22 @@ async fn watch(
         %program,
         "{child} runs as process {pid}"
     );
+}
+
+/// From the start of the program to its first sign of being unwell.
+async fn watch(cx: &ChildContext, command: &Command, told_ready: &Notify) -> BoxError {
     match &command.ready {
         Ready::Started => {}
-        Ready::Notified => told_ready.notified().await,
+        Ready::Notified => {
+            cx.status("not ready: has not said READY=1");
+            told_ready.notified().await;
+        }
         Ready::Probed(probe) => until_well(cx, probe).await,
-        Ready::After(delay) => tokio::time::sleep(*delay).await,
+        Ready::After(delay) => {
+            cx.status(format!("not ready: runs for less than {delay:?}"));
+            tokio::time::sleep(*delay).await;
+            cx.status("");
+        }
     }
     cx.ready();
     match &command.health {
@@ -250,6 +270,7 @@ async fn watch(
             let misses = command.health_misses;
             let last = until_unwell(cx, probe, command.health_every, misses).await;
             let unwell = Unwell::Probe { misses, last };
+            cx.status("");
             cx.health(false, unwell.to_string());
             unwell.into()
         }

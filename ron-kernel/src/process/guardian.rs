@@ -18,16 +18,17 @@ use std::time::{Duration, Instant};
 
 /// `$1`: the cgroup, or nothing; `$2`: a directory to remove. Signals meant for the service pass it by.
 const SCRIPT: &str = r#"trap '' HUP INT QUIT TERM USR1 USR2 PIPE
-groups=' '
 while read -r what group; do
   case $what in
-    +) groups="$groups$group " ;;
-    -) case $groups in
-         *" $group "*) groups="${groups%% "$group" *} ${groups#* "$group" }" ;;
-       esac ;;
+    +) eval "group_$group=" ;;
+    -) unset "group_$group" ;;
   esac
 done
-for group in $groups; do kill -KILL "-$group" 2>/dev/null; done
+set | while IFS== read -r name _; do
+  case $name in
+    group_*) kill -KILL "-${name#group_}" 2>/dev/null ;;
+  esac
+done
 [ -d "$1" ] && echo 1 >"$1/cgroup.kill"
 for pause in 0.01 0.1 1 5; do
   [ -d "$1" ] || break

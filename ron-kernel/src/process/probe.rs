@@ -119,7 +119,7 @@ pub enum ProbeError {
         reason: String,
     },
     /// `v1.health`: the answer is to another call.
-    #[error("{probe}: answered call {answered}, asked was {asked}")]
+    #[error("{probe}: answered another call, {answered}")]
     OtherCall {
         /// The probe.
         probe: String,
@@ -188,15 +188,15 @@ impl Probe {
     ///
     /// | field | request | answer |
     /// |---|---|---|
-    /// | `service` | [`service`](Self::service) | not looked at |
-    /// | `method` | `v1.health` | not looked at |
+    /// | `service` | [`service`](Self::service) | anything |
+    /// | `method` | `v1.health` | anything |
     /// | `corr_id` | a number below 2^53 | the same |
-    /// | `token` | empty | not looked at |
-    /// | `payload` | MessagePack: `Health` | MessagePack: `HealthOk`, or a map `Err` of a map `err` of the reason |
+    /// | `token` | empty | anything |
+    /// | `payload` | `Health` | `HealthOk`, or `{Err: {err: REASON}}` |
     ///
-    /// The request is a map of these with names as keys, `token` and `payload` are arrays of bytes as numbers. The
-    /// answer may as well be an array of the five, its payload a binary, and either map an array of its values, as
-    /// rmp-serde writes structs.
+    /// The request is a map; its token and payload are arrays of numbers below 256, those of the payload being
+    /// MessagePack again. An answer may be an array of the five as well, its payload a binary, and what is behind `Err`
+    /// an array of the reason: rmp-serde writes structs in either way.
     ///
     /// Other services are understood too: the payload, bare or as bytes, or the answer itself, may be a map with
     /// `ok`, true or false with the reason as `status`, `reason`, `message` or `cause`; `HealthOk` may be the whole
@@ -237,7 +237,7 @@ impl Probe {
             return Err(ProbeError::Unusable { probe, problem });
         }
         match &self.kind {
-            Kind::Tcp { addr } => self.connect(TcpStream::connect(addr)).await.map(drop),
+            Kind::Tcp { addr } => self.connect(connect_to_another(addr)).await.map(drop),
             Kind::Http { addr, path } => self.ask_http(addr, path).await,
             Kind::V1Health { socket, service } => {
                 let stream = self.connect(UnixStream::connect(socket)).await?;
@@ -388,6 +388,16 @@ impl Probe {
             },
         }
     }
+}
+
+/// Where nobody listens, the system may choose the port that is asked for as the port to ask from, and the connection
+/// is accepted by itself.
+async fn connect_to_another(addr: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr).await?;
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
 }
 
 /// A number that no other call has, for all anybody can tell. JSON's numbers have as many bits.

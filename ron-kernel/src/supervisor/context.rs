@@ -242,7 +242,7 @@ impl ChildContext {
         });
     }
 
-    /// A short text shown beside the child in the tree, such as `replay 30 %`.
+    /// A short text shown beside the child in the tree, such as `replay 30 %`; an empty one takes it back.
     pub fn status(&self, text: impl Into<String>) {
         let (key, run) = self.identity();
         self.send(Input::Status {

@@ -230,7 +230,7 @@ impl Machine {
             }
             Input::Status { key, run, text } => {
                 if self.is_current(key, run) {
-                    self.node_mut(key).status = Some(text);
+                    self.node_mut(key).status = Some(text).filter(|text| !text.is_empty());
                 }
             }
             #[cfg(feature = "process")]
