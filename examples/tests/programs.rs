@@ -48,6 +48,12 @@ fn assert_tells(output: &str, expected: &[&str]) {
 }
 
 #[test]
+fn kept_listener_refuses_nobody() {
+    let output = run(env!("CARGO_BIN_EXE_kept_listener"));
+    assert_tells(&output, &["the server listens on", "answered, 0 refused, "]);
+}
+
+#[test]
 fn hello_supervisor_starts_in_order_and_stops_in_reverse() {
     let output = run(env!("CARGO_BIN_EXE_hello_supervisor"));
     assert_tells(

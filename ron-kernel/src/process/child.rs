@@ -94,6 +94,7 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
         let mut watched = pin!(watch(&cx, &command, &ready));
         let mut executing = pin!(executed(failure));
         let mut executed = false;
+        let mut told_ready = false;
         let mut seen = 0;
         let mut asked = false;
         loop {
@@ -127,7 +128,13 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
                         verdict = Some(Unwell::Triggered.into());
                         end_early(&cx);
                     }
-                    take(&cx, told, &ready);
+                    if told.ready && !told_ready {
+                        told_ready = true;
+                        // Before what it says of itself.
+                        cx.status("");
+                        ready.notify_one();
+                    }
+                    take(&cx, told);
                 }
                 problem = &mut watched, if executed && verdict.is_none() => {
                     verdict = Some(problem);
@@ -222,12 +229,7 @@ async fn hear(socket: Option<&NotifySocket>) -> Told {
     }
 }
 
-fn take(cx: &ChildContext, told: Told, ready: &Notify) {
-    if told.ready {
-        ready.notify_one();
-        // Taken back before what it says itself.
-        cx.status("");
-    }
+fn take(cx: &ChildContext, told: Told) {
     if told.alive {
         cx.heartbeat();
     }
