@@ -1,7 +1,9 @@
 //! What is left of a tree of tasks, threads and processes when its kernel gets SIGKILL at a random instant, at each
 //! level of containment. A program of its own, because it starts itself as the kernel to be killed.
 //!
-//! `cargo test -p ron-kernel --features process --test survivors`; with `RON_KILLS=500` in full.
+//! And what is left in a kernel whose children crash all the time: no zombies, no descriptors.
+//!
+//! `cargo test -p ron-kernel --features process --test survivors`; with `RON_KILLS=500 RON_CRASH_SECONDS=600` in full.
 
 use ron_kernel::process::{Command, Ready};
 use ron_kernel::supervisor::{Backoff, Child, Exhausted, Group, Intensity};
@@ -16,6 +18,10 @@ const MARK: &str = "SURVIVOR_MARK";
 const ESCAPED: &str = "SURVIVOR_ESCAPED";
 /// Kills without `RON_KILLS`.
 const KILLS: u32 = 25;
+/// Seconds of crashing without `RON_CRASH_SECONDS`.
+const CRASH_SECONDS: u64 = 5;
+/// Children that crash.
+const CRASHING: usize = 20;
 /// Survivors are counted this long after the kill.
 const GRACE: Duration = Duration::from_secs(1);
 /// The longest life of a victim that is killed at random.
@@ -30,6 +36,9 @@ fn main() -> ExitCode {
     let mut random = Random(std::process::id().into());
     let strongest = strongest_level();
     println!("the strongest level here is {strongest}");
+    let seconds =
+        std::env::var("RON_CRASH_SECONDS").map_or(CRASH_SECONDS, |s| s.parse().expect("a number"));
+    crash_loop(Duration::from_secs(seconds));
     killed_at_random(kills, &mut random, strongest == "cgroup");
     residue("as it is", &[], strongest);
     if is_root() {
@@ -172,6 +181,89 @@ fn strongest_level() -> &'static str {
         running.shutdown().await;
         level
     })
+}
+
+/// Twenty processes that end at once, each in its own way, and start again within milliseconds.
+fn crash_loop(lasts: Duration) {
+    let often = Intensity::new(1_000_000, Duration::from_secs(1)).expect("an intensity");
+    let soon = Backoff::new(Duration::from_millis(1), Duration::from_millis(5)).expect("a backoff");
+    let ways = [
+        "exit 3",
+        "kill -9 $$",
+        "sleep 1008 & exit 1",
+        "exec /no/such",
+        "echo out; kill -ABRT $$",
+    ];
+    let builder = (0..CRASHING).fold(Kernel::builder(), |builder, number| {
+        let command = Command::new("/bin/bash")
+            .arg("-c")
+            .arg(ways[number % ways.len()]);
+        let child = Child::process(format!("crash{number}"), command);
+        builder.child(
+            child
+                .intensity(often)
+                .backoff(soon)
+                .on_exhausted(Exhausted::Hold),
+        )
+    });
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let running = builder
+            .build()
+            .expect("a kernel")
+            .start()
+            .await
+            .expect("to start");
+        let mut fds = Vec::new();
+        let mut zombies = BTreeSet::new();
+        let begun = Instant::now();
+        while begun.elapsed() < lasts {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            fds.push(
+                std::fs::read_dir("/proc/self/fd")
+                    .expect("descriptors")
+                    .count(),
+            );
+            let now = own_zombies();
+            let stale: Vec<_> = now.intersection(&zombies).collect();
+            assert!(stale.is_empty(), "zombies for a second: {stale:?}");
+            zombies = now;
+        }
+        let crashes: u64 = running
+            .handle()
+            .tree()
+            .iter()
+            .map(|node| node.restarts)
+            .sum();
+        running.shutdown().await;
+        // Each child that runs holds a few; what leaks grows with the crashes, which are many more.
+        let (first, most) = (fds[0], fds.iter().copied().max().unwrap_or_default());
+        println!("{crashes} restarts in {lasts:?}: descriptors {first} at first, {most} at most");
+        assert!(most <= first + 6 * CRASHING, "{fds:?}");
+        assert!(crashes > 10 * lasts.as_secs(), "only {crashes} restarts");
+    });
+    assert!(own_zombies().is_empty());
+}
+
+fn own_zombies() -> BTreeSet<u32> {
+    let own = std::process::id().to_string();
+    let mut zombies = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let Some((_, rest)) = stat.rsplit_once(") ") else {
+            continue;
+        };
+        let mut fields = rest.split(' ');
+        if fields.next() == Some("Z") && fields.next() == Some(own.as_str()) {
+            zombies.extend(
+                entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|pid| pid.parse::<u32>().ok()),
+            );
+        }
+    }
+    zombies
 }
 
 fn killed_at_random(kills: u32, random: &mut Random, all_die: bool) {
