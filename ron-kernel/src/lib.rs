@@ -1,5 +1,5 @@
-//! One supervision tree for everything a service is made of: async tasks and threads, started in order,
-//! watched, restarted with backoff, quarantined when hopeless, and stopped in reverse order with accounts
+//! One supervision tree for everything a service is made of: async tasks, threads and child processes, started in
+//! order, watched, restarted with backoff, quarantined when hopeless, and stopped in reverse order with accounts
 //! that balance.
 //!
 //! Five words teach it: **Kernel**, **Child**, **Group**, **ready**, **stopping**.
@@ -72,7 +72,7 @@
 //! | `serve` | the admin listener: /metrics, /healthz, /livez, /readyz, /version |
 //! | `tls` | TLS on it, rotated on reload (implies `serve`) |
 //! | `control` | the control plane: a Unix socket that `ronctl` asks, see [`control`] |
-//! | `process` | under [`run`](KernelBuilder::run): tells the service manager that `NOTIFY_SOCKET` names of readiness, reloads, the drain, and life |
+//! | `process` | child processes, see [`process`]; under [`run`](KernelBuilder::run) also tells the service manager that `NOTIFY_SOCKET` names of readiness, reloads, the drain, and life |
 //! | `kameo` | a kameo actor as a child; outside the semver and Rust 1.80 promises |
 //! | `pq` | accepts `pq.mode` other than off and shows it; enforcement is the host's |
 // The one exception is `process::exec`.
@@ -81,7 +81,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // The README is compiled and run with the documentation tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "process"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

@@ -17,7 +17,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// `$1`: the cgroup, or nothing; `$2`: a directory to remove. Signals meant for the service pass it by.
-const SCRIPT: &str = r#"trap '' HUP INT QUIT TERM USR1 USR2 PIPE
+const SCRIPT: &str = r#"unset SCRIPT
+trap '' HUP INT QUIT TERM USR1 USR2 PIPE
 while read -r what group; do
   case $what in
     +) eval "group_$group=" ;;
