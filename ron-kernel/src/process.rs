@@ -27,6 +27,10 @@
 //! set). To stop it, its group gets the [stop signal](Command::stop_signal) and, at the end of the stop timeout,
 //! SIGKILL. What of its group is alive when it has ended gets SIGKILL before a replacement starts.
 //!
+//! The runtime needs tokio's I/O driver (`enable_io`). SIGCHLD must not be ignored: where it is, the first start
+//! gives it its default back and says so. A program that reaps children it did not start (`waitpid(-1)`) loses
+//! how they ended.
+//!
 //! # Survivors
 //!
 //! See [`Containment`]: what becomes of processes when this one is killed, and of descendants that left their

@@ -257,7 +257,13 @@ impl<T: HostSettings> Program<T> {
         }
         for service in settings.kernel().preset_services(loaded) {
             let (child, program, socket) = (service.child, &*service.program, &*service.socket);
-            tracing::info!(event = "preset_service", child, program, socket, "{service}");
+            tracing::info!(
+                event = "preset_service",
+                child,
+                program,
+                socket,
+                "{service}"
+            );
         }
         let chaos = &settings.kernel().chaos;
         if chaos.armed {

@@ -105,6 +105,8 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
                     executed = true;
                     match failed {
                         Some(bytes) => verdict = Some(leader.start_failed(bytes).into()),
+                        // Or it was stopped before that.
+                        None if cx.is_stopping() => {}
                         None => started(&cx, &command, pid),
                     }
                 }

@@ -170,6 +170,21 @@ pub(crate) fn fork_exec(image: &Image, place: &Place<'_>) -> io::Result<Forked> 
     pid.map(|pid| Forked { pid, failure }).ok_or(error)
 }
 
+/// Gives SIGCHLD its default back where it is ignored: the system would reap children before anybody learns how they
+/// ended. Returns whether it was.
+pub(crate) fn heed_children() -> bool {
+    // SAFETY: the struct is plain data, filled by the first call; the second only replaces what does nothing.
+    unsafe {
+        let mut before: libc::sigaction = std::mem::zeroed();
+        let asked = libc::sigaction(libc::SIGCHLD, ptr::null(), &mut before);
+        let ignored = asked == 0 && before.sa_sigaction == libc::SIG_IGN;
+        if ignored {
+            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        }
+        ignored
+    }
+}
+
 /// All signals blocked in this thread; as before when dropped.
 struct Mask(libc::sigset_t);
 

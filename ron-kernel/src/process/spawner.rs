@@ -3,13 +3,14 @@
 //! One thread for the life of the kernel, because the parent-death signal comes when the *thread* ends that forked.
 
 use super::cgroup::{Cgroup, Leaf};
-use super::exec::{fork_exec, Image, Place, Stage};
+use super::exec::{fork_exec, heed_children, Image, Place, Stage};
 use super::guardian::Guardian;
 use super::{Command, Containment, StopSignal};
 use crate::supervisor::Exit;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{
-    kill_process, kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus,
+    kill_process, kill_process_group, setpgid, waitid, Pid, Signal, WaitId, WaitIdOptions,
+    WaitIdStatus,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CString, OsStr, OsString};
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Where programs are looked for without `PATH`, as execvp(3) has it.
@@ -31,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it tries to reap what was abandoned.
 const REAP_EVERY: Duration = Duration::from_millis(5);
 /// How long the end waits for what was killed last.
-const LEFT_PATIENCE: Duration = Duration::from_millis(500);
+const LEFT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the guardian may take to clear up after the last process.
 const DISMISS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -74,6 +75,7 @@ enum Task {
 
 struct Abandoned {
     pid: Pid,
+    reaped: bool,
     /// Removed once the processes in it are gone.
     leaf: Option<Leaf>,
 }
@@ -239,6 +241,12 @@ struct Desk {
 
 impl Desk {
     fn run(mut self, queue: &Receiver<Task>) {
+        if heed_children() {
+            tracing::warn!(
+                event = "sigchld_ignored",
+                "SIGCHLD was ignored, which loses how children end; it has its default again"
+            );
+        }
         match Cgroup::create(&self.instance) {
             Ok(cgroup) => self.cgroup = Some(cgroup),
             Err(reason) => self.weaker = Some(format!("no cgroup: {reason}")),
@@ -256,17 +264,13 @@ impl Desk {
                 Err(RecvTimeoutError::Timeout) => self.see_to_guardian(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.reap();
+            reap_some(&self.shared, &mut self.dying);
         }
         let guardian = self.shared.lock().guardian.take();
         if let Some(guardian) = guardian {
             guardian.dismiss(DISMISS_PATIENCE);
         }
-        let patience = std::time::Instant::now() + LEFT_PATIENCE;
-        while !self.dying.is_empty() && std::time::Instant::now() < patience {
-            self.reap();
-            std::thread::sleep(REAP_EVERY);
-        }
+        reap_all(&self.shared, &mut self.dying);
         let _ = std::fs::remove_dir(socket_dir(&self.instance));
     }
 
@@ -372,6 +376,9 @@ impl Desk {
             nofile: self.nofile,
         };
         let forked = fork_exec(&image, &place).map_err(failed("fork"))?;
+        // The child does it too; whoever is first. From here on a signal to the group finds it. It fails where the
+        // child has executed its program, and so is in its group.
+        let _ = setpgid(Some(forked.pid), Some(forked.pid));
         self.shared.lock().live.insert(forked.pid);
         Ok(Leader {
             program: program(),
@@ -391,17 +398,26 @@ impl Desk {
         self.cgroup = None;
         self.settle(self.shared.lock());
     }
+}
 
-    fn reap(&mut self) {
-        let shared = &self.shared;
-        self.dying.retain(|abandoned| {
-            let ended = reap(shared, abandoned.pid);
-            let emptied = abandoned
-                .leaf
-                .as_ref()
-                .map_or(true, |leaf| !leaf.is_populated());
-            !(ended && emptied)
-        });
+/// Reaps those that have ended; forgets those of which nothing is left.
+fn reap_some(shared: &Shared, dying: &mut Vec<Abandoned>) {
+    dying.retain_mut(|abandoned| {
+        abandoned.reaped = abandoned.reaped || reap(shared, abandoned.pid);
+        let leaf = abandoned.leaf.as_ref();
+        !abandoned.reaped || leaf.is_some_and(Leaf::is_populated)
+    });
+}
+
+/// As [`reap_some`], until all are gone or the patience is.
+fn reap_all(shared: &Shared, dying: &mut Vec<Abandoned>) {
+    let deadline = Instant::now() + LEFT_PATIENCE;
+    loop {
+        reap_some(shared, dying);
+        if dying.is_empty() || Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(REAP_EVERY);
     }
 }
 
@@ -537,6 +553,8 @@ impl Leader {
     /// Reaps it after it has ended; what is left of its group and cgroup gets SIGKILL first.
     pub(crate) fn reap(&mut self) -> Exit {
         let status = ended(self.pid);
+        // Reaped by somebody else: its pid may be another's by now.
+        self.reaped = status.is_err();
         self.signal(Signal::KILL);
         self.release();
         let exit = match status {
@@ -595,11 +613,18 @@ impl Drop for Leader {
         let tasks = self.shared.lock().tasks.clone();
         let abandoned = Abandoned {
             pid: self.pid,
+            reaped: false,
             leaf: self.leaf.take(),
         };
-        if let Some(tasks) = tasks {
-            // Without the thread it is reaped by whoever reaps this process's orphans.
-            let _ = tasks.send(Task::Reap(abandoned));
+        let left = match tasks {
+            Some(tasks) => tasks.send(Task::Reap(abandoned)).err().map(|error| error.0),
+            None => Some(Task::Reap(abandoned)),
+        };
+        // The thread has ended with its kernel: the runtime went first.
+        if let Some(Task::Reap(abandoned)) = left {
+            let shared = self.shared.clone();
+            let reaper = std::thread::Builder::new().name("ron-reaper".to_owned());
+            let _ = reaper.spawn(move || reap_all(&shared, &mut vec![abandoned]));
         }
     }
 }
