@@ -5,6 +5,8 @@
 //!
 //! `cargo test -p ron-kernel --features process --test survivors`; with `RON_KILLS=500 RON_CRASH_SECONDS=600` in full.
 
+#![allow(clippy::print_stdout, reason = "a program that prints its figures")]
+
 use ron_kernel::process::{Command, Ready};
 use ron_kernel::supervisor::{Backoff, Child, Exhausted, Group, Intensity};
 use ron_kernel::Kernel;

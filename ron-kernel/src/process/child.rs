@@ -107,7 +107,13 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
                         Some(bytes) => verdict = Some(leader.start_failed(bytes).into()),
                         // Or it was stopped before that.
                         None if cx.is_stopping() => {}
-                        None => started(&cx, &command, pid),
+                        None => {
+                            started(&cx, &command, pid);
+                            // It may be heard before its start is seen.
+                            if command.ready == Ready::Notified && !told_ready {
+                                cx.status("not ready: has not said READY=1");
+                            }
+                        }
                     }
                 }
                 () = end.ended(&leader) => {
@@ -257,10 +263,7 @@ fn started(cx: &ChildContext, command: &Command, pid: u32) {
 async fn watch(cx: &ChildContext, command: &Command, told_ready: &Notify) -> BoxError {
     match &command.ready {
         Ready::Started => {}
-        Ready::Notified => {
-            cx.status("not ready: has not said READY=1");
-            told_ready.notified().await;
-        }
+        Ready::Notified => told_ready.notified().await,
         Ready::Probed(probe) => until_well(cx, probe).await,
         Ready::After(delay) => {
             cx.status(format!("not ready: runs for less than {delay:?}"));

@@ -56,6 +56,20 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
+    /// What could not be had.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Stage::Group => "a process group of its own",
+            Stage::Parent => "the parent-death signal",
+            Stage::Limit => "the limit of open files",
+            Stage::Cgroup => "its cgroup",
+            Stage::Lifeline => "the guardian",
+            Stage::Directory => "its working directory",
+            Stage::Descriptors => "its descriptors",
+            Stage::Execute => "execute it",
+        }
+    }
+
     /// From the bytes that [`Forked::failure`] carries.
     pub(crate) fn parse(bytes: [u8; 8]) -> Option<(Stage, io::Error)> {
         let [a, b, c, d, e, f, g, h] = bytes;

@@ -382,6 +382,7 @@ impl Desk {
         self.shared.lock().live.insert(forked.pid);
         Ok(Leader {
             program: program(),
+            dir: command.dir.clone(),
             pid: forked.pid,
             failure: Some(forked.failure),
             stdout: Some(stdout),
@@ -454,6 +455,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Leader {
     program: String,
+    dir: Option<PathBuf>,
     pid: Pid,
     failure: Option<OwnedFd>,
     pub(crate) stdout: Option<OwnedFd>,
@@ -484,15 +486,10 @@ impl Leader {
     pub(crate) fn start_failed(&self, bytes: [u8; 8]) -> StartError {
         let unknown = || (Stage::Execute, io::Error::from(io::ErrorKind::Other));
         let (stage, source) = Stage::parse(bytes).unwrap_or_else(unknown);
+        let dir = self.dir.as_deref().unwrap_or(Path::new("")).display();
         let what = match stage {
-            Stage::Group => "a process group of its own",
-            Stage::Parent => "the parent-death signal",
-            Stage::Limit => "the limit of open files",
-            Stage::Cgroup => "its cgroup",
-            Stage::Lifeline => "the guardian",
-            Stage::Directory => "its working directory",
-            Stage::Descriptors => "its descriptors",
-            Stage::Execute => "execute it",
+            Stage::Directory => format!("its working directory {dir}"),
+            stage => stage.name().to_owned(),
         };
         let missing = stage == Stage::Execute
             && source.kind() == io::ErrorKind::NotFound
@@ -502,7 +499,7 @@ impl Leader {
         }
         StartError::Step {
             program: self.program.clone(),
-            what: what.to_owned(),
+            what,
             hint: match (missing, source.raw_os_error()) {
                 (true, _) => " (its interpreter or loader is missing)",
                 (false, Some(libc::ENOEXEC)) => " (no program, and no `#!` in its first line)",
