@@ -16,9 +16,9 @@ use tokio::time::timeout;
 /// The slowest takes 4 s on an idle machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What the program printed; it must have ended well. It prints less than a pipe holds, so nobody has to read meanwhile.
-fn run(program: &str) -> String {
-    let mut command = Command::new(program);
+/// How the program ended; one that takes too long is killed. It prints less than a pipe holds, so nobody has to read
+/// meanwhile.
+fn ended(command: &mut Command) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = command.env("RUST_BACKTRACE", "0").spawn().unwrap();
     let begun = Instant::now();
@@ -27,7 +27,12 @@ fn run(program: &str) -> String {
     }
     // Does nothing to one that has ended.
     running.kill().unwrap();
-    let output = running.wait_with_output().unwrap();
+    running.wait_with_output().unwrap()
+}
+
+/// What the program printed; it must have ended well.
+fn run(program: &str) -> String {
+    let output = ended(&mut Command::new(program));
     let stdout = String::from_utf8(output.stdout).unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let status = output.status;
@@ -409,7 +414,7 @@ fn v1_health_takes_over_dead_sockets_and_nothing_else() {
     let socket = dir.path().join("svc.sock");
     let output = |socket: &Path| -> Output {
         let mut command = v1_health();
-        command.arg("--socket").arg(socket).output().unwrap()
+        ended(command.arg("--socket").arg(socket))
     };
 
     drop(UnixListener::bind(&socket).unwrap());
@@ -453,13 +458,13 @@ fn v1_health_says_what_is_wrong_with_its_command_line() {
         ),
     ];
     for (arguments, problem) in cases {
-        let output = v1_health().args(arguments).output().unwrap();
+        let output = ended(v1_health().args(arguments));
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
         assert!(stderr.contains(problem), "{arguments:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
-    let help = v1_health().arg("--help").output().unwrap();
+    let help = ended(v1_health().arg("--help"));
     assert!(help.status.success());
     assert_tells(
         &String::from_utf8(help.stdout).unwrap(),
