@@ -273,6 +273,8 @@ impl Kernel {
                 engine.telemetry.health.beat();
                 shielded(|| engine.telemetry.watch_lag());
                 shielded(|| engine.telemetry.remind_unready(engine.now()));
+                #[cfg(feature = "process")]
+                shielded(|| engine.tell_containment());
                 drop(engine);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

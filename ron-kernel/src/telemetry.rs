@@ -236,18 +236,43 @@ impl Telemetry {
             .add(lines);
     }
 
-    /// Which level of containment is in force, and why no stronger one is.
+    /// The level of containment in force.
     #[cfg(feature = "process")]
-    pub(crate) fn contained(&self, level: crate::process::Containment, weaker: Option<&str>) {
+    pub(crate) fn contained(&self, level: Option<crate::process::Containment>) {
+        let level = level.map(|level| level.name().to_owned());
         let mut identity = self.metrics.identity();
-        identity.containment = Some(level.name().to_owned());
-        self.metrics.set_identity(identity);
-        let (containment, reason) = (level.name(), weaker);
-        if level == crate::process::Containment::Cgroup {
+        if identity.containment != level {
+            identity.containment = level;
+            self.metrics.set_identity(identity);
+        }
+    }
+
+    #[cfg(feature = "process")]
+    pub(crate) fn tell_containment(&self, news: crate::process::spawner::News) {
+        use crate::process::Containment;
+        if news.sigchld {
+            tracing::warn!(
+                event = "sigchld_ignored",
+                "SIGCHLD was ignored, which loses how children end; it has its default again"
+            );
+        }
+        let lost = news.lost;
+        if lost > 0 {
+            tracing::warn!(
+                event = "guardian_lost",
+                lost,
+                "the guardian of child processes was lost; another was started"
+            );
+        }
+        let Some((level, reason)) = news.level else {
+            return;
+        };
+        let containment = level.name();
+        if level == Containment::Cgroup {
             tracing::info!(
                 event = "containment",
                 containment,
-                "child processes are contained: {containment}"
+                "child processes are contained by {containment}"
             );
         } else {
             tracing::warn!(

@@ -56,7 +56,14 @@ impl Cgroup {
     pub(crate) fn leaf(&self) -> io::Result<(Leaf, OwnedFd)> {
         let number = self.leaves.fetch_add(1, Ordering::Relaxed);
         let dir = self.dir.join(number.to_string());
-        std::fs::create_dir(&dir)?;
+        std::fs::create_dir(&dir).or_else(|error| {
+            // Swept away while it was empty, by a kernel that cannot see this process.
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            std::fs::create_dir(&self.dir)?;
+            std::fs::create_dir(&dir)
+        })?;
         let leaf = Leaf { dir };
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let procs = open(leaf.dir.join("cgroup.procs"), flags, Mode::empty())?;

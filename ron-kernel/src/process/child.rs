@@ -7,7 +7,7 @@ use super::{Command, Probe, Ready};
 use crate::supervisor::context::{Incarnation, ABORT, FAULT_EXIT, FAULT_HANG, FAULT_PANIC};
 use crate::supervisor::engine::Engine;
 use crate::supervisor::machine::Input;
-use crate::supervisor::{BoxError, ChildContext, Exit, ProcessEnded};
+use crate::supervisor::{error_chain, BoxError, ChildContext, Exit, ProcessEnded};
 use rustix::fd::OwnedFd;
 use rustix::process::{pidfd_open, PidfdFlags, Signal};
 use std::future::pending;
@@ -62,12 +62,14 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
         }
         _ => None,
     };
-    let mut leader = engine
-        .start_process(
-            command.clone(),
-            extra(&engine, &incarnation, socket.as_ref()),
-        )
-        .await?;
+    let extra = extra(&engine, &incarnation, socket.as_ref());
+    let mut leader = tokio::select! {
+        biased;
+        // Not started yet, or killed as it starts.
+        () = cx.stopping() => return Ok(()),
+        () = aborted(&incarnation) => return Ok(()),
+        leader = engine.start_process(command.clone(), extra) => leader?,
+    };
     leader.belongs_to(&incarnation.id);
     let pid = leader.pid().as_raw_nonzero().get().unsigned_abs();
     engine.step(Input::Pid {
@@ -202,6 +204,13 @@ async fn left_alone(cx: &ChildContext, leader: &Leader) {
     }
 }
 
+async fn aborted(incarnation: &Incarnation) {
+    let mut seen = 0;
+    while seen & ABORT == 0 {
+        seen = raised(incarnation, seen).await;
+    }
+}
+
 /// The flags of the incarnation once they differ from `seen`: whoever raises one wakes the task.
 async fn raised(incarnation: &Incarnation, seen: u8) -> u8 {
     std::future::poll_fn(|_| match incarnation.flags.load(Ordering::Acquire) {
@@ -295,7 +304,7 @@ async fn executed(failure: Option<Receiver>) -> Option<[u8; 8]> {
 async fn look(cx: &ChildContext, probe: &Probe, limit: Duration) -> Result<(), String> {
     match tokio::time::timeout(limit, probe.check(cx.id())).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(error)) => Err(error_chain(&error)),
         Err(_) => Err(format!("{probe}: no answer within {limit:?}")),
     }
 }

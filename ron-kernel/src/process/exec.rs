@@ -9,7 +9,7 @@
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::process::Pid;
 use std::ffi::{c_char, c_int, CString};
-use std::io;
+use std::io::{self, Read};
 use std::ptr;
 
 /// What is to be executed.
@@ -68,6 +68,13 @@ impl Stage {
             Stage::Descriptors => "its descriptors",
             Stage::Execute => "execute it",
         }
+    }
+
+    /// Blocks until the program has been executed; what [`Forked::failure`] carried if it was not.
+    pub(crate) fn wait(failure: OwnedFd) -> Option<(Stage, io::Error)> {
+        let mut bytes = [0; 8];
+        let read = std::fs::File::from(failure).read_exact(&mut bytes);
+        read.ok().and_then(|()| Stage::parse(bytes))
     }
 
     /// From the bytes that [`Forked::failure`] carries.
@@ -273,10 +280,10 @@ unsafe fn enter(plan: &Plan) -> ! {
         let mut line = *b"+ ..........\n";
         ptr::copy_nonoverlapping(digits.as_ptr(), line.as_mut_ptr().add(2), digits_len);
         *line.as_mut_ptr().add(2 + digits_len) = b'\n';
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // It does not block, and somebody reads: this process holds the other end, too.
         stage!(
             Stage::Lifeline,
-            libc::send(plan.lifeline, line.as_ptr().cast(), 3 + digits_len, flags)
+            libc::write(plan.lifeline, line.as_ptr().cast(), 3 + digits_len)
         );
     }
     if !plan.dir.is_null() {

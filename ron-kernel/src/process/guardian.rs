@@ -1,36 +1,47 @@
 //! The guardian: a small process that outlives this one and then kills what is left of its children.
 //!
-//! It reads process groups from a socket whose other end only this process holds: a child writes its own before it
-//! executes its program, this process takes it back before it reaps the child. At the end of the stream, however it
+//! It reads process groups from a pipe whose other end only this process holds: a child writes its own before it
+//! executes its program, this process takes it back before it reaps the child. At the end of the pipe, however it
 //! came to be, the guardian kills the cgroup and the groups that remain. It is a shell script because a
 //! process that is forked without exec would keep a copy of this one's memory, secrets included.
 
 use super::exec::{fork_exec, Image, Place, Stage};
 use super::spawner::DEFAULT_PATH;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use rustix::process::{kill_process, waitid, Pid, Signal, WaitId, WaitIdOptions};
 use std::ffi::{CString, OsStr, OsString};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// `$1`: the cgroup, or nothing; `$2`: a directory to remove. Signals meant for the service pass it by.
+/// `$1`: the cgroup, or nothing; `$2`: a directory to remove. Signals meant for the service pass it by. Up to the last
+/// kill it forks nothing: a machine without a process to spare is one where it is needed. `all` has what was added,
+/// cleared now and then of what was taken back.
 const SCRIPT: &str = r#"unset SCRIPT
 trap '' HUP INT QUIT TERM USR1 USR2 PIPE
+all= count=0 limit=1000
 while read -r what group; do
   case $what in
-    +) eval "group_$group=" ;;
+    +)
+      eval "group_$group=1"
+      all="$all $group" count=$((count + 1))
+      if [ $count -ge $limit ]; then
+        kept= count=0
+        for group in $all; do
+          eval "known=\${group_$group-}"
+          if [ "$known" ]; then kept="$kept $group" count=$((count + 1)); fi
+        done
+        all=$kept limit=$((2 * count + 1000))
+      fi ;;
     -) unset "group_$group" ;;
   esac
 done
-set | while IFS== read -r name _; do
-  case $name in
-    group_*) kill -KILL "-${name#group_}" 2>/dev/null ;;
-  esac
-done
 [ -d "$1" ] && echo 1 >"$1/cgroup.kill"
+for group in $all; do
+  eval "known=\${group_$group-}"
+  if [ "$known" ]; then kill -KILL "-$group" 2>/dev/null; fi
+done
 for pause in 0.01 0.1 1 5; do
   [ -d "$1" ] || break
   sleep "$pause"
@@ -40,12 +51,18 @@ rm -rf -- "$2"
 "#;
 
 const SHELL: &str = "/bin/sh";
+/// Bytes that may wait for it: 100,000 groups. The most that any user may ask for on Linux.
+#[cfg(target_os = "linux")]
+const PIPE_SIZE: usize = 1 << 20;
 
 /// A running guardian.
 #[derive(Debug)]
 pub(crate) struct Guardian {
     pid: Pid,
+    /// Does not block.
     lifeline: OwnedFd,
+    /// The other end, held open so that nobody gets SIGPIPE if the guardian is gone.
+    _theirs: OwnedFd,
 }
 
 impl Guardian {
@@ -65,12 +82,13 @@ impl Guardian {
             env: vec![text(&path)?, text(&script)?],
             dir: Some(text(OsStr::new("/"))?),
         };
-        let (lifeline, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (theirs, lifeline) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&lifeline, true)?;
+        #[cfg(target_os = "linux")]
+        {
+            // Where that is refused it has what it has.
+            let _ = rustix::pipe::fcntl_setpipe_size(&lifeline, PIPE_SIZE);
+        }
         let null = std::fs::File::options().write(true).open("/dev/null")?;
         let forked = fork_exec(
             &image,
@@ -89,27 +107,20 @@ impl Guardian {
         let guardian = Guardian {
             pid: forked.pid,
             lifeline,
+            _theirs: theirs,
         };
-        let mut failure = std::fs::File::from(forked.failure);
-        let mut bytes = [0; 8];
-        match failure.read_exact(&mut bytes) {
-            // Closed by the exec.
-            Err(_) => Ok(guardian),
-            Ok(()) => {
-                guardian.dismiss(Duration::from_secs(1));
-                let unknown = || io::Error::from(io::ErrorKind::Other);
-                Err(Stage::parse(bytes).map_or_else(unknown, |(_, error)| error))
+        match Stage::wait(forked.failure) {
+            None => Ok(guardian),
+            Some((_, error)) => {
+                guardian.destroy();
+                Err(error)
             }
         }
     }
 
-    /// Another descriptor of it, for a child that is about to be forked.
+    /// Another descriptor of the lifeline, for a child that is about to be forked.
     pub(crate) fn lifeline_again(&self) -> io::Result<OwnedFd> {
         self.lifeline.try_clone()
-    }
-
-    pub(crate) fn pid(&self) -> Pid {
-        self.pid
     }
 
     /// Names a group that is to be killed.
@@ -124,34 +135,43 @@ impl Guardian {
 
     fn tell(&self, what: char, group: Pid) -> io::Result<()> {
         let line = format!("{what} {}\n", group.as_raw_nonzero());
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        match rustix::net::send(&self.lifeline, line.as_bytes(), flags) {
-            Ok(sent) if sent == line.len() => Ok(()),
-            // Half a line: whatever follows would be misread.
-            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
-            Err(errno) => Err(errno.into()),
-        }
+        // Less than PIPE_BUF: whole or not at all.
+        rustix::io::write(&self.lifeline, line.as_bytes())?;
+        Ok(())
     }
 
     /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         // An error: somebody else has reaped it.
-        !matches!(waitid(WaitId::Pid(self.pid), look), Ok(None))
+        !matches!(waitid(WaitId::Pid(self.pid), LOOK), Ok(None))
+    }
+
+    /// Ends it before it can do anything: the pipe is closed when it is no more.
+    pub(crate) fn destroy(self) {
+        if waitid(WaitId::Pid(self.pid), LOOK).is_ok() {
+            let _ = kill_process(self.pid, Signal::KILL);
+            let _ = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED);
+        }
     }
 
     /// Lets it do its work and end; it is killed after `patience`.
     pub(crate) fn dismiss(self, patience: Duration) {
-        drop(self.lifeline);
+        let Guardian { pid, lifeline, .. } = self;
+        drop(lifeline);
         let reap = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let deadline = Instant::now() + patience;
-        while let Ok(None) = waitid(WaitId::Pid(self.pid), reap) {
+        while let Ok(None) = waitid(WaitId::Pid(pid), reap) {
             if Instant::now() >= deadline {
-                let _ = kill_process(self.pid, Signal::KILL);
-                let _ = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED);
+                let _ = kill_process(pid, Signal::KILL);
+                let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
                 return;
             }
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
+
+/// Looks at an end without taking it.
+const LOOK: WaitIdOptions = WaitIdOptions::EXITED
+    .union(WaitIdOptions::NOHANG)
+    .union(WaitIdOptions::NOWAIT);

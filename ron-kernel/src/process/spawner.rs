@@ -52,6 +52,8 @@ pub(crate) enum StartError {
     },
     #[error("cannot start `{program}`: the kernel is shutting down")]
     Closed { program: String },
+    #[error("cannot start `{program}`: the thread that starts processes has panicked; this is a defect of the kernel")]
+    Dead { program: String },
 }
 
 /// What a start needs beside the command.
@@ -105,6 +107,9 @@ struct Inner {
     /// It did not take a message; another must be started.
     deaf: bool,
     level: Option<Containment>,
+    news: News,
+    /// Why no child can be moved to a cgroup, as the first that tried found out.
+    cgroup_refused: Option<String>,
     /// Children with a process: for what they use.
     used: BTreeMap<Arc<str>, Pid>,
     tasks: Option<Sender<Task>>,
@@ -116,8 +121,16 @@ impl Shared {
     }
 }
 
-/// Says which level is in force, and why no stronger one is.
-pub(crate) type Announce = Box<dyn Fn(Containment, Option<&str>) + Send>;
+/// What happened to the containment and has not been logged yet.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct News {
+    /// Another level is in force; why no stronger one is.
+    pub(crate) level: Option<(Containment, Option<String>)>,
+    /// Guardians that were lost.
+    pub(crate) lost: u64,
+    /// SIGCHLD was ignored.
+    pub(crate) sigchld: bool,
+}
 
 impl Spawner {
     /// The limits of open files as they were before this process raised them.
@@ -127,6 +140,11 @@ impl Spawner {
 
     pub(crate) fn level(&self) -> Option<Containment> {
         self.shared.lock().level
+    }
+
+    /// What is to be logged; once.
+    pub(crate) fn news(&self) -> News {
+        std::mem::take(&mut self.shared.lock().news)
     }
 
     /// The processes of children, by id.
@@ -149,13 +167,16 @@ impl Spawner {
     pub(crate) async fn start(
         &self,
         instance: &str,
-        announce: impl FnOnce() -> Announce,
         command: Command,
         extra: Extra,
     ) -> Result<Leader, StartError> {
         let program = command.program.to_string_lossy().into_owned();
-        let closed = || StartError::Closed {
-            program: program.clone(),
+        let closed = || {
+            let program = program.clone();
+            match self.closed.get() {
+                Some(()) => StartError::Closed { program },
+                None => StartError::Dead { program },
+            }
         };
         let (reply, answer) = oneshot::channel();
         let request = Task::Start(Box::new(Request {
@@ -169,16 +190,12 @@ impl Spawner {
                 return Err(closed());
             }
             if thread.is_none() {
-                *thread =
-                    Some(
-                        self.launch(instance, announce())
-                            .map_err(|source| StartError::Step {
-                                program: program.clone(),
-                                what: "the thread that starts processes".to_owned(),
-                                hint: "",
-                                source,
-                            })?,
-                    );
+                *thread = Some(self.launch(instance).map_err(|source| StartError::Step {
+                    program: program.clone(),
+                    what: "the thread that starts processes".to_owned(),
+                    hint: "",
+                    source,
+                })?);
             }
             if let Some((tasks, _)) = &*thread {
                 tasks.send(request).map_err(|_| closed())?;
@@ -187,19 +204,15 @@ impl Spawner {
         answer.await.map_err(|_| closed())?
     }
 
-    fn launch(
-        &self,
-        instance: &str,
-        announce: Announce,
-    ) -> io::Result<(Sender<Task>, JoinHandle<()>)> {
+    fn launch(&self, instance: &str) -> io::Result<(Sender<Task>, JoinHandle<()>)> {
         let (tasks, queue) = std::sync::mpsc::channel();
         self.shared.lock().tasks = Some(tasks.clone());
         let desk = Desk {
             shared: self.shared.clone(),
             nofile: self.nofile.get().copied(),
             instance: instance.to_owned(),
-            announce,
             cgroup: None,
+            no_leaf: false,
             weaker: None,
             dying: Vec::new(),
         };
@@ -222,9 +235,61 @@ impl Spawner {
     }
 }
 
+/// Whether a cgroup that refuses like that will go on refusing; a lack of memory or descriptors passes.
+fn is_lasting(error: &io::Error) -> bool {
+    let passing = [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOMEM,
+        libc::ENOSPC,
+        libc::EAGAIN,
+        libc::EINTR,
+    ];
+    !error
+        .raw_os_error()
+        .is_some_and(|errno| passing.contains(&errno))
+}
+
+/// A cgroup into which a process can really be moved: a rule of its ancestors may forbid it.
+fn tried(cgroup: Cgroup) -> Result<Cgroup, String> {
+    let text = |text: &str| CString::new(text).map_err(|error| error.to_string());
+    let said = |error: io::Error| error.to_string();
+    let (leaf, procs) = cgroup.leaf().map_err(said)?;
+    let null = std::fs::File::open("/dev/null").map_err(said)?;
+    let image = Image {
+        // Reached or not: the move comes before it.
+        path: text("/bin/true")?,
+        argv: vec![text("true")?],
+        env: Vec::new(),
+        dir: None,
+    };
+    let place = Place {
+        stdin: null.as_fd(),
+        stdout: null.as_fd(),
+        stderr: null.as_fd(),
+        listeners: Vec::new(),
+        session: false,
+        dies_with_parent: true,
+        lifeline: None,
+        cgroup: Some(procs.as_fd()),
+        nofile: None,
+    };
+    let forked = fork_exec(&image, &place).map_err(said)?;
+    let failed = Stage::wait(forked.failure);
+    let _ = kill_process(forked.pid, Signal::KILL);
+    let _ = waitid(WaitId::Pid(forked.pid), WaitIdOptions::EXITED);
+    drop(leaf);
+    match failed {
+        Some((Stage::Cgroup, error)) => Err(format!("{}: {error}", cgroup.dir().display())),
+        _ => Ok(cgroup),
+    }
+}
+
 /// Where the sockets of children lie that tell of themselves.
 fn socket_dir(instance: &str) -> PathBuf {
-    crate::run_dir::run_dir().join(format!("{instance}.notify"))
+    let dir = crate::run_dir::run_dir().join(format!("{instance}.notify"));
+    // The child's directory and the guardian's are others.
+    std::path::absolute(&dir).unwrap_or(dir)
 }
 
 /// The thread's own.
@@ -232,8 +297,9 @@ struct Desk {
     shared: Arc<Shared>,
     nofile: Option<(u64, u64)>,
     instance: String,
-    announce: Announce,
     cgroup: Option<Cgroup>,
+    /// No further process can be put into it.
+    no_leaf: bool,
     /// Why no stronger level is in force.
     weaker: Option<String>,
     dying: Vec<Abandoned>,
@@ -241,13 +307,8 @@ struct Desk {
 
 impl Desk {
     fn run(mut self, queue: &Receiver<Task>) {
-        if heed_children() {
-            tracing::warn!(
-                event = "sigchld_ignored",
-                "SIGCHLD was ignored, which loses how children end; it has its default again"
-            );
-        }
-        match Cgroup::create(&self.instance) {
+        self.shared.lock().news.sigchld = heed_children();
+        match Cgroup::create(&self.instance).and_then(tried) {
             Ok(cgroup) => self.cgroup = Some(cgroup),
             Err(reason) => self.weaker = Some(format!("no cgroup: {reason}")),
         }
@@ -274,35 +335,45 @@ impl Desk {
         let _ = std::fs::remove_dir(socket_dir(&self.instance));
     }
 
-    /// Starts one where none is, tells it what lives, and says which level is in force.
+    /// Starts one where none is, tells it what lives, and notes which level is in force. Only this thread does.
     fn see_to_guardian(&mut self) {
         let mut inner = self.shared.lock();
-        let lost = match &inner.guardian {
-            Some(guardian) if !inner.deaf && !guardian.has_ended() => return self.settle(inner),
-            Some(_) => inner.guardian.take(),
-            None => None,
-        };
-        if let Some(lost) = lost {
-            // What it stood for is not in force until another stands.
-            let pid = lost.pid().as_raw_nonzero();
-            tracing::warn!(
-                event = "guardian_lost",
-                pid,
-                "the guardian of child processes was lost; another is started"
-            );
-            // A deaf one would kill the groups it knows.
-            let _ = kill_process(lost.pid(), Signal::KILL);
-            lost.dismiss(Duration::ZERO);
+        let refused = inner.cgroup_refused.take();
+        let stands = inner
+            .guardian
+            .as_ref()
+            .is_some_and(|guardian| !inner.deaf && !guardian.has_ended());
+        if stands && refused.is_none() {
+            return self.settle(inner);
         }
+        let lost = inner.guardian.take();
+        inner.news.lost += u64::from(lost.is_some() && refused.is_none());
         inner.deaf = false;
+        let told = inner.live.clone();
+        drop(inner);
+        // The groups it knows go on.
+        if let Some(lost) = lost {
+            lost.destroy();
+        }
+        if let Some(reason) = refused {
+            self.weaker = Some(format!("no cgroup: {reason}"));
+            // Those that are in it stay, and the guardian goes on knowing it.
+            self.no_leaf = true;
+        }
         let cgroup = self.cgroup.as_ref().map(Cgroup::dir);
         let started = Guardian::start(cgroup, &socket_dir(&self.instance));
-        let started = started.and_then(|guardian| {
-            let told = inner.live.iter().try_for_each(|group| guardian.add(*group));
-            told.map(|()| guardian)
-        });
+        let mut inner = self.shared.lock();
         match started {
-            Ok(guardian) => inner.guardian = Some(guardian),
+            Ok(guardian) => {
+                let all = told.iter().try_for_each(|group| guardian.add(*group));
+                // Reaped meanwhile: nobody has told this one.
+                let gone = told
+                    .difference(&inner.live)
+                    .try_for_each(|group| guardian.forget(*group));
+                // More than the pipe takes: it is tried again.
+                inner.deaf = all.and(gone).is_err();
+                inner.guardian = Some(guardian);
+            }
             Err(error) => self.weaker = Some(format!("no guardian: /bin/sh: {error}")),
         }
         self.settle(inner);
@@ -310,16 +381,15 @@ impl Desk {
 
     fn settle(&self, mut inner: MutexGuard<'_, Inner>) {
         let level = match (&inner.guardian, &self.cgroup) {
-            (Some(_), Some(_)) => Containment::Cgroup,
-            (Some(_), None) if cfg!(target_os = "linux") => Containment::GroupAndParentDeath,
-            (Some(_), None) => Containment::Group,
+            (Some(_), Some(_)) if !self.no_leaf => Containment::Cgroup,
+            (Some(_), _) if cfg!(target_os = "linux") => Containment::GroupAndParentDeath,
+            (Some(_), _) => Containment::Group,
             (None, _) if cfg!(target_os = "linux") => Containment::ParentDeath,
             (None, _) => Containment::None,
         };
         if inner.level != Some(level) {
             inner.level = Some(level);
-            drop(inner);
-            (self.announce)(level, self.weaker.as_deref());
+            inner.news.level = Some((level, self.weaker.clone()));
         }
     }
 
@@ -349,12 +419,14 @@ impl Desk {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
         let (stdout, stdout_theirs) = pipe().map_err(|e| failed("a pipe")(e.into()))?;
         let (stderr, stderr_theirs) = pipe().map_err(|e| failed("a pipe")(e.into()))?;
-        let leaf = match self.cgroup.as_ref().map(Cgroup::leaf).transpose() {
-            Ok(leaf) => leaf,
-            Err(error) => {
-                self.give_up_cgroup(&error);
+        let cgroup = self.cgroup.as_ref().filter(|_| !self.no_leaf);
+        let leaf = match cgroup.map(Cgroup::leaf).transpose() {
+            Err(error) if is_lasting(&error) => {
+                self.shared.lock().cgroup_refused = Some(error.to_string());
+                self.see_to_guardian();
                 None
             }
+            leaf => leaf.map_err(failed("its cgroup"))?,
         };
         let (leaf, procs) = leaf.map_or((None, None), |(leaf, procs)| (Some(leaf), Some(procs)));
         let guardian = self
@@ -392,12 +464,6 @@ impl Desk {
             reaped: false,
             id: None,
         })
-    }
-
-    fn give_up_cgroup(&mut self, error: &io::Error) {
-        self.weaker = Some(format!("no cgroup: {error}"));
-        self.cgroup = None;
-        self.settle(self.shared.lock());
     }
 }
 
@@ -494,8 +560,13 @@ impl Leader {
         let missing = stage == Stage::Execute
             && source.kind() == io::ErrorKind::NotFound
             && Path::new(&self.program).exists();
-        if stage == Stage::Lifeline {
-            self.shared.lock().deaf = true;
+        match stage {
+            Stage::Lifeline => self.shared.lock().deaf = true,
+            // The next goes without.
+            Stage::Cgroup if is_lasting(&source) => {
+                self.shared.lock().cgroup_refused = Some(source.to_string());
+            }
+            _ => {}
         }
         StartError::Step {
             program: self.program.clone(),

@@ -631,6 +631,13 @@ impl Engine {
         &self.spawner
     }
 
+    /// Logs what happened to the containment of processes.
+    #[cfg(feature = "process")]
+    pub(crate) fn tell_containment(&self) {
+        self.telemetry.contained(self.spawner.level());
+        self.telemetry.tell_containment(self.spawner.news());
+    }
+
     /// Starts a process for a child.
     #[cfg(feature = "process")]
     pub(crate) async fn start_process(
@@ -638,16 +645,10 @@ impl Engine {
         command: crate::process::Command,
         extra: crate::process::spawner::Extra,
     ) -> Result<crate::process::spawner::Leader, crate::process::spawner::StartError> {
-        let announce = || -> crate::process::spawner::Announce {
-            let engine = Arc::downgrade(self);
-            Box::new(move |level, weaker| {
-                if let Some(engine) = engine.upgrade() {
-                    engine.telemetry.contained(level, weaker);
-                }
-            })
-        };
         let instance = self.telemetry.bus.instance();
-        self.spawner.start(instance, announce, command, extra).await
+        let started = self.spawner.start(instance, command, extra).await;
+        self.telemetry.contained(self.spawner.level());
+        started
     }
 
     pub(crate) fn count_owned(&self) {
