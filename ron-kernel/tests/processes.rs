@@ -3,5 +3,25 @@
 #[path = "processes/rig.rs"]
 mod rig;
 
+#[path = "processes/descendants.rs"]
+mod descendants;
+#[path = "processes/embedding.rs"]
+mod embedding;
 #[path = "processes/ends.rs"]
 mod ends;
+#[path = "processes/guardian.rs"]
+mod guardian;
+#[path = "processes/health.rs"]
+mod health;
+#[path = "processes/incarnations.rs"]
+mod incarnations;
+#[path = "processes/inherits.rs"]
+mod inherits;
+#[path = "processes/listeners.rs"]
+mod listeners;
+#[path = "processes/order.rs"]
+mod order;
+#[path = "processes/output.rs"]
+mod output;
+#[path = "processes/ready.rs"]
+mod ready;
