@@ -658,7 +658,7 @@ impl Driver {
 
 /// How long the guardian and the thread that starts processes may take to clear up.
 #[cfg(feature = "process")]
-const CLEAR_TIMEOUT: Duration = Duration::from_secs(3);
+const CLEAR_TIMEOUT: Duration = Duration::from_millis(600);
 
 #[cfg(feature = "process")]
 async fn close_spawner(engine: &Engine) {

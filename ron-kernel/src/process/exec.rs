@@ -66,7 +66,7 @@ impl Stage {
             Stage::Lifeline => "the guardian",
             Stage::Directory => "its working directory",
             Stage::Descriptors => "its descriptors",
-            Stage::Execute => "execute it",
+            Stage::Execute => "executing it",
         }
     }
 

@@ -154,7 +154,8 @@ impl Guardian {
         }
     }
 
-    /// Lets it do its work and end; it is killed after `patience`.
+    /// Lets it do its work and end. One that has not after `patience` has something left that does not die; it goes
+    /// on alone, and is reaped when it has ended.
     pub(crate) fn dismiss(self, patience: Duration) {
         let Guardian { pid, lifeline, .. } = self;
         drop(lifeline);
@@ -162,8 +163,8 @@ impl Guardian {
         let deadline = Instant::now() + patience;
         while let Ok(None) = waitid(WaitId::Pid(pid), reap) {
             if Instant::now() >= deadline {
-                let _ = kill_process(pid, Signal::KILL);
-                let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+                let reaper = std::thread::Builder::new().name("ron-reaper".to_owned());
+                let _ = reaper.spawn(move || waitid(WaitId::Pid(pid), WaitIdOptions::EXITED));
                 return;
             }
             std::thread::sleep(Duration::from_millis(2));

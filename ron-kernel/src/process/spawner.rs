@@ -31,10 +31,12 @@ pub(crate) const DEFAULT_PATH: &str = "/bin:/usr/bin";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it tries to reap what was abandoned.
 const REAP_EVERY: Duration = Duration::from_millis(5);
-/// How long the end waits for what was killed last.
-const LEFT_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the guardian may take to clear up after the last process.
-const DISMISS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the end waits for what was killed last, and for the guardian to clear up: well within the second that
+/// `run` has for its end after the drain.
+const LEFT_PATIENCE: Duration = Duration::from_millis(200);
+const DISMISS_PATIENCE: Duration = Duration::from_millis(300);
+/// How long the process of a kernel whose runtime went first may take to be reaped.
+const REAPER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a process was not started.
 #[derive(Debug, thiserror::Error)]
@@ -331,7 +333,7 @@ impl Desk {
         if let Some(guardian) = guardian {
             guardian.dismiss(DISMISS_PATIENCE);
         }
-        reap_all(&self.shared, &mut self.dying);
+        reap_all(&self.shared, &mut self.dying, LEFT_PATIENCE);
         let _ = std::fs::remove_dir(socket_dir(&self.instance));
     }
 
@@ -477,8 +479,8 @@ fn reap_some(shared: &Shared, dying: &mut Vec<Abandoned>) {
 }
 
 /// As [`reap_some`], until all are gone or the patience is.
-fn reap_all(shared: &Shared, dying: &mut Vec<Abandoned>) {
-    let deadline = Instant::now() + LEFT_PATIENCE;
+fn reap_all(shared: &Shared, dying: &mut Vec<Abandoned>, patience: Duration) {
+    let deadline = Instant::now() + patience;
     loop {
         reap_some(shared, dying);
         if dying.is_empty() || Instant::now() >= deadline {
@@ -692,7 +694,7 @@ impl Drop for Leader {
         if let Some(Task::Reap(abandoned)) = left {
             let shared = self.shared.clone();
             let reaper = std::thread::Builder::new().name("ron-reaper".to_owned());
-            let _ = reaper.spawn(move || reap_all(&shared, &mut vec![abandoned]));
+            let _ = reaper.spawn(move || reap_all(&shared, &mut vec![abandoned], REAPER_PATIENCE));
         }
     }
 }

@@ -1027,7 +1027,7 @@ fn every_state_has_its_headline_and_its_advice() {
         ),
         (
             child("a", "backoff", 990.0).with(|a| a.last_exit = Some(Exit::Killed(9))),
-            "a failed: killed by signal 9",
+            "a failed: killed by signal 9 (SIGKILL)",
             ["ronctl explain a", "ronctl restart a"],
         ),
         (
