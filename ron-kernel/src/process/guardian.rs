@@ -140,10 +140,11 @@ impl Guardian {
         Ok(())
     }
 
-    /// Whether it has ended.
-    pub(crate) fn has_ended(&self) -> bool {
+    /// Whether it has ended, or was stopped and so would not act.
+    pub(crate) fn is_lost(&self) -> bool {
         // An error: somebody else has reaped it.
-        !matches!(waitid(WaitId::Pid(self.pid), LOOK), Ok(None))
+        let look = LOOK | WaitIdOptions::STOPPED;
+        !matches!(waitid(WaitId::Pid(self.pid), look), Ok(None))
     }
 
     /// Ends it before it can do anything: the pipe is closed when it is no more.

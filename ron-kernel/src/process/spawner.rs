@@ -344,7 +344,7 @@ impl Desk {
         let stands = inner
             .guardian
             .as_ref()
-            .is_some_and(|guardian| !inner.deaf && !guardian.has_ended());
+            .is_some_and(|guardian| !inner.deaf && !guardian.is_lost());
         if stands && refused.is_none() {
             return self.settle(inner);
         }

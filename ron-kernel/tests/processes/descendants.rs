@@ -173,11 +173,12 @@ fn the_weaker_level_ends_groups_and_says_what_it_is() {
             until("all are there", || desk.exists("up").then_some(())).await;
             let escaped = desk.pid("escaped").await;
             let level = handle.containment().unwrap();
-            let said = log().lines(|line| line.event == "containment");
-            assert!(
-                said.iter().any(|line| line.all.contains(level.name())),
-                "{said:?}"
-            );
+            until("the level is said", || {
+                let said = log().lines(|line| line.event == "containment");
+                let told = said.iter().any(|line| line.all.contains(level.name()));
+                told.then_some(())
+            })
+            .await;
             handle.stop("family").await.unwrap();
             if level == Containment::Cgroup {
                 mark.until_gone().await;
