@@ -167,7 +167,6 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
     }
     match (verdict, exit) {
         (Some(verdict), _) => Err(verdict),
-        (None, Exit::Exited(0)) => Ok(()),
         (None, Exit::Failed(text)) => Err(text.into()),
         (None, exit) => Err(ProcessEnded(exit).into()),
     }

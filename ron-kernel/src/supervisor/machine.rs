@@ -945,10 +945,10 @@ impl Machine {
     // ----- failure and its consequences ------------------------------------------------------
 
     fn crashed(&mut self, key: Key, exit: &Exit) {
-        let reason: Arc<str> = if *exit == Exit::Done {
-            Arc::from("returned Ok although it is Permanent")
-        } else {
+        let reason: Arc<str> = if exit.is_failure() {
             Arc::from(exit.to_string())
+        } else {
+            Arc::from(format!("{exit} although it is Permanent"))
         };
         self.node_mut(key).cause = Some(reason);
         self.note(key, Note::Crashed { exit: exit.clone() });

@@ -36,7 +36,7 @@ async fn all_of_its_group_ends_with_it() {
     assert!(words.contains("exited with code 3"), "{words}");
     crashed.until_gone().await;
     until_state(&handle, "left", "done").await;
-    assert_eq!(handle.explain("left").unwrap().last_exit, Some(Exit::Done));
+    assert_eq!(handle.explain("left").unwrap().last_exit, Some(Exit::Exited(0)));
     left.until_gone().await;
     let report = running.shutdown().await;
     assert!(report.is_balanced(), "{report:?}");
@@ -95,7 +95,7 @@ async fn a_daemon_is_not_kept_by_who_made_it() {
     assert_eq!((node.pid, node.generation), (None, 1));
     assert_eq!(
         handle.explain("daemon").unwrap().last_exit,
-        Some(Exit::Done)
+        Some(Exit::Exited(0))
     );
     if finds_all(&handle) {
         mark.until_gone().await;

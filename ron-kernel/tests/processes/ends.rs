@@ -24,7 +24,7 @@ async fn a_process_runs_is_shown_with_its_pid_and_stops_when_asked() {
 #[tokio::test]
 async fn how_a_process_ended_is_told() {
     let table = [
-        ("done", "exit 0", Exit::Done, ""),
+        ("done", "exit 0", Exit::Exited(0), ""),
         (
             "three",
             "echo why >&2; exit 3",
@@ -80,7 +80,7 @@ async fn how_a_process_ended_is_told() {
     let running = start(children).await;
     let handle = running.handle().clone();
     for (name, _, exit, wanted) in table {
-        if exit == Exit::Done {
+        if exit == Exit::Exited(0) {
             let node = until_state(&handle, name, "done").await;
             assert_eq!((node.pid, node.cause), (None, None));
         } else {

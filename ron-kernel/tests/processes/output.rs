@@ -131,7 +131,7 @@ async fn one_that_closes_its_output_runs_on() {
     assert_eq!((node.state, node.generation), ("ready", 1));
     assert_eq!(log().texts("silent", "stdout"), ["once"]);
     running.shutdown().await;
-    assert_eq!(handle_exit(&["true"]).await, Exit::Done);
+    assert_eq!(handle_exit(&["true"]).await, Exit::Exited(0));
 }
 
 async fn handle_exit(words: &[&str]) -> Exit {
