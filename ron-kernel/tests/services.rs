@@ -466,6 +466,38 @@ fn a_program_without_the_preset_keys_does_not_follow_the_variables() {
     assert!(loaded.explain("preset").is_err());
 }
 
+#[cfg(feature = "process")]
+#[tokio::test]
+async fn sockets_are_open_from_start_to_end_of_the_kernel_and_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.sock");
+    let bed = Bed::new(&format!(
+        "[[service]]\nname = \"web\"\ncommand = \"sleep\"\nargs = [\"1000\"]\nlisten = [\"unix:{}\"]\n",
+        path.display()
+    ));
+    let loaded = bed.load().unwrap();
+    let built = kernel(&loaded).unwrap();
+    assert!(!path.exists(), "building takes nothing");
+    let running = built.start().await.unwrap();
+    let handle = running.handle().clone();
+    handle.ready().await;
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let second = kernel(&loaded)
+        .unwrap()
+        .start()
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert_eq!(second.exit_code(), 98, "{second}");
+    running.shutdown().await;
+    let refused = std::os::unix::net::UnixStream::connect(&path).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    // What is left of it does not keep the next one from starting.
+    let next = kernel(&loaded).unwrap().start().await.unwrap();
+    next.shutdown().await;
+    drop(handle);
+}
+
 /// The binary in this build: with processes it runs the preset, else it says what it lacks before anything runs.
 #[cfg(unix)]
 #[test]
