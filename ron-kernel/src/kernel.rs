@@ -227,6 +227,15 @@ impl Kernel {
         Ok(running.shutdown().await)
     }
 
+    #[cfg(feature = "process")]
+    pub(crate) fn has_processes(&self) -> bool {
+        let kind = |key: &u32| self.machine.node(*key).kind;
+        self.parts
+            .keys
+            .iter()
+            .any(|key| kind(key) == crate::supervisor::Kind::Process)
+    }
+
     /// Everything up to and including the start of the children.
     pub(crate) fn launch(self, runtime: &Handle) -> Result<Driver, KernelError> {
         let start = |what| move |source| KernelError::Start { what, source };
@@ -635,6 +644,8 @@ impl Driver {
         engine.join_ended_threads();
         #[cfg(feature = "process")]
         close_spawner(&engine).await;
+        #[cfg(feature = "process")]
+        shielded(|| engine.tell_containment());
         engine.telemetry.close();
         self.beat.abort();
         let _ = self.beat.await;

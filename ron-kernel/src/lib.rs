@@ -99,6 +99,8 @@ mod kernel;
 mod notify;
 #[cfg(not(feature = "process"))]
 mod notify_absent;
+#[cfg(all(feature = "process", not(target_os = "linux")))]
+compile_error!("feature `process` needs Linux: pidfds, parent-death signals, cgroups");
 #[cfg(feature = "process")]
 pub mod process;
 mod reload;

@@ -1,4 +1,4 @@
-//! Child processes in the same tree as tasks and threads (feature `process`).
+//! Child processes in the same tree as tasks and threads (feature `process`, Linux).
 //!
 //! ```
 //! use ron_kernel::process::{Command, Probe, Ready};
@@ -19,7 +19,9 @@
 //! # How a process runs
 //!
 //! It leads a process group of its own, with `/dev/null` as input. Lines of its output become log lines with
-//! the fields `child`, `generation` and `stream`. It gets this process's environment less what is the kernel's
+//! the fields `child`, `generation` and `stream`, of target `ron_kernel::output`: up to 16 KiB each, longer ones in
+//! pieces, and 10,000 of each stream in 30 s; what is more is dropped, said, and counted in
+//! `ron_kernel_process_output_dropped_total`. It gets this process's environment less what is the kernel's
 //! own business (`RON_*`, `NOTIFY_SOCKET`, `WATCHDOG_*`, `LISTEN_*`), and no descriptor but the three standard
 //! ones and the [listeners](Command::listener) it is given. Signals have their default action and none is blocked.
 //!
@@ -30,6 +32,9 @@
 //! The runtime needs tokio's I/O driver (`enable_io`). SIGCHLD must not be ignored: where it is, the first start
 //! gives it its default back and says so. A program that reaps children it did not start (`waitpid(-1)`) loses
 //! how they ended.
+//!
+//! With [`Child::watchdog`](crate::supervisor::Child::watchdog) it must say `WATCHDOG=1` on the socket of sd_notify(3) within
+//! that time (`WATCHDOG_USEC` tells it), or answer its health probe; `WATCHDOG=trigger` is a failure at once.
 //!
 //! # Survivors
 //!
@@ -63,8 +68,8 @@ pub enum Ready {
     #[default]
     Started,
     /// When it says `READY=1` to the socket that `NOTIFY_SOCKET` names, as sd_notify(3) does. Any process of
-    /// the child's may say it. `STATUS=` becomes the child's status, `WATCHDOG=1` its heartbeat: with
-    /// [`Child::watchdog`](crate::supervisor::Child::watchdog) `WATCHDOG_USEC` is set and a missing one is a failure.
+    /// the child's may say it, as long as it runs as this user or root. `STATUS=` becomes the child's status, `WATCHDOG=1` its
+    /// heartbeat.
     Notified,
     /// When the probe succeeds; tried every 100 ms at first, every second later.
     Probed(Probe),
@@ -201,7 +206,8 @@ impl Command {
     /// 4 for the second. The socket stays open here, so no connection is refused while the child restarts; those
     /// that come meanwhile wait in its backlog.
     ///
-    /// `name` must not contain `:`.
+    /// A name that contains `:` is refused at the start. The socket is put into blocking mode at each start; a child that
+    /// wants another sets it.
     pub fn listener(mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> Command {
         self.listeners.push((name.into(), Arc::new(socket.into())));
         self
@@ -230,15 +236,12 @@ pub enum Containment {
     /// incarnation, so that a descendant that left its group ends with its child, too. Needs cgroup version 2,
     /// writable (`Delegate=yes` under systemd), and `/bin/sh`.
     Cgroup,
-    /// The process groups of all children die by the guardian, the children themselves also without it.
-    /// A descendant that made a session of its own survives.
+    /// The process groups of all children die by the guardian, the children themselves also without it (parent-death
+    /// signal). A descendant that left its group survives; it survives the stop of its child, too.
     GroupAndParentDeath,
-    /// As before, on a system without parent-death signals.
-    Group,
-    /// There is no guardian (no `/bin/sh`): only the children themselves die, their descendants survive.
+    /// There is no guardian (no `/bin/sh`): only the children themselves die, their descendants survive. Nor does a child
+    /// die that changed its user, or that is setuid or has file capabilities: the system then takes the signal back.
     ParentDeath,
-    /// There is neither: all survive.
-    None,
 }
 
 impl Containment {
@@ -247,9 +250,7 @@ impl Containment {
         match self {
             Containment::Cgroup => "cgroup",
             Containment::GroupAndParentDeath => "group+pdeathsig",
-            Containment::Group => "group",
             Containment::ParentDeath => "pdeathsig",
-            Containment::None => "none",
         }
     }
 }

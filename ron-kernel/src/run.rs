@@ -113,7 +113,9 @@ fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
     let mut kernel = builder.build()?;
     #[cfg(feature = "process")]
     {
-        kernel.nofile = raise_open_files();
+        if kernel.has_processes() {
+            kernel.nofile = raise_open_files();
+        }
     }
     install_panic_hook();
     if std::process::id() == 1 {

@@ -21,6 +21,9 @@ const LAG_KEY: &str = "bus_lag";
 
 /// Whoever is not ready by then is worth a line; the runbook has people look at 10 s.
 const REMIND_AFTER: Duration = Duration::from_secs(10);
+/// For so long a look at the processes of children serves a scrape.
+#[cfg(feature = "process")]
+const USAGE_FRESH: Duration = Duration::from_millis(100);
 /// Causes in one log line; `/readyz` has them all.
 const CAUSES_LOGGED: usize = 8;
 
@@ -59,6 +62,7 @@ pub(crate) struct Telemetry {
     was_ready: AtomicBool,
     /// What feeds the collectors; ends with the kernel.
     feeds: Mutex<Vec<Feed>>,
+    naming: Mutex<()>,
     /// What readers lost, as of the last look of `watch_lag`.
     losses: Mutex<Losses>,
     #[cfg(feature = "control")]
@@ -118,6 +122,7 @@ impl Telemetry {
             lagging: AtomicBool::new(false),
             was_ready: AtomicBool::new(false),
             feeds: Mutex::new(feed_bus(&bus, &metrics)),
+            naming: Mutex::new(()),
             losses: Mutex::new(Losses::default()),
             #[cfg(feature = "control")]
             record: crate::control::Record::default(),
@@ -184,12 +189,23 @@ impl Telemetry {
         &self,
         read: impl Fn() -> Vec<(Arc<str>, rustix::process::Pid)> + Clone + Send + 'static,
     ) {
+        // One look serves the three families of a scrape.
+        type Seen = Vec<(Arc<str>, crate::usage::Usage)>;
+        let last: Arc<Mutex<Option<(Instant, Arc<Seen>)>>> = Arc::default();
         let usage = move || {
-            let used = read().into_iter();
-            used.map(|(id, pid)| {
-                let usage = crate::usage::Usage::of(&pid.as_raw_nonzero().to_string());
-                (id, usage)
-            })
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*last {
+                Some((at, seen)) if at.elapsed() < USAGE_FRESH => seen.clone(),
+                _ => {
+                    let seen = read().into_iter().map(|(id, pid)| {
+                        let usage = crate::usage::Usage::of(&pid.as_raw_nonzero().to_string());
+                        (id, usage)
+                    });
+                    let seen = Arc::new(seen.collect::<Seen>());
+                    *last = Some((Instant::now(), seen.clone()));
+                    seen
+                }
+            }
         };
         let golden = self.metrics.golden();
         let (cpu, memory, fds) = (usage.clone(), usage.clone(), usage);
@@ -197,25 +213,25 @@ impl Telemetry {
             golden
                 .ron_kernel_process_cpu_seconds_total
                 .feed(move |samples| {
-                    for (id, usage) in cpu() {
+                    for (id, usage) in cpu().iter() {
                         if let Some(ms) = usage.cpu_ms {
-                            samples.push([&*id], Duration::from_millis(ms));
+                            samples.push([&**id], Duration::from_millis(ms));
                         }
                     }
                 }),
             golden
                 .ron_kernel_process_resident_memory_bytes
                 .feed(move |samples| {
-                    for (id, usage) in memory() {
+                    for (id, usage) in memory().iter() {
                         if let Some(bytes) = usage.rss_bytes {
-                            samples.push([&*id], bytes as f64);
+                            samples.push([&**id], bytes as f64);
                         }
                     }
                 }),
             golden.ron_kernel_process_open_fds.feed(move |samples| {
-                for (id, usage) in fds() {
+                for (id, usage) in fds().iter() {
                     if let Some(fds) = usage.fds {
-                        samples.push([&*id], fds as f64);
+                        samples.push([&**id], fds as f64);
                     }
                 }
             }),
@@ -240,6 +256,7 @@ impl Telemetry {
     #[cfg(feature = "process")]
     pub(crate) fn contained(&self, level: Option<crate::process::Containment>) {
         let level = level.map(|level| level.name().to_owned());
+        let _alone = self.naming();
         let mut identity = self.metrics.identity();
         if identity.containment != level {
             identity.containment = level;
@@ -264,30 +281,35 @@ impl Telemetry {
                 "the guardian of child processes was lost; another was started"
             );
         }
-        let Some((level, reason)) = news.level else {
-            return;
-        };
-        let containment = level.name();
-        if level == Containment::Cgroup {
-            tracing::info!(
-                event = "containment",
-                containment,
-                "child processes are contained by {containment}"
-            );
-        } else {
-            tracing::warn!(
-                event = "containment",
-                containment,
-                reason,
-                "child processes are contained by {containment} only"
-            );
+        for (level, reason) in news.levels {
+            let containment = level.name();
+            if level == Containment::Cgroup {
+                tracing::info!(
+                    event = "containment",
+                    containment,
+                    "child processes are contained by {containment}"
+                );
+            } else {
+                tracing::warn!(
+                    event = "containment",
+                    containment,
+                    reason,
+                    "child processes are contained by {containment} only"
+                );
+            }
         }
     }
 
     pub(crate) fn set_config_sha(&self, sha256: String) {
+        let _alone = self.naming();
         let mut identity = self.metrics.identity();
         identity.config_sha = Some(sha256);
         self.metrics.set_identity(identity);
+    }
+
+    /// Held while the identity is read and changed.
+    fn naming(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn started(&self) {
@@ -748,8 +770,8 @@ pub(crate) fn one_line(mut text: String, max: usize) -> String {
         text.truncate(end);
         text.push('…');
     }
-    if text.contains(['\n', '\r']) {
-        text = text.replace(['\n', '\r'], " ");
+    if text.contains(char::is_control) {
+        text = text.replace(char::is_control, " ");
     }
     text
 }

@@ -2,7 +2,7 @@
 //! whatever process group or session it moved to. See cgroups(7); version 2 only.
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{access, open, Access, Mode, OFlags};
+use rustix::fs::{access, flock, open, Access, FlockOperation, Mode, OFlags};
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Names of cgroups made here: this, the pid in hex, `-`, more.
+/// Names of cgroups made here begin with it.
 const PREFIX: &str = "ron-kernel-";
 
 /// The cgroup of a kernel; it holds no process itself.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     dir: PathBuf,
+    /// Locked as long as this process lives, so that no other sweeps it; seen across namespaces.
+    _lock: OwnedFd,
     leaves: AtomicU64,
 }
 
@@ -39,8 +41,14 @@ impl Cgroup {
         sweep(&own);
         let dir = own.join(format!("{PREFIX}{instance}"));
         std::fs::create_dir(&dir).map_err(said)?;
+        let lock = lock(&dir, FlockOperation::LockShared).map_err(said)?;
+        // Swept between the two.
+        if !dir.exists() {
+            std::fs::create_dir(&dir).map_err(said)?;
+        }
         let cgroup = Cgroup {
             dir,
+            _lock: lock,
             leaves: AtomicU64::new(0),
         };
         access(cgroup.dir.join("cgroup.kill"), Access::WRITE_OK)
@@ -57,7 +65,7 @@ impl Cgroup {
         let number = self.leaves.fetch_add(1, Ordering::Relaxed);
         let dir = self.dir.join(number.to_string());
         std::fs::create_dir(&dir).or_else(|error| {
-            // Swept away while it was empty, by a kernel that cannot see this process.
+            // Somebody removed what was empty.
             if error.kind() != io::ErrorKind::NotFound {
                 return Err(error);
             }
@@ -122,24 +130,25 @@ fn remove(dir: &Path) -> io::Result<()> {
     std::fs::remove_dir(dir)
 }
 
-/// Removes what kernels left that no longer run.
+fn lock(dir: &Path, how: FlockOperation) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lock = open(dir, flags, Mode::empty())?;
+    flock(&lock, how)?;
+    Ok(lock)
+}
+
+/// Removes what kernels left that no longer run, as far as it is empty.
 fn sweep(own: &Path) {
     let Ok(entries) = std::fs::read_dir(own) else {
         return;
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(maker);
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        let ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX));
+        if ours && lock(&entry.path(), FlockOperation::NonBlockingLockExclusive).is_ok() {
             let _ = remove(&entry.path());
         }
     }
-}
-
-/// The process that made a cgroup of this name.
-fn maker(name: &str) -> Option<u32> {
-    let (pid, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
-    u32::from_str_radix(pid, 16).ok()
 }
 
 /// The directory of this process's cgroup, from `/proc/self/mountinfo` and `/proc/self/cgroup`: proc(5).
@@ -230,19 +239,6 @@ mod tests {
         ] {
             let found = locate(mountinfo, cgroup);
             assert_eq!(found.as_deref(), expected.map(Path::new));
-        }
-    }
-
-    #[test]
-    fn a_name_tells_who_made_it() {
-        assert_eq!(maker("ron-kernel-1f-18c2"), Some(31));
-        for other in [
-            "ron-kernel-",
-            "ron-kernel-zz-1",
-            "ron-kernel-1f",
-            "x.service",
-        ] {
-            assert_eq!(maker(other), None);
         }
     }
 

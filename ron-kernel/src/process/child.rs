@@ -5,10 +5,10 @@ use super::output::Output;
 use super::spawner::{Extra, Leader};
 use super::{Command, Probe, Ready};
 use crate::supervisor::context::{Incarnation, ABORT, FAULT_EXIT, FAULT_HANG, FAULT_PANIC};
-use crate::supervisor::engine::Engine;
 use crate::supervisor::machine::Input;
 use crate::supervisor::{error_chain, BoxError, ChildContext, Exit, ProcessEnded};
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use rustix::process::{pidfd_open, PidfdFlags, Signal};
 use std::future::pending;
 use std::io;
@@ -49,35 +49,33 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
         return Ok(());
     };
     let incarnation = cx.incarnation.clone();
-    let socket = match command.ready {
-        Ready::Notified => {
-            let path = engine
-                .spawner()
-                .socket_path(engine.telemetry.bus.instance());
-            let socket = NotifySocket::bind(path.clone()).map_err(|source| {
-                let path = path.display();
-                format!("the socket for its notifications, {path}: {source}")
-            })?;
-            Some(socket)
-        }
-        _ => None,
-    };
-    let extra = extra(&engine, &incarnation, socket.as_ref());
-    let mut leader = tokio::select! {
+    let heartbeat = engine.read(|machine| machine.node(incarnation.key).policy.heartbeat);
+    let socket = (command.ready == Ready::Notified || heartbeat.is_some()).then(|| {
+        let path = engine.spawner().socket_path();
+        NotifySocket::bind(path.clone()).map_err(|source| {
+            let path = path.display();
+            format!("the socket for its notifications, {path}: {source}")
+        })
+    });
+    let socket = socket.transpose()?;
+    let extra = extra(socket.as_ref(), heartbeat);
+    let mut starting = engine.spawner().start(command.clone(), extra)?;
+    let begun = tokio::select! {
         biased;
-        // Not started yet, or killed as it starts.
-        () = cx.stopping() => return Ok(()),
-        () = aborted(&incarnation) => return Ok(()),
-        leader = engine.start_process(command.clone(), extra) => leader?,
+        leader = starting.answer() => Some(leader?),
+        () = ended_early(&cx) => None,
     };
+    let mut leader = match begun {
+        Some(leader) => leader,
+        None if starting.cancel() => return Ok(()),
+        // It is being forked: there will be a process, and it is stopped like any other.
+        None => starting.answer().await?,
+    };
+    engine.telemetry.contained(engine.spawner().level());
     leader.belongs_to(&incarnation.id);
     let pid = leader.pid().as_raw_nonzero().get().unsigned_abs();
-    engine.step(Input::Pid {
-        key: incarnation.key,
-        run: incarnation.run,
-        pid,
-    });
     drop(engine);
+    show_pid(&cx, Some(pid));
     let end = End::watch(&leader)?;
     let (stdout, stderr) = (leader.stdout.take(), leader.stderr.take());
     let mut output = Output::new(
@@ -150,15 +148,14 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
                     verdict = Some(problem);
                     end_early(&cx);
                 }
-                () = output.pump(), if !output.is_over() => {}
+                dropped = output.pump(), if !output.is_over() => count_dropped(&cx, dropped),
             }
         }
     }
     let exit = leader.reap();
+    show_pid(&cx, None);
     let (last, dropped) = output.finish(OUTPUT_PATIENCE).await;
-    if let Some(engine) = cx.engine.upgrade().filter(|_| dropped > 0) {
-        engine.telemetry.output_dropped(&incarnation.id, dropped);
-    }
+    count_dropped(&cx, dropped);
     if exit.is_failure() && !cx.is_stopping() && !last.is_empty() {
         cx.status(format!("last words: {last}"));
     }
@@ -173,16 +170,43 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
 }
 
 /// What the child's environment says of the supervisor.
-fn extra(engine: &Engine, incarnation: &Incarnation, socket: Option<&NotifySocket>) -> Extra {
+fn extra(socket: Option<&NotifySocket>, heartbeat: Option<Duration>) -> Extra {
     let mut env = Vec::new();
     if let Some(socket) = socket {
         env.push(("NOTIFY_SOCKET", socket.path().as_os_str().to_owned()));
-        let heartbeat = engine.read(|machine| machine.node(incarnation.key).policy.heartbeat);
-        if let Some(interval) = heartbeat {
-            env.push(("WATCHDOG_USEC", interval.as_micros().to_string().into()));
-        }
+    }
+    if let Some(interval) = heartbeat {
+        env.push(("WATCHDOG_USEC", interval.as_micros().to_string().into()));
     }
     Extra { env }
+}
+
+/// Shows the process in the tree, as long as its pid is its own.
+fn show_pid(cx: &ChildContext, pid: Option<u32>) {
+    if let Some(engine) = cx.engine.upgrade() {
+        let (key, run) = (cx.incarnation.key, cx.incarnation.run);
+        engine.step(Input::Pid { key, run, pid });
+    }
+}
+
+fn count_dropped(cx: &ChildContext, lines: u64) {
+    if let Some(engine) = cx.engine.upgrade().filter(|_| lines > 0) {
+        engine.telemetry.output_dropped(cx.id(), lines);
+    }
+}
+
+/// The incarnation is to end although its process has not been started.
+async fn ended_early(cx: &ChildContext) {
+    let mut seen = 0;
+    let aborted = async {
+        while seen & ABORT == 0 {
+            seen = raised(&cx.incarnation, seen).await;
+        }
+    };
+    tokio::select! {
+        () = cx.stopping() => {}
+        () = aborted => {}
+    }
 }
 
 /// The process is to end before anybody asked for it: shown as stopping, with the timers of a stop.
@@ -200,13 +224,6 @@ async fn left_alone(cx: &ChildContext, leader: &Leader) {
     {
         end_early(cx);
         leader.emptied().await;
-    }
-}
-
-async fn aborted(incarnation: &Incarnation) {
-    let mut seen = 0;
-    while seen & ABORT == 0 {
-        seen = raised(incarnation, seen).await;
     }
 }
 
@@ -367,8 +384,12 @@ impl End {
                 let watched = AsyncFd::with_interest(descriptor, Interest::READABLE);
                 watched.map(End::Descriptor)
             }
-            Err(_) => tokio::signal::unix::signal(SignalKind::child())
-                .map(|signal| End::Signal(tokio::sync::Mutex::new(signal))),
+            // No such call here, or none allowed.
+            Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => {
+                tokio::signal::unix::signal(SignalKind::child())
+                    .map(|signal| End::Signal(tokio::sync::Mutex::new(signal)))
+            }
+            Err(errno) => Err(errno.into()),
         }
     }
 

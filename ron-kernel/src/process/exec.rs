@@ -123,6 +123,8 @@ struct Plan {
     dies_with_parent: bool,
     parent: libc::pid_t,
     nofile: Option<libc::rlimit>,
+    /// No descriptor is as high, as far as one looks.
+    open_max: c_int,
 }
 
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
@@ -171,6 +173,7 @@ pub(crate) fn fork_exec(image: &Image, place: &Place<'_>) -> io::Result<Forked> 
         session: place.session,
         dies_with_parent: place.dies_with_parent,
         parent: rustix::process::getpid().as_raw_nonzero().get(),
+        open_max: open_max(),
         nofile: place.nofile.map(|(soft, hard)| libc::rlimit {
             rlim_cur: soft,
             rlim_max: hard,
@@ -196,14 +199,28 @@ pub(crate) fn fork_exec(image: &Image, place: &Place<'_>) -> io::Result<Forked> 
 pub(crate) fn heed_children() -> bool {
     // SAFETY: the struct is plain data, filled by the first call; the second only replaces what does nothing.
     unsafe {
-        let mut before: libc::sigaction = std::mem::zeroed();
-        let asked = libc::sigaction(libc::SIGCHLD, ptr::null(), &mut before);
-        let ignored = asked == 0 && before.sa_sigaction == libc::SIG_IGN;
-        if ignored {
-            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        let mut action: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(libc::SIGCHLD, ptr::null(), &mut action) != 0 {
+            return false;
         }
-        ignored
+        let ignored = action.sa_sigaction == libc::SIG_IGN;
+        let unwaited = action.sa_flags & libc::SA_NOCLDWAIT != 0;
+        if ignored {
+            action.sa_sigaction = libc::SIG_DFL;
+        }
+        action.sa_flags &= !libc::SA_NOCLDWAIT;
+        if ignored || unwaited {
+            libc::sigaction(libc::SIGCHLD, &action, ptr::null_mut());
+        }
+        ignored || unwaited
     }
+}
+
+/// Where a search for open descriptors ends.
+fn open_max() -> c_int {
+    const LOOKED_AT: u64 = 65_536;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.unwrap_or(LOOKED_AT).min(LOOKED_AT) as c_int
 }
 
 /// All signals blocked in this thread; as before when dropped.
@@ -252,13 +269,10 @@ unsafe fn enter(plan: &Plan) -> ! {
         stage!(Stage::Group, libc::setpgid(0, 0));
     }
     if plan.dies_with_parent {
-        #[cfg(target_os = "linux")]
-        {
-            stage!(
-                Stage::Parent,
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)
-            );
-        }
+        stage!(
+            Stage::Parent,
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)
+        );
         // It may have died before that; then nobody would send the signal any more.
         if libc::getppid() != plan.parent {
             libc::_exit(127);
@@ -295,14 +309,21 @@ unsafe fn enter(plan: &Plan) -> ! {
         stage!(Stage::Descriptors, libc::dup2(source, target));
         target += 1;
     }
-    // What some library opened without O_CLOEXEC is none of the child's business. Not on every system.
-    #[cfg(target_os = "linux")]
-    libc::syscall(
+    // What some library opened without O_CLOEXEC is none of the child's business.
+    let closed = libc::syscall(
         libc::SYS_close_range,
         plan.sources_len as libc::c_uint,
         libc::c_uint::MAX,
         libc::CLOSE_RANGE_CLOEXEC,
     );
+    if closed != 0 {
+        // Linux before 5.11, or a filter of system calls.
+        let mut fd = plan.sources_len;
+        while fd < plan.open_max {
+            libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+            fd += 1;
+        }
+    }
     if !plan.listen_pid.is_null() {
         ptr::copy_nonoverlapping(digits.as_ptr(), plan.listen_pid, digits_len);
     }
@@ -319,26 +340,13 @@ unsafe fn enter(plan: &Plan) -> ! {
 ///
 /// As [`enter`].
 unsafe fn fail(plan: &Plan, stage: Stage) -> ! {
-    let errno = *errno_location();
+    let errno = *libc::__errno_location();
     let (stage, errno) = ((stage as u32).to_ne_bytes(), errno.to_ne_bytes());
     let bytes = [
         stage[0], stage[1], stage[2], stage[3], errno[0], errno[1], errno[2], errno[3],
     ];
     libc::write(plan.failure, bytes.as_ptr().cast(), bytes.len());
     libc::_exit(127)
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-unsafe fn errno_location() -> *mut c_int {
-    #[cfg(target_os = "linux")]
-    return libc::__errno_location();
-    #[cfg(target_os = "android")]
-    return libc::__errno();
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-unsafe fn errno_location() -> *mut c_int {
-    libc::__error()
 }
 
 /// Writes a number; returns how many digits it has.

@@ -51,8 +51,9 @@ rm -rf -- "$2"
 "#;
 
 const SHELL: &str = "/bin/sh";
-/// Bytes that may wait for it: 100,000 groups. The most that any user may ask for on Linux.
-#[cfg(target_os = "linux")]
+/// How long a new one may take to read what lives.
+const FEED_PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes that may wait for it: 100,000 groups. The most that any user may ask for.
 const PIPE_SIZE: usize = 1 << 20;
 
 /// A running guardian.
@@ -84,11 +85,8 @@ impl Guardian {
         };
         let (theirs, lifeline) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&lifeline, true)?;
-        #[cfg(target_os = "linux")]
-        {
-            // Where that is refused it has what it has.
-            let _ = rustix::pipe::fcntl_setpipe_size(&lifeline, PIPE_SIZE);
-        }
+        // Where that is refused it has what it has.
+        let _ = rustix::pipe::fcntl_setpipe_size(&lifeline, PIPE_SIZE);
         let null = std::fs::File::options().write(true).open("/dev/null")?;
         let forked = fork_exec(
             &image,
@@ -124,8 +122,23 @@ impl Guardian {
     }
 
     /// Names a group that is to be killed.
-    pub(crate) fn add(&self, group: Pid) -> io::Result<()> {
+    fn add(&self, group: Pid) -> io::Result<()> {
         self.tell('+', group)
+    }
+
+    /// As [`add`](Self::add) for many: waits for it to take them.
+    pub(crate) fn add_all<'a>(&self, groups: impl IntoIterator<Item = &'a Pid>) -> io::Result<()> {
+        let deadline = Instant::now() + FEED_PATIENCE;
+        for group in groups {
+            while let Err(error) = self.add(*group) {
+                let full = error.kind() == io::ErrorKind::WouldBlock;
+                if !full || Instant::now() >= deadline {
+                    return Err(error);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
     }
 
     /// Takes a group back: its leader is about to be reaped.

@@ -88,6 +88,7 @@ struct Stream {
     /// `None` once it has ended.
     pipe: Option<Receiver>,
     splitter: Splitter,
+    allowance: Allowance,
 }
 
 /// Both streams of one incarnation.
@@ -103,9 +104,9 @@ struct Log {
     child: Arc<str>,
     generation: u64,
     begun: Instant,
-    allowance: Allowance,
     /// The last line on stderr.
     last: String,
+    /// Lines that were dropped since the last look.
     dropped: u64,
 }
 
@@ -122,6 +123,7 @@ impl Output {
                 name,
                 pipe,
                 splitter: Splitter::default(),
+                allowance: Allowance::default(),
             })
         };
         Ok(Output {
@@ -129,7 +131,6 @@ impl Output {
                 child,
                 generation,
                 begun: Instant::now(),
-                allowance: Allowance::default(),
                 last: String::new(),
                 dropped: 0,
             },
@@ -143,29 +144,31 @@ impl Output {
         self.streams.iter().all(|stream| stream.pipe.is_none())
     }
 
-    /// Takes what is there, at least something; never returns once both streams are over. Cancel safe.
-    pub(crate) async fn pump(&mut self) {
+    /// Takes what is there, at least something, and returns how many lines were dropped; never returns once both
+    /// streams are over. Cancel safe.
+    pub(crate) async fn pump(&mut self) -> u64 {
         let [stdout, stderr] = &mut self.streams;
         tokio::select! {
             () = stdout.readable() => stdout.take(&mut *self.chunk, &mut self.log),
             () = stderr.readable() => stderr.take(&mut *self.chunk, &mut self.log),
         }
+        std::mem::take(&mut self.log.dropped)
     }
 
     /// Takes the rest, as long as somebody holds the other end and at most for `limit`, and gives back the last line on
     /// stderr and how many lines were dropped.
     pub(crate) async fn finish(mut self, limit: Duration) -> (String, u64) {
+        let mut dropped = 0;
         let all = async {
             while !self.is_over() {
-                self.pump().await;
+                dropped += self.pump().await;
             }
         };
         let _ = tokio::time::timeout(limit, all).await;
         for stream in &mut self.streams {
             stream.end(&mut self.log);
         }
-        self.log.told_dropped();
-        (self.log.last, self.log.dropped)
+        (self.log.last, dropped + self.log.dropped)
     }
 }
 
@@ -184,7 +187,9 @@ impl Stream {
             Ok(0) => self.end(log),
             Ok(length) => {
                 let bytes = chunk.get(..length).unwrap_or_default();
-                self.splitter.push(bytes, |line| log.line(self.name, line));
+                let (name, allowance) = (self.name, &mut self.allowance);
+                self.splitter
+                    .push(bytes, |line| log.line(name, allowance, line));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.end(log),
@@ -193,22 +198,28 @@ impl Stream {
 
     fn end(&mut self, log: &mut Log) {
         self.pipe = None;
-        self.splitter.finish(&mut |line| log.line(self.name, line));
+        let (name, allowance) = (self.name, &mut self.allowance);
+        self.splitter
+            .finish(&mut |line| log.line(name, allowance, line));
+        let dropped = std::mem::take(&mut allowance.dropped);
+        if dropped > 0 {
+            log.dropped_lines(name, dropped);
+        }
     }
 }
 
 impl Log {
-    fn line(&mut self, stream: &'static str, line: &[u8]) {
+    fn line(&mut self, stream: &'static str, allowance: &mut Allowance, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
         if stream == "stderr" {
             self.last = crate::telemetry::one_line(text.to_string(), LAST_MAX);
         }
-        let Some(dropped) = self.allowance.admit(self.begun.elapsed()) else {
+        let Some(dropped) = allowance.admit(self.begun.elapsed()) else {
             self.dropped += 1;
             return;
         };
         if dropped > 0 {
-            self.dropped_lines(dropped);
+            self.dropped_lines(stream, dropped);
         }
         let (child, generation) = (&*self.child, self.generation);
         tracing::info!(
@@ -221,19 +232,13 @@ impl Log {
         );
     }
 
-    fn told_dropped(&mut self) {
-        let dropped = std::mem::take(&mut self.allowance.dropped);
-        if dropped > 0 {
-            self.dropped_lines(dropped);
-        }
-    }
-
-    fn dropped_lines(&self, dropped: u64) {
+    fn dropped_lines(&self, stream: &'static str, dropped: u64) {
         let (child, generation) = (&*self.child, self.generation);
         tracing::warn!(
             event = "output_dropped",
             child,
             generation,
+            stream,
             dropped,
             "{child} writes more than {LINES_MAX} lines in {} s; {dropped} were dropped",
             WINDOW.as_secs()

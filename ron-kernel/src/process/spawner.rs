@@ -17,12 +17,15 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// Changes of the level that wait to be logged, which happens each second.
+const LEVELS_MAX: usize = 16;
 
 /// Where programs are looked for without `PATH`, as execvp(3) has it.
 pub(crate) const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -43,6 +46,8 @@ const REAPER_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum StartError {
     #[error("cannot start `{program}`: it is in none of PATH={path}")]
     NotInPath { program: String, path: String },
+    #[error("cannot start `{program}`: the name `{name}` of a listener contains `:`")]
+    Listener { program: String, name: String },
     #[error("cannot start `{program}`: {what} contains a NUL byte")]
     Nul { program: String, what: String },
     #[error("cannot start `{program}`: {what}{hint}: {source}")]
@@ -65,9 +70,36 @@ pub(crate) struct Extra {
     pub(crate) env: Vec<(&'static str, OsString)>,
 }
 
+/// A start that has been asked for.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    program: String,
+    claimed: Arc<AtomicBool>,
+    answer: oneshot::Receiver<Result<Leader, StartError>>,
+}
+
+impl Starting {
+    /// Takes it back; `false` if it is being done, and then there will be a process.
+    pub(crate) fn cancel(&self) -> bool {
+        // The thread's swap is the partner: one of the two is first.
+        !self.claimed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Cancel safe.
+    pub(crate) async fn answer(&mut self) -> Result<Leader, StartError> {
+        let program = || self.program.clone();
+        match (&mut self.answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StartError::Closed { program: program() }),
+        }
+    }
+}
+
 struct Request {
     command: Command,
     extra: Extra,
+    /// Set by whoever is first: the thread that starts it, or who takes it back.
+    claimed: Arc<AtomicBool>,
     reply: oneshot::Sender<Result<Leader, StartError>>,
 }
 
@@ -77,6 +109,7 @@ enum Task {
     Reap(Abandoned),
 }
 
+#[derive(Debug)]
 struct Abandoned {
     pid: Pid,
     reaped: bool,
@@ -93,6 +126,8 @@ pub(crate) struct Spawner {
     /// Limits of open files that children get, where this process has raised its own.
     nofile: OnceLock<(u64, u64)>,
     sockets: AtomicU64,
+    /// Names what belongs to this kernel and no other in the system.
+    name: OnceLock<String>,
 }
 
 /// What leaders need of the kernel's processes.
@@ -115,6 +150,8 @@ struct Inner {
     /// Children with a process: for what they use.
     used: BTreeMap<Arc<str>, Pid>,
     tasks: Option<Sender<Task>>,
+    /// To be reaped after the thread has ended.
+    orphans: Vec<Abandoned>,
 }
 
 impl Shared {
@@ -126,8 +163,8 @@ impl Shared {
 /// What happened to the containment and has not been logged yet.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct News {
-    /// Another level is in force; why no stronger one is.
-    pub(crate) level: Option<(Containment, Option<String>)>,
+    /// Other levels came into force, in order; why no stronger one did.
+    pub(crate) levels: Vec<(Containment, Option<String>)>,
     /// Guardians that were lost.
     pub(crate) lost: u64,
     /// SIGCHLD was ignored.
@@ -160,18 +197,17 @@ impl Spawner {
     }
 
     /// The name of a socket that no other child gets.
-    pub(crate) fn socket_path(&self, instance: &str) -> PathBuf {
+    pub(crate) fn socket_path(&self) -> PathBuf {
         let number = self.sockets.fetch_add(1, Ordering::Relaxed);
-        socket_dir(instance).join(number.to_string())
+        socket_dir(self.name()).join(number.to_string())
     }
 
-    /// Starts a process; `id` is the child's.
-    pub(crate) async fn start(
-        &self,
-        instance: &str,
-        command: Command,
-        extra: Extra,
-    ) -> Result<Leader, StartError> {
+    fn name(&self) -> &str {
+        self.name.get_or_init(crate::kernel::instance)
+    }
+
+    /// Has a process started.
+    pub(crate) fn start(&self, command: Command, extra: Extra) -> Result<Starting, StartError> {
         let program = command.program.to_string_lossy().into_owned();
         let closed = || {
             let program = program.clone();
@@ -181,9 +217,11 @@ impl Spawner {
             }
         };
         let (reply, answer) = oneshot::channel();
+        let claimed = Arc::new(AtomicBool::new(false));
         let request = Task::Start(Box::new(Request {
             command,
             extra,
+            claimed: claimed.clone(),
             reply,
         }));
         {
@@ -192,7 +230,7 @@ impl Spawner {
                 return Err(closed());
             }
             if thread.is_none() {
-                *thread = Some(self.launch(instance).map_err(|source| StartError::Step {
+                *thread = Some(self.launch().map_err(|source| StartError::Step {
                     program: program.clone(),
                     what: "the thread that starts processes".to_owned(),
                     hint: "",
@@ -203,19 +241,23 @@ impl Spawner {
                 tasks.send(request).map_err(|_| closed())?;
             }
         }
-        answer.await.map_err(|_| closed())?
+        Ok(Starting {
+            program,
+            claimed,
+            answer,
+        })
     }
 
-    fn launch(&self, instance: &str) -> io::Result<(Sender<Task>, JoinHandle<()>)> {
+    fn launch(&self) -> io::Result<(Sender<Task>, JoinHandle<()>)> {
         let (tasks, queue) = std::sync::mpsc::channel();
         self.shared.lock().tasks = Some(tasks.clone());
         let desk = Desk {
             shared: self.shared.clone(),
             nofile: self.nofile.get().copied(),
-            instance: instance.to_owned(),
+            instance: self.name().to_owned(),
             cgroup: None,
-            no_leaf: false,
-            weaker: None,
+            no_cgroup: None,
+            no_guardian: None,
             dying: Vec::new(),
         };
         let thread = std::thread::Builder::new()
@@ -246,6 +288,8 @@ fn is_lasting(error: &io::Error) -> bool {
         libc::ENOSPC,
         libc::EAGAIN,
         libc::EINTR,
+        // The leaf was removed in between.
+        libc::ENODEV,
     ];
     !error
         .raw_os_error()
@@ -300,10 +344,10 @@ struct Desk {
     nofile: Option<(u64, u64)>,
     instance: String,
     cgroup: Option<Cgroup>,
-    /// No further process can be put into it.
-    no_leaf: bool,
-    /// Why no stronger level is in force.
-    weaker: Option<String>,
+    /// Why no process can be put into it, or it could not be made.
+    no_cgroup: Option<String>,
+    /// Why there is no guardian.
+    no_guardian: Option<String>,
     dying: Vec<Abandoned>,
 }
 
@@ -312,7 +356,7 @@ impl Desk {
         self.shared.lock().news.sigchld = heed_children();
         match Cgroup::create(&self.instance).and_then(tried) {
             Ok(cgroup) => self.cgroup = Some(cgroup),
-            Err(reason) => self.weaker = Some(format!("no cgroup: {reason}")),
+            Err(reason) => self.no_cgroup = Some(format!("no cgroup: {reason}")),
         }
         self.see_to_guardian();
         loop {
@@ -340,16 +384,16 @@ impl Desk {
     /// Starts one where none is, tells it what lives, and notes which level is in force. Only this thread does.
     fn see_to_guardian(&mut self) {
         let mut inner = self.shared.lock();
-        let refused = inner.cgroup_refused.take();
-        let stands = inner
-            .guardian
-            .as_ref()
-            .is_some_and(|guardian| !inner.deaf && !guardian.is_lost());
-        if stands && refused.is_none() {
+        if let Some(reason) = inner.cgroup_refused.take() {
+            // Those that are in it stay, and the guardian goes on knowing it.
+            self.no_cgroup = Some(format!("no cgroup: {reason}"));
+        }
+        let guardian = inner.guardian.as_ref();
+        if guardian.is_some_and(|guardian| !inner.deaf && !guardian.is_lost()) {
             return self.settle(inner);
         }
         let lost = inner.guardian.take();
-        inner.news.lost += u64::from(lost.is_some() && refused.is_none());
+        inner.news.lost += u64::from(lost.is_some());
         inner.deaf = false;
         let told = inner.live.clone();
         drop(inner);
@@ -357,41 +401,43 @@ impl Desk {
         if let Some(lost) = lost {
             lost.destroy();
         }
-        if let Some(reason) = refused {
-            self.weaker = Some(format!("no cgroup: {reason}"));
-            // Those that are in it stay, and the guardian goes on knowing it.
-            self.no_leaf = true;
-        }
         let cgroup = self.cgroup.as_ref().map(Cgroup::dir);
         let started = Guardian::start(cgroup, &socket_dir(&self.instance));
+        let started = started.and_then(|guardian| match guardian.add_all(&told) {
+            Ok(()) => Ok(guardian),
+            Err(error) => {
+                guardian.destroy();
+                Err(error)
+            }
+        });
         let mut inner = self.shared.lock();
         match started {
             Ok(guardian) => {
-                let all = told.iter().try_for_each(|group| guardian.add(*group));
                 // Reaped meanwhile: nobody has told this one.
-                let gone = told
-                    .difference(&inner.live)
-                    .try_for_each(|group| guardian.forget(*group));
-                // More than the pipe takes: it is tried again.
-                inner.deaf = all.and(gone).is_err();
+                let gone = told.difference(&inner.live);
+                inner.deaf = gone
+                    .into_iter()
+                    .any(|group| guardian.forget(*group).is_err());
                 inner.guardian = Some(guardian);
+                self.no_guardian = None;
             }
-            Err(error) => self.weaker = Some(format!("no guardian: /bin/sh: {error}")),
+            Err(error) => self.no_guardian = Some(format!("no guardian: /bin/sh: {error}")),
         }
         self.settle(inner);
     }
 
     fn settle(&self, mut inner: MutexGuard<'_, Inner>) {
-        let level = match (&inner.guardian, &self.cgroup) {
-            (Some(_), Some(_)) if !self.no_leaf => Containment::Cgroup,
-            (Some(_), _) if cfg!(target_os = "linux") => Containment::GroupAndParentDeath,
-            (Some(_), _) => Containment::Group,
-            (None, _) if cfg!(target_os = "linux") => Containment::ParentDeath,
-            (None, _) => Containment::None,
+        let level = match (&self.no_guardian, &self.no_cgroup) {
+            (None, None) => Containment::Cgroup,
+            (None, Some(_)) => Containment::GroupAndParentDeath,
+            (Some(_), _) => Containment::ParentDeath,
         };
         if inner.level != Some(level) {
             inner.level = Some(level);
-            inner.news.level = Some((level, self.weaker.clone()));
+            let why = self.no_guardian.as_ref().or(self.no_cgroup.as_ref());
+            if inner.news.levels.len() < LEVELS_MAX {
+                inner.news.levels.push((level, why.cloned()));
+            }
         }
     }
 
@@ -400,12 +446,13 @@ impl Desk {
             return;
         }
         self.see_to_guardian();
-        let started = self.fork(&request.command, &request.extra);
+        let started = self.fork(&request);
         // Nobody waits for it any more: dropped, and with it killed.
         let _ = request.reply.send(started);
     }
 
-    fn fork(&mut self, command: &Command, extra: &Extra) -> Result<Leader, StartError> {
+    fn fork(&mut self, request: &Request) -> Result<Leader, StartError> {
+        let Request { command, extra, .. } = request;
         let program = || command.program.to_string_lossy().into_owned();
         let failed = |what: &str| {
             let what = what.to_owned();
@@ -421,7 +468,7 @@ impl Desk {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
         let (stdout, stdout_theirs) = pipe().map_err(|e| failed("a pipe")(e.into()))?;
         let (stderr, stderr_theirs) = pipe().map_err(|e| failed("a pipe")(e.into()))?;
-        let cgroup = self.cgroup.as_ref().filter(|_| !self.no_leaf);
+        let cgroup = self.cgroup.as_ref().filter(|_| self.no_cgroup.is_none());
         let leaf = match cgroup.map(Cgroup::leaf).transpose() {
             Err(error) if is_lasting(&error) => {
                 self.shared.lock().cgroup_refused = Some(error.to_string());
@@ -449,6 +496,14 @@ impl Desk {
             cgroup: procs.as_ref().map(AsFd::as_fd),
             nofile: self.nofile,
         };
+        for (_, listener) in &command.listeners {
+            // As systemd passes them; the last one that had it may have changed that.
+            let _ = rustix::io::ioctl_fionbio(listener, false);
+        }
+        if request.claimed.swap(true, Ordering::AcqRel) {
+            // Taken back; nobody reads this.
+            return Err(StartError::Closed { program: program() });
+        }
         let forked = fork_exec(&image, &place).map_err(failed("fork"))?;
         // The child does it too; whoever is first. From here on a signal to the group finds it. It fails where the
         // child has executed its program, and so is in its group.
@@ -510,6 +565,23 @@ fn ended(pid: Pid) -> io::Result<Option<WaitIdStatus>> {
 }
 
 impl Shared {
+    /// Reaps what is left of a kernel whose runtime went first.
+    fn reap_orphans(&self) {
+        let deadline = Instant::now() + REAPER_PATIENCE;
+        loop {
+            let mut orphans = std::mem::take(&mut self.lock().orphans);
+            reap_some(self, &mut orphans);
+            let mut inner = self.lock();
+            orphans.append(&mut inner.orphans);
+            if orphans.is_empty() || Instant::now() >= deadline {
+                return;
+            }
+            inner.orphans = orphans;
+            drop(inner);
+            std::thread::sleep(REAP_EVERY);
+        }
+    }
+
     fn forget(&self, pid: Pid) {
         let mut inner = self.lock();
         inner.live.remove(&pid);
@@ -692,9 +764,13 @@ impl Drop for Leader {
         };
         // The thread has ended with its kernel: the runtime went first.
         if let Some(Task::Reap(abandoned)) = left {
-            let shared = self.shared.clone();
-            let reaper = std::thread::Builder::new().name("ron-reaper".to_owned());
-            let _ = reaper.spawn(move || reap_all(&shared, &mut vec![abandoned], REAPER_PATIENCE));
+            let mut inner = self.shared.lock();
+            inner.orphans.push(abandoned);
+            if inner.orphans.len() == 1 {
+                let shared = self.shared.clone();
+                let reaper = std::thread::Builder::new().name("ron-reaper".to_owned());
+                let _ = reaper.spawn(move || shared.reap_orphans());
+            }
         }
     }
 }
@@ -723,6 +799,16 @@ fn image(command: &Command, extra: &Extra) -> Result<Image, StartError> {
         pair.extend_from_slice(value.as_bytes());
         pairs.push(text(&what, pair)?);
     }
+    if let Some((name, _)) = command
+        .listeners
+        .iter()
+        .find(|(name, _)| name.contains(':'))
+    {
+        return Err(StartError::Listener {
+            program: program(),
+            name: name.clone(),
+        });
+    }
     let dir = command
         .dir
         .as_ref()
@@ -739,15 +825,9 @@ fn image(command: &Command, extra: &Extra) -> Result<Image, StartError> {
 
 /// Variables that mean this process and would mislead another.
 fn is_own(name: &OsStr) -> bool {
-    const OWN: [&[u8]; 6] = [
-        b"NOTIFY_SOCKET",
-        b"WATCHDOG_USEC",
-        b"WATCHDOG_PID",
-        b"LISTEN_FDS",
-        b"LISTEN_PID",
-        b"LISTEN_FDNAMES",
-    ];
-    name.as_bytes().starts_with(b"RON_") || OWN.contains(&name.as_bytes())
+    const OWN: [&[u8]; 3] = [b"RON_", b"WATCHDOG_", b"LISTEN_"];
+    let name = name.as_bytes();
+    name == b"NOTIFY_SOCKET" || OWN.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn environment(
@@ -785,7 +865,8 @@ fn resolve(program: &OsStr, path: Option<&OsString>) -> Result<PathBuf, StartErr
     }
     let path = path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
     let found = std::env::split_paths(path)
-        .map(|dir| dir.join(program))
+        // An empty one is the directory of this process, not the child's.
+        .map(|dir| std::path::absolute(dir.join(program)).unwrap_or_else(|_| dir.join(program)))
         .find(|file| {
             file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
         });

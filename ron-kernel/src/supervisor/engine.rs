@@ -638,19 +638,6 @@ impl Engine {
         self.telemetry.tell_containment(self.spawner.news());
     }
 
-    /// Starts a process for a child.
-    #[cfg(feature = "process")]
-    pub(crate) async fn start_process(
-        self: &Arc<Self>,
-        command: crate::process::Command,
-        extra: crate::process::spawner::Extra,
-    ) -> Result<crate::process::spawner::Leader, crate::process::spawner::StartError> {
-        let instance = self.telemetry.bus.instance();
-        let started = self.spawner.start(instance, command, extra).await;
-        self.telemetry.contained(self.spawner.level());
-        started
-    }
-
     pub(crate) fn count_owned(&self) {
         self.telemetry.spawned_owned();
     }

@@ -236,7 +236,7 @@ impl Machine {
             #[cfg(feature = "process")]
             Input::Pid { key, run, pid } => {
                 if self.is_current(key, run) {
-                    self.node_mut(key).pid = Some(pid);
+                    self.node_mut(key).pid = pid;
                 }
             }
             Input::Beat { key, run, last } => self.beat(key, run, last),

@@ -36,7 +36,10 @@ async fn all_of_its_group_ends_with_it() {
     assert!(words.contains("exited with code 3"), "{words}");
     crashed.until_gone().await;
     until_state(&handle, "left", "done").await;
-    assert_eq!(handle.explain("left").unwrap().last_exit, Some(Exit::Exited(0)));
+    assert_eq!(
+        handle.explain("left").unwrap().last_exit,
+        Some(Exit::Exited(0))
+    );
     left.until_gone().await;
     let report = running.shutdown().await;
     assert!(report.is_balanced(), "{report:?}");

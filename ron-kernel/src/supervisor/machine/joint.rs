@@ -499,7 +499,8 @@ impl Machine {
             self.settle(key);
         }
         let node = self.node(key);
-        let finished = matches!(exit, Exit::Done | Exit::Exited(0)) && node.policy.restart != Restart::Permanent;
+        let finished = matches!(exit, Exit::Done | Exit::Exited(0))
+            && node.policy.restart != Restart::Permanent;
         match rest {
             Rest::Removed => self.forget(key),
             Rest::Stopped => {

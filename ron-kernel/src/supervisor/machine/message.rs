@@ -141,12 +141,12 @@ pub(crate) enum Input {
         run: u64,
         text: Arc<str>,
     },
-    /// The process of an incarnation.
+    /// The process of an incarnation; none any more.
     #[cfg(feature = "process")]
     Pid {
         key: Key,
         run: u64,
-        pid: u32,
+        pid: Option<u32>,
     },
     /// The last heartbeat of an incarnation, answering [`Effect::AskBeat`].
     Beat {
