@@ -5,13 +5,13 @@ mod preset;
 mod service;
 
 #[cfg(feature = "process")]
-pub(crate) use listen::ListenError;
+pub use listen::ListenError;
+pub use preset::{PresetConfig, PresetService};
+pub use service::ServiceConfig;
 
 use crate::supervisor::machine::Defaults;
 use crate::supervisor::{Backoff, Child, Intensity};
-use preset::PresetConfig;
 use ron_config::{Reload, Schema, Settings};
-use service::ServiceConfig;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;

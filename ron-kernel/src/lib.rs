@@ -126,9 +126,12 @@ pub use run::wait_for_ctrl_c;
 
 #[cfg(feature = "control")]
 pub use config::ControlConfig;
+#[cfg(feature = "process")]
+pub use config::ListenError;
 pub use config::{
     AmnesiaConfig, BusSettings, ChaosConfig, DrainConfig, Fault, LogConfig, LogFormat,
-    ObservabilityConfig, PqConfig, StallConfig, SupervisorConfig,
+    ObservabilityConfig, PqConfig, PresetConfig, PresetService, ServiceConfig, StallConfig,
+    SupervisorConfig,
 };
 pub use event::{Change, ChildEvent, KERNEL_TOPIC, LIFECYCLE_TOPIC};
 pub use handle::{ControlError, KernelHandle};

@@ -234,7 +234,8 @@ impl fmt::Debug for Command {
 pub enum Containment {
     /// All descendants die: they are in a cgroup of the kernel's, which its guardian kills. One leaf for each
     /// incarnation, so that a descendant that left its group ends with its child, too. Needs cgroup version 2,
-    /// writable (`Delegate=yes` under systemd), and `/bin/sh`.
+    /// writable (`Delegate=yes` under systemd), and `/bin/sh`. A guardian that is stopped or killed is replaced within a
+    /// second; only one that is stopped and whose kernel is killed in that second does nothing until it is continued.
     Cgroup,
     /// The process groups of all children die by the guardian, the children themselves also without it (parent-death
     /// signal). A descendant that left its group survives; it survives the stop of its child, too.

@@ -190,8 +190,8 @@ impl Telemetry {
         read: impl Fn() -> Vec<(Arc<str>, rustix::process::Pid)> + Clone + Send + 'static,
     ) {
         // One look serves the three families of a scrape.
-        type Seen = Vec<(Arc<str>, crate::usage::Usage)>;
-        let last: Arc<Mutex<Option<(Instant, Arc<Seen>)>>> = Arc::default();
+        type Seen = Arc<Vec<(Arc<str>, crate::usage::Usage)>>;
+        let last = Arc::new(Mutex::new(None::<(Instant, Seen)>));
         let usage = move || {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             match &*last {
@@ -201,7 +201,7 @@ impl Telemetry {
                         let usage = crate::usage::Usage::of(&pid.as_raw_nonzero().to_string());
                         (id, usage)
                     });
-                    let seen = Arc::new(seen.collect::<Seen>());
+                    let seen = Seen::new(seen.collect());
                     *last = Some((Instant::now(), seen.clone()));
                     seen
                 }

@@ -9,6 +9,9 @@ mod descendants;
 mod embedding;
 #[path = "processes/ends.rs"]
 mod ends;
+
+#[path = "processes/floods.rs"]
+mod floods;
 #[path = "processes/guardian.rs"]
 mod guardian;
 #[path = "processes/health.rs"]

@@ -110,7 +110,7 @@ impl Leaf {
 
 impl Drop for Leaf {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.dir);
+        let _ = remove(&self.dir);
     }
 }
 
@@ -120,11 +120,11 @@ fn populated(events: &[u8]) -> bool {
         .any(|line| line == b"populated 1")
 }
 
-/// Removes a cgroup and those in it, as far as they are empty.
+/// Removes a cgroup and those in it, which a child may have made, as far as they are empty.
 fn remove(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)?.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let _ = std::fs::remove_dir(entry.path());
+            let _ = remove(&entry.path());
         }
     }
     std::fs::remove_dir(dir)

@@ -42,10 +42,16 @@ for group in $all; do
   eval "known=\${group_$group-}"
   if [ "$known" ]; then kill -KILL "-$group" 2>/dev/null; fi
 done
+clear() {
+  for below in "$1"/*/; do
+    if [ -d "$below" ]; then (clear "${below%/}"); fi
+  done
+  rmdir "$1" 2>/dev/null
+}
 for pause in 0.01 0.1 1 5; do
   [ -d "$1" ] || break
   sleep "$pause"
-  rmdir "$1"/*/ "$1" 2>/dev/null
+  clear "$1"
 done
 rm -rf -- "$2"
 "#;
@@ -173,6 +179,8 @@ impl Guardian {
     pub(crate) fn dismiss(self, patience: Duration) {
         let Guardian { pid, lifeline, .. } = self;
         drop(lifeline);
+        // One that somebody has stopped since the last look.
+        let _ = kill_process(pid, Signal::CONT);
         let reap = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let deadline = Instant::now() + patience;
         while let Ok(None) = waitid(WaitId::Pid(pid), reap) {

@@ -97,6 +97,8 @@ pub(crate) struct Output {
     log: Log,
     streams: [Stream; 2],
     chunk: Box<[u8; CHUNK]>,
+    /// Something was taken at the last look.
+    busy: bool,
 }
 
 #[derive(Debug)]
@@ -136,6 +138,7 @@ impl Output {
             },
             streams: [stream("stdout", stdout)?, stream("stderr", stderr)?],
             chunk: Box::new([0; CHUNK]),
+            busy: false,
         })
     }
 
@@ -147,11 +150,16 @@ impl Output {
     /// Takes what is there, at least something, and returns how many lines were dropped; never returns once both
     /// streams are over. Cancel safe.
     pub(crate) async fn pump(&mut self) -> u64 {
+        // One chunk in one poll: a readable pipe is none of the runtime's budget.
+        if std::mem::take(&mut self.busy) {
+            tokio::task::yield_now().await;
+        }
         let [stdout, stderr] = &mut self.streams;
         tokio::select! {
             () = stdout.readable() => stdout.take(&mut *self.chunk, &mut self.log),
             () = stderr.readable() => stderr.take(&mut *self.chunk, &mut self.log),
         }
+        self.busy = true;
         std::mem::take(&mut self.log.dropped)
     }
 
