@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The fuzz targets of the bus, from their stored inputs on: .ci/check-bus-fuzz.sh [SECONDS [SANITIZER]]
+# The fuzz targets, those of the bus above all, from their stored inputs on: .ci/check-bus-fuzz.sh [SECONDS [SANITIZER]]
 # A bounded share of 60 seconds without sanitizer, which is six times as fast; the full run, half an hour with the address
 # sanitizer: .ci/check-bus-fuzz.sh 1800 address
 set -euo pipefail
@@ -47,7 +47,8 @@ failed=()
 first=$!
 fuzz names bus_names $((seconds / 10)) || failed+=(names)
 fuzz threads bus_threads $((seconds / 10)) || failed+=(threads)
-fuzz ops-2 bus_ops $((seconds - 2 * (seconds / 10))) || failed+=(ops-2)
+fuzz probes probe_answers $((seconds / 10)) || failed+=(probes)
+fuzz ops-2 bus_ops $((seconds - 3 * (seconds / 10))) || failed+=(ops-2)
 wait "$first" || failed+=(ops-1)
 for name in "${failed[@]}"; do
   grep -aE -A8 "panicked at|^==|ERROR|SUMMARY|Test unit written|Base64" "$work/$name.log" | grep -avE '^ +#' | head -40
