@@ -28,3 +28,5 @@ mod order;
 mod output;
 #[path = "processes/ready.rs"]
 mod ready;
+#[path = "processes/used.rs"]
+mod used;

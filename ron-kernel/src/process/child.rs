@@ -385,12 +385,14 @@ impl End {
                 watched.map(End::Descriptor)
             }
             // No such call here, or none allowed.
-            Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => {
-                tokio::signal::unix::signal(SignalKind::child())
-                    .map(|signal| End::Signal(tokio::sync::Mutex::new(signal)))
-            }
+            Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => End::by_signal(),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    fn by_signal() -> io::Result<End> {
+        let signal = tokio::signal::unix::signal(SignalKind::child())?;
+        Ok(End::Signal(tokio::sync::Mutex::new(signal)))
     }
 
     /// Cancel safe.
@@ -415,5 +417,33 @@ impl End {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::spawner::Spawner;
+
+    #[tokio::test]
+    async fn without_descriptors_of_processes_an_end_is_noticed_by_signal() {
+        let spawner = Spawner::default();
+        for script in ["exit 3", "sleep 0.1; exit 3", "kill -9 $$"] {
+            let command = Command::new("/bin/sh").arg("-c").arg(script);
+            let starting = spawner.start(command, Extra { env: Vec::new() });
+            let mut leader = starting.unwrap().answer().await.unwrap();
+            let end = End::by_signal().unwrap();
+            // Given up and taken up again, as a select does.
+            let given_up = tokio::time::timeout(Duration::from_millis(1), end.ended(&leader));
+            let _ = given_up.await;
+            end.ended(&leader).await;
+            let expected = match script {
+                "kill -9 $$" => Exit::Killed(9),
+                _ => Exit::Exited(3),
+            };
+            assert_eq!(leader.reap(), expected, "{script}");
+        }
+        let thread = spawner.close().unwrap();
+        thread.join().unwrap();
     }
 }
