@@ -5,7 +5,7 @@ use crate::rig::{
     tireless, until, until_node, until_state, words, zombies, Mark, PATIENCE,
 };
 use ron_kernel::process::Ready;
-use ron_kernel::supervisor::{Child, Exit, Restart};
+use ron_kernel::supervisor::{Backoff, Child, Exit, Restart};
 use ron_kernel::{Kernel, Running};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
@@ -361,4 +361,103 @@ fn two_kernels_do_not_touch_each_others_processes() {
             until("all are waited for", || zombies().is_empty().then_some(())).await;
         },
     );
+}
+
+#[test]
+fn a_program_without_descriptors_says_so_and_recovers() {
+    alone_under(
+        &["sh", "-c", "ulimit -n 100; exec \"$@\"", "sh"],
+        "embedding::a_program_without_descriptors_says_so_and_recovers",
+        || async {
+            let child = Child::process("needs-files", sh("exec sleep 1000"));
+            let backoff =
+                Backoff::new(Duration::from_millis(20), Duration::from_millis(50)).unwrap();
+            let running = start([tireless(child).backoff(backoff)]).await;
+            let handle = running.handle().clone();
+            let pid = until_state(&handle, "needs-files", "ready")
+                .await
+                .pid
+                .unwrap();
+            let mut files = Vec::new();
+            while let Ok(file) = std::fs::File::open("/dev/null") {
+                files.push(file);
+            }
+            signal(pid, Signal::KILL);
+            until_node(&handle, "needs-files", "several attempts", |node| {
+                node.generation > 4
+            })
+            .await;
+            let explained = handle.explain("needs-files").unwrap();
+            let told = words(&explained);
+            assert!(told.contains("open files"), "{told}");
+            drop(files);
+            until_state(&handle, "needs-files", "ready").await;
+            running.shutdown().await;
+            assert_eq!(zombies(), [] as [u32; 0]);
+        },
+    );
+}
+
+#[test]
+fn a_program_that_waits_for_all_children_hides_their_status_but_not_their_end() {
+    alone(
+        "embedding::a_program_that_waits_for_all_children_hides_their_status_but_not_their_end",
+        || async {
+            let running =
+                start([tireless(Child::process("stolen", sh("sleep 0.02; exit 3")))]).await;
+            let handle = running.handle().clone();
+            let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let until = stop.clone();
+            let thief = std::thread::spawn(move || {
+                let mut stolen = 0;
+                while !until.load(std::sync::atomic::Ordering::Relaxed) {
+                    let options = rustix::process::WaitOptions::NOHANG;
+                    if let Ok(Some(_)) = rustix::process::wait(options) {
+                        stolen += 1;
+                    }
+                }
+                stolen
+            });
+            until_node(&handle, "stolen", "its restarts", |node| {
+                node.generation > 30
+            })
+            .await;
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(thief.join().unwrap() > 0);
+            let exit = handle.explain("stolen").unwrap().last_exit.unwrap();
+            let told = exit.to_string();
+            assert!(
+                told.contains("somebody else") || exit == Exit::Exited(3),
+                "{told}"
+            );
+            let generation = node(&handle, "stolen").unwrap().generation;
+            until_node(&handle, "stolen", "a restart seen by the kernel", |node| {
+                node.generation > generation + 3
+            })
+            .await;
+            assert_eq!(
+                handle.explain("stolen").unwrap().last_exit,
+                Some(Exit::Exited(3))
+            );
+            running.shutdown().await;
+        },
+    );
+}
+
+#[tokio::test]
+async fn the_end_of_the_drain_is_the_end_of_every_process() {
+    let mark = Mark::new();
+    let mut config = ron_kernel::Config::default();
+    config.drain.deadline = Duration::from_millis(400);
+    log();
+    let builder = (0..10).fold(Kernel::builder().config(config), |builder, n| {
+        builder
+            .child(family(&format!("stubborn-{n}"), &mark).stop_timeout(Duration::from_secs(1000)))
+    });
+    let running = builder.build().unwrap().start().await.unwrap();
+    running.handle().ready().await;
+    until("the families", || (mark.alive().len() >= 40).then_some(())).await;
+    let report = running.shutdown().await;
+    assert_eq!((report.started, report.aborted), (10, 10), "{report:?}");
+    assert_eq!(mark.alive(), [] as [u32; 0]);
 }

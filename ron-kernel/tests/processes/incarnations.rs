@@ -1,8 +1,8 @@
 //! Never two processes of one child, whatever restarts, stops and kills; and the pid that is shown.
 
 use crate::rig::{
-    alive, fragile, node, program, quarantined, sh, signal, start, tireless, until, until_node,
-    until_state, Desk, Mark,
+    alive, fragile, log, node, program, quarantined, sh, signal, start, tireless, until,
+    until_node, until_state, Desk, Mark,
 };
 use ron_kernel::bus::Start;
 use ron_kernel::process::{Ready, StopSignal};
@@ -303,4 +303,51 @@ async fn a_shutdown_during_the_start_of_many_leaves_none() {
         );
         assert_eq!(mark.alive(), [] as [u32; 0], "after {pause} ms");
     }
+}
+
+#[tokio::test]
+async fn how_it_ends_when_it_was_asked_to_is_no_crash() {
+    let table = [
+        (
+            "with-a-code",
+            "trap 'exit 7' TERM; touch $DESK/with-a-code; while :; do sleep 0.02; done",
+            Exit::Exited(7),
+        ),
+        (
+            "by-the-signal",
+            "touch $DESK/by-the-signal; exec sleep 1000",
+            Exit::Killed(15),
+        ),
+        (
+            "by-another",
+            "trap 'kill -KILL $$' TERM; touch $DESK/by-another; while :; do sleep 0.02; done",
+            Exit::Killed(9),
+        ),
+        (
+            "well",
+            "trap 'exit 0' TERM; touch $DESK/well; while :; do sleep 0.02; done",
+            Exit::Exited(0),
+        ),
+    ];
+    let desk = Desk::new();
+    let running = start(table.clone().map(|(name, script, _)| {
+        Child::process(name, desk.sh(script)).stop_timeout(Duration::from_secs(20))
+    }))
+    .await;
+    let handle = running.handle().clone();
+    for (name, _, exit) in table {
+        until("it is up", || desk.exists(name).then_some(())).await;
+        handle.stop(name).await.unwrap();
+        let node = node(&handle, name).unwrap();
+        assert_eq!((node.state, node.restarts), ("stopped", 0), "{node:?}");
+        assert_eq!(
+            handle.explain(name).unwrap().last_exit,
+            Some(exit),
+            "{name}"
+        );
+        let crashes = log().lines(|line| line.child == name && line.event == "service_crashed");
+        assert!(crashes.is_empty(), "{crashes:?}");
+    }
+    let report = running.shutdown().await;
+    assert_eq!((report.stopped, report.aborted), (4, 0), "{report:?}");
 }

@@ -160,3 +160,13 @@ async fn the_last_words_stand_beside_the_cause() {
     );
     running.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_log_loses_no_last_words() {
+    let script = "seq 1 800; exit 3";
+    let running = start([fragile(Child::process("slow-log", sh(script))).optional()]).await;
+    quarantined(running.handle(), "slow-log").await;
+    running.shutdown().await;
+    let out = log().texts("slow-log", "stdout");
+    assert_eq!((out.len(), out.last().unwrap().as_str()), (800, "800"));
+}

@@ -1,7 +1,7 @@
 //! When a process is ready, and what it says of itself.
 
 use crate::rig::{
-    alive, alone, fragile, node, open_descriptors, program, quarantined, sh, signal, start,
+    alive, alone, fragile, log, node, open_descriptors, program, quarantined, sh, signal, start,
     tireless, until, until_node, until_state, Desk,
 };
 use ron_kernel::bus::{Start, Subscriber};
@@ -407,4 +407,37 @@ async fn a_watchdog_is_told_and_kept() {
     tokio::time::sleep(Duration::from_secs(2).saturating_sub(begun.elapsed())).await;
     assert_eq!(node(&handle, "beats").unwrap().generation, 1);
     running.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_notifications_holds_up_nothing_else() {
+    let refused = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let probe = Probe::tcp(refused.to_string());
+    let flood = ["say READY=1", "flood STATUS=x"];
+    let sick = program(&flood)
+        .ready(Ready::Notified)
+        .health(probe)
+        .health_every(Duration::from_millis(50), 3);
+    let mut quick = vec!["say READY=1"];
+    quick.extend(["print line"; 20]);
+    quick.push("flood WATCHDOG=1");
+    let writes = program(&quick).ready(Ready::Notified);
+    let running = start([
+        fragile(Child::process("sick", sick)).optional(),
+        Child::process("writes", writes),
+    ])
+    .await;
+    let handle = running.handle().clone();
+    let words = quarantined(&handle, "sick").await;
+    assert!(words.contains("3 probes in a row failed"), "{words}");
+    until("its lines", || {
+        let lines = log().texts("writes", "stdout").into_iter();
+        (lines.filter(|line| line.ends_with("line")).count() >= 20).then_some(())
+    })
+    .await;
+    let report = running.shutdown().await;
+    assert_eq!(report.aborted + report.leaked, 0, "{report:?}");
 }

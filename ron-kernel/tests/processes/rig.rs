@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal};
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::future::Future;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -346,6 +346,9 @@ impl Subscriber for Collector {
         if std::env::var_os("TEST_LOG").is_some() {
             eprintln!("{}", line.all);
         }
+        if line.child == "slow-log" {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         // Nobody reads what a flood says.
         if !line.child.starts_with("floods") || line.stream.is_empty() {
             let mut lines = log().0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -456,6 +459,12 @@ fn take(step: &str) {
                 std::thread::sleep(Duration::from_millis(pause.parse().unwrap()));
             }
         }
+        "flood" => loop {
+            say(rest.as_bytes());
+        },
+        "print" => std::io::stdout()
+            .write_all(format!("{rest}\n").as_bytes())
+            .unwrap(),
         "until" => {
             while !Path::new(rest).exists() {
                 std::thread::sleep(Duration::from_millis(5));
@@ -509,7 +518,6 @@ fn say_with(bytes: &[u8], files: &[BorrowedFd<'_>]) {
 
 /// Answers each connection with the text, this process's id and the end.
 fn answer(text: &str) {
-    use std::io::Write;
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let listener = std::net::TcpListener::from(socket);
     for connection in listener.incoming() {
