@@ -118,7 +118,7 @@ pub(crate) enum Body {
     Group,
 }
 
-/// A child to supervise: an async task or a thread, with its restart policy.
+/// A child to supervise: an async task, a thread or a process, with its restart policy.
 ///
 /// ```
 /// use ron_kernel::supervisor::{Child, ChildContext, Restart};
@@ -215,7 +215,8 @@ impl Child {
     }
 
     /// Must call [`ChildContext::heartbeat`] at least once per `interval` or ends as
-    /// [`Exit::TimedOut`](super::Exit). The clock stands still while another child holds a worker.
+    /// [`Exit::TimedOut`](super::Exit). The clock stands still while another child holds a worker. A process says
+    /// `WATCHDOG=1` as sd_notify(3) does, or answers its health probe.
     pub fn watchdog(mut self, interval: Duration) -> Child {
         self.policy.heartbeat = Some(interval);
         self
