@@ -134,6 +134,11 @@ async fn one_that_is_frozen_is_killed_at_its_timeout() {
     let pid = until_state(&handle, "frozen", "ready").await.pid.unwrap();
     until("it has its traps", || desk.exists("up").then_some(())).await;
     signal(pid, Signal::STOP);
+    until("it is stopped", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.contains("State:\tT").then_some(())
+    })
+    .await;
     handle.stop("frozen").await.unwrap();
     assert!(!alive(pid));
     running.shutdown().await;

@@ -210,6 +210,12 @@ async fn a_stopped_process_is_continued_and_obeys() {
     let handle = running.handle().clone();
     let pid = until_state(&handle, "frozen", "ready").await.pid.unwrap();
     signal(pid, Signal::STOP);
+    // A signal that is pending beside it would come first.
+    until("it is stopped", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.contains("State:\tT").then_some(())
+    })
+    .await;
     let report = running.shutdown().await;
     assert_eq!((report.stopped, report.aborted), (1, 0), "{report:?}");
     assert!(!alive(pid));
