@@ -106,3 +106,22 @@ fn a_waker_that_looks_at_the_tree_does_not_deadlock() {
     let children = seen.recv_timeout(PATIENCE).unwrap();
     assert_eq!(children, Ok(1), "the waker saw the one child");
 }
+
+#[test]
+fn a_runtime_that_goes_during_a_restart_is_dropped_all_the_same() {
+    let (done, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = one_thread();
+        let handle = runtime.block_on(async {
+            let slow = Child::task("slow", |_| std::future::pending::<()>()).stop_timeout(PATIENCE);
+            let kernel = Kernel::builder().child(slow).build().unwrap();
+            let running = kernel.start().await.unwrap();
+            running.handle().ready().await;
+            running.handle().restart("slow").unwrap();
+            running.handle().clone()
+        });
+        drop(runtime);
+        let _ = done.send(handle.tree().len());
+    });
+    assert_eq!(ended.recv_timeout(PATIENCE), Ok(1));
+}

@@ -1,8 +1,8 @@
 //! Runs the transition function: one lock around it, effects performed in order, news told outside.
 //!
 //! Whoever brings an input (a child's task, a thread, the driver, an operator) steps the machine itself.
-//! What must be atomic with the step (tokens, spawns) happens under the lock and runs no foreign code;
-//! what may call foreign code (events, logs, destructors) goes through an ordered outbox.
+//! What must be atomic with the step (tokens, who is the present incarnation) happens under the lock and runs no foreign
+//! code; spawns follow it, and what may call foreign code (events, logs, destructors) goes through an ordered outbox.
 
 use super::backoff::PolicyError;
 use super::context::{nanos, Incarnation, ABORT};
@@ -82,6 +82,9 @@ struct Inner {
     news: Vec<Effect>,
     /// Incarnations to be woken once the lock is released: wakers are foreign code.
     wakes: Vec<Arc<Incarnation>>,
+    /// Tasks to be spawned once the lock is released: a runtime that is shutting down drops them on the spot, which is
+    /// an exit.
+    tasks: Vec<(Arc<Incarnation>, runner::TaskBody)>,
     /// Thread children to be started once the lock is released.
     threads: Vec<(Arc<Incarnation>, runner::ThreadBody)>,
     /// Bodies of removed children, dropped once the lock is released.
@@ -159,6 +162,7 @@ impl Engine {
                 effects: Vec::new(),
                 news: Vec::new(),
                 wakes: Vec::new(),
+                tasks: Vec::new(),
                 threads: Vec::new(),
                 graveyard: Vec::new(),
                 armed: None,
@@ -362,6 +366,7 @@ impl Engine {
             inner.armed = deadline;
         }
         let wakes = std::mem::take(&mut inner.wakes);
+        let tasks = std::mem::take(&mut inner.tasks);
         let threads = std::mem::take(&mut inner.threads);
         let graveyard = std::mem::take(&mut inner.graveyard);
         drop(guard);
@@ -373,6 +378,10 @@ impl Engine {
             self.alarm.notify_one();
         }
         self.changed.notify_waiters();
+        for (incarnation, body) in tasks {
+            let id = incarnation.id.clone();
+            self.spawn_named(&id, runner::run_task(self.clone(), incarnation, body));
+        }
         for (incarnation, body) in threads {
             self.start_thread(incarnation, body);
         }
@@ -501,8 +510,7 @@ impl Engine {
             Body::Task(body) => {
                 self.telemetry.spawned(incarnation.kind);
                 if in_place != Some(key) {
-                    let task = runner::run_task(self.clone(), incarnation.clone(), body.clone());
-                    self.spawn_named(&incarnation.id, task);
+                    inner.tasks.push((incarnation, body.clone()));
                     return None;
                 }
                 return Some(incarnation);

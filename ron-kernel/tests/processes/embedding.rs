@@ -461,3 +461,31 @@ async fn the_end_of_the_drain_is_the_end_of_every_process() {
     assert_eq!((report.started, report.aborted), (10, 10), "{report:?}");
     assert_eq!(mark.alive(), [] as [u32; 0]);
 }
+
+#[test]
+fn a_runtime_that_goes_during_a_restart_lets_its_program_go_on() {
+    for (name, runtime) in runtimes() {
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let running = runtime.block_on(async {
+                let script = "trap '' TERM; while :; do sleep 1; done";
+                let stubborn = tireless(Child::process("stubborn", sh(script)));
+                let running = start([
+                    stubborn.stop_timeout(Duration::from_secs(100)),
+                    Child::task("task", |_| std::future::pending::<()>()),
+                ])
+                .await;
+                until_state(running.handle(), "stubborn", "ready").await;
+                running.handle().restart("stubborn").unwrap();
+                running.handle().restart("task").unwrap();
+                until_state(running.handle(), "stubborn", "stopping").await;
+                running
+            });
+            drop(runtime);
+            drop(running);
+            let _ = done.send(());
+        });
+        let dropped = ended.recv_timeout(PATIENCE);
+        assert!(dropped.is_ok(), "{name}: it hangs: {dropped:?}");
+    }
+}
