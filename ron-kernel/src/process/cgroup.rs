@@ -130,7 +130,8 @@ fn remove(dir: &Path) -> io::Result<()> {
     std::fs::remove_dir(dir)
 }
 
-fn lock(dir: &Path, how: FlockOperation) -> io::Result<OwnedFd> {
+/// Locks a directory until the descriptor is closed, which the end of this process does.
+pub(super) fn lock(dir: &Path, how: FlockOperation) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let lock = open(dir, flags, Mode::empty())?;
     flock(&lock, how)?;

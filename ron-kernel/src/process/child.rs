@@ -52,9 +52,10 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
     let heartbeat = engine.read(|machine| machine.node(incarnation.key).policy.heartbeat);
     let socket = (command.ready == Ready::Notified || heartbeat.is_some()).then(|| {
         let path = engine.spawner().socket_path();
-        NotifySocket::bind(path.clone()).map_err(|source| {
-            let path = path.display();
-            format!("the socket for its notifications, {path}: {source}")
+        path.and_then(NotifySocket::bind).map_err(|error| {
+            let dir = crate::run_dir::run_dir();
+            let dir = dir.display();
+            format!("the socket for its notifications, below {dir}: {error}")
         })
     });
     let socket = socket.transpose()?;

@@ -47,15 +47,8 @@ pub(crate) struct NotifySocket {
 }
 
 impl NotifySocket {
-    /// Binds it, in a directory that only this user may enter.
+    /// Binds it.
     pub(crate) fn bind(path: PathBuf) -> io::Result<NotifySocket> {
-        use std::os::unix::fs::DirBuilderExt;
-        if let Some(dir) = path.parent() {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)?;
-        }
         let socket = UnixDatagram::bind(&path)?;
         Ok(NotifySocket { socket, path })
     }

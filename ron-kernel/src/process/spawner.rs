@@ -2,12 +2,13 @@
 //!
 //! One thread for the life of the kernel, because the parent-death signal comes when the *thread* ends that forked.
 
-use super::cgroup::{Cgroup, Leaf};
+use super::cgroup::{lock, Cgroup, Leaf};
 use super::exec::{fork_exec, heed_children, Image, Place, Stage};
 use super::guardian::Guardian;
 use super::{Command, Containment, StopSignal};
 use crate::supervisor::Exit;
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::FlockOperation;
 use rustix::process::{
     kill_process, kill_process_group, setpgid, waitid, Pid, Signal, WaitId, WaitIdOptions,
     WaitIdStatus,
@@ -126,6 +127,8 @@ pub(crate) struct Spawner {
     /// Limits of open files that children get, where this process has raised its own.
     nofile: OnceLock<(u64, u64)>,
     sockets: AtomicU64,
+    /// The lock of the directory of the sockets, once there is one.
+    socket_dir: Mutex<Option<OwnedFd>>,
     /// Names what belongs to this kernel and no other in the system.
     name: OnceLock<String>,
 }
@@ -197,9 +200,17 @@ impl Spawner {
     }
 
     /// The name of a socket that no other child gets.
-    pub(crate) fn socket_path(&self) -> PathBuf {
+    pub(crate) fn socket_path(&self) -> io::Result<PathBuf> {
+        let dir = socket_dir(self.name());
+        let mut held = self
+            .socket_dir
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            *held = Some(own_dir(&dir)?);
+        }
         let number = self.sockets.fetch_add(1, Ordering::Relaxed);
-        socket_dir(self.name()).join(number.to_string())
+        Ok(dir.join(number.to_string()))
     }
 
     fn name(&self) -> &str {
@@ -328,6 +339,30 @@ fn tried(cgroup: Cgroup) -> Result<Cgroup, String> {
     match failed {
         Some((Stage::Cgroup, error)) => Err(format!("{}: {error}", cgroup.dir().display())),
         _ => Ok(cgroup),
+    }
+}
+
+/// Makes the directory of the sockets, for this user alone, locks it, and removes those of kernels that were killed
+/// before they had a guardian.
+fn own_dir(dir: &Path) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::DirBuilderExt;
+    let is_dir = |path: &Path| path.extension() == dir.extension() && path.is_dir();
+    let beside = dir.parent().map(std::fs::read_dir);
+    for entry in beside.into_iter().flatten().flatten().flatten() {
+        let other = entry.path();
+        if is_dir(&other) && lock(&other, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = std::fs::remove_dir_all(&other);
+        }
+    }
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    loop {
+        builder.create(dir)?;
+        let held = lock(dir, FlockOperation::LockShared)?;
+        // Swept by another kernel between the two.
+        if dir.is_dir() {
+            return Ok(held);
+        }
     }
 }
 
