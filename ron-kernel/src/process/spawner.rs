@@ -360,9 +360,18 @@ fn own_dir(dir: &Path) -> io::Result<OwnedFd> {
         builder.create(dir)?;
         let held = lock(dir, FlockOperation::LockShared)?;
         // Swept by another kernel between the two.
-        if dir.is_dir() {
-            return Ok(held);
+        if !dir.is_dir() {
+            continue;
         }
+        let found = rustix::fs::fstat(&held)?;
+        let own = rustix::process::geteuid().as_raw();
+        if found.st_uid != own || found.st_mode & 0o077 != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "others made the directory or may enter it",
+            ));
+        }
+        return Ok(held);
     }
 }
 
@@ -995,5 +1004,31 @@ mod tests {
             nul,
             "cannot start `/bin/sh`: variable A contains a NUL byte"
         );
+    }
+
+    #[test]
+    fn the_directory_of_sockets_is_this_users_alone_and_dead_ones_beside_it_go() {
+        use std::os::unix::fs::PermissionsExt;
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        for name in ["dead.notify", "alive.notify", "other"] {
+            std::fs::create_dir(at(name)).unwrap();
+            std::fs::write(at(name).join("0"), "").unwrap();
+        }
+        let _alive = lock(&at("alive.notify"), FlockOperation::LockShared).unwrap();
+        let own = own_dir(&at("run/own.notify")).unwrap();
+        assert!(at("dead.notify").exists(), "it lies elsewhere");
+        drop(own);
+        let _own = own_dir(&at("own.notify")).unwrap();
+        let mode = at("own.notify").metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(!at("dead.notify").exists());
+        assert!(at("alive.notify").exists() && at("other").exists());
+        std::fs::create_dir(at("open.notify")).unwrap();
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(at("open.notify"), open).unwrap();
+        let _held = lock(&at("open.notify"), FlockOperation::LockShared).unwrap();
+        let refused = own_dir(&at("open.notify")).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     }
 }
