@@ -53,6 +53,7 @@ pub(crate) mod spawner;
 pub(crate) use child::run;
 pub use probe::{Probe, ProbeError, ProbeParseError};
 
+use crate::run_dir::SocketFile;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -110,6 +111,8 @@ pub struct Command {
     pub(crate) health_misses: u32,
     pub(crate) stop_signal: StopSignal,
     pub(crate) listeners: Vec<(String, Arc<OwnedFd>)>,
+    /// Those of the listeners; they go with the last command that has them.
+    pub(crate) files: Vec<Arc<SocketFile>>,
 }
 
 /// What the runbook expects of a service.
@@ -134,6 +137,7 @@ impl Command {
             health_misses: HEALTH_MISSES,
             stop_signal: StopSignal::default(),
             listeners: Vec::new(),
+            files: Vec::new(),
         }
     }
 

@@ -1,7 +1,10 @@
-//! Where this process's sockets lie.
+//! Where this process's sockets lie, and that their files go with them.
 
 use std::ffi::OsString;
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// As `control::run_dir` says.
@@ -29,6 +32,36 @@ fn default_dir(env: impl Fn(&str) -> Option<OsString>, uid: u32, temp: PathBuf) 
         Some(dir) => Path::new(&dir).join("ron"),
         None => temp.join(format!("ron-{uid}")),
     }
+}
+
+/// Removes a socket's file when dropped, unless another file has taken its place.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    pub(crate) path: PathBuf,
+    id: (u64, u64),
+}
+
+impl SocketFile {
+    /// The one that has just been bound there.
+    pub(crate) fn at(path: &Path) -> io::Result<SocketFile> {
+        let id = id(path)?;
+        let path = path.to_owned();
+        Ok(SocketFile { path, id })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if id(&self.path).is_ok_and(|id| id == self.id) {
+            // Nobody is left to tell; the next start removes dead sockets.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn id(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 #[cfg(test)]

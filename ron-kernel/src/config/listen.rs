@@ -97,6 +97,7 @@ pub(super) use bind::bind;
 #[cfg(feature = "process")]
 mod bind {
     use super::ListenAddr;
+    use crate::run_dir::SocketFile;
     use rustix::fs::{flock, FlockOperation};
     use rustix::io::Errno;
     use rustix::net::{
@@ -109,20 +110,23 @@ mod bind {
     use std::os::unix::net::UnixListener;
     use std::path::Path;
 
-    /// A listening socket, and the address that it has in fact.
-    pub(in crate::config) fn bind(addr: &ListenAddr) -> io::Result<(OwnedFd, ListenAddr)> {
+    /// A listening socket, its file, and the address that it has in fact.
+    pub(in crate::config) fn bind(
+        addr: &ListenAddr,
+    ) -> io::Result<(OwnedFd, Option<SocketFile>, ListenAddr)> {
         match addr {
             ListenAddr::Tcp(addr) => {
                 let listener = TcpListener::bind(addr)?;
                 let addr = listener.local_addr()?;
-                Ok((listener.into(), ListenAddr::Tcp(addr)))
+                Ok((listener.into(), None, ListenAddr::Tcp(addr)))
             }
             ListenAddr::Unix(path) => {
                 let listener = match UnixListener::bind(path) {
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => take_over(path)?,
                     bound => bound?,
                 };
-                Ok((listener.into(), addr.clone()))
+                let file = SocketFile::at(path)?;
+                Ok((listener.into(), Some(file), addr.clone()))
             }
         }
     }
@@ -165,16 +169,20 @@ mod tests {
     fn a_socket_that_a_predecessor_left_is_taken_over_and_nothing_else_is() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| ListenAddr::Unix(dir.path().join(name));
-        let (left, _) = bind(&at("s")).unwrap();
+        let (left, file, _) = bind(&at("s")).unwrap();
         let in_use = |name: &str| bind(&at(name)).unwrap_err().kind();
         assert_eq!(in_use("s"), ErrorKind::AddrInUse, "it listens");
         drop(left);
+        // Killed, it would not have removed it.
+        std::mem::forget(file);
         let lock = std::fs::File::open(dir.path()).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
         assert_eq!(in_use("s"), ErrorKind::AddrInUse, "somebody takes it over");
         drop(lock);
-        let _socket = bind(&at("s")).unwrap();
+        let bound = bind(&at("s")).unwrap();
         UnixStream::connect(dir.path().join("s")).unwrap();
+        drop(bound);
+        assert!(!dir.path().join("s").exists(), "its file goes with it");
         std::fs::write(dir.path().join("f"), "mine").unwrap();
         assert_eq!(in_use("f"), ErrorKind::AddrInUse, "a file");
         assert_eq!(
@@ -189,7 +197,7 @@ mod tests {
     #[test]
     fn a_port_of_0_is_told_as_the_one_it_became() {
         let any = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
-        let (_socket, bound) = bind(&any).unwrap();
+        let (_socket, _, bound) = bind(&any).unwrap();
         assert!(bound != any, "{bound}");
         let error = ListenError::new("a", &bound, bind(&bound).unwrap_err());
         assert!(error.is_addr_in_use());

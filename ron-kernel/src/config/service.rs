@@ -10,6 +10,8 @@ use serde_json::{json, Value as Json};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+#[cfg(feature = "process")]
+use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "process")]
@@ -92,7 +94,7 @@ impl ServiceConfig {
         }
         let mut command = self.command();
         for addr in &self.listen {
-            let (socket, bound) =
+            let (socket, file, bound) =
                 bind(addr).map_err(|source| ListenError::new(&self.name, addr, source))?;
             tracing::info!(
                 event = "service_listening",
@@ -102,6 +104,7 @@ impl ServiceConfig {
                 self.name
             );
             command = command.listener(&self.name, socket);
+            command.files.extend(file.map(Arc::new));
         }
         Ok(Some(self.child_of(command)))
     }

@@ -1,5 +1,6 @@
 //! The socket: where it lies, who may have made what lies there, and its removal.
 
+use crate::run_dir::SocketFile;
 use rustix::io::Errno;
 use rustix::net::{connect, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs::{self, DirBuilder, Metadata, Permissions};
@@ -73,22 +74,6 @@ pub(crate) struct Socket {
     pub(crate) file: SocketFile,
 }
 
-/// Removes the socket when dropped, unless another file has taken its place.
-#[derive(Debug)]
-pub(crate) struct SocketFile {
-    pub(crate) path: PathBuf,
-    id: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.id) {
-            // Nobody is left to tell; the next start removes dead sockets.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 /// Makes the directory if need be, checks it, removes dead sockets of the service, and listens.
 pub(crate) fn open(dir: &Path, service: &str, instance: &str) -> Result<Socket, SocketError> {
     if !is_file_name(service) || !is_file_name(instance) {
@@ -112,13 +97,9 @@ pub(crate) fn open(dir: &Path, service: &str, instance: &str) -> Result<Socket, 
     let listener = UnixListener::bind(&hidden).map_err(failed("cannot listen"))?;
     let placed = fs::set_permissions(&hidden, Permissions::from_mode(0o600))
         .and_then(|()| fs::hard_link(&hidden, &path))
-        .and_then(|()| fs::symlink_metadata(&path));
+        .and_then(|()| SocketFile::at(&path));
     let _ = fs::remove_file(&hidden);
-    let meta = placed.map_err(failed("cannot put it in place"))?;
-    let file = SocketFile {
-        path: path.clone(),
-        id: (meta.dev(), meta.ino()),
-    };
+    let file = placed.map_err(failed("cannot put it in place"))?;
     listener
         .set_nonblocking(true)
         .map_err(failed("cannot listen"))?;
