@@ -19,9 +19,16 @@ fn bed() -> Bed {
     bed
 }
 
+/// Answers in time. After a storm it may still hold places for those who have just gone, and refuse.
 fn lives(client: &Client) {
     let begun = Instant::now();
-    client.get("/v1/about").expect(200);
+    loop {
+        match client.try_ask("GET", "/v1/about", "") {
+            Ok(answer) if answer.status == 200 => break,
+            other => assert!(begun.elapsed() < HEAD, "{other:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
     assert!(begun.elapsed() < HEAD, "{:?}", begun.elapsed());
 }
 
