@@ -1,8 +1,10 @@
 //! fork and exec. The one module with unsafe code: nothing safe lets a child register itself, die with its
 //! parent, take listeners to fixed descriptors and learn its own process id before it executes a program.
 //!
-//! Between fork and exec the child is a copy of one thread of a program with many: it may call only what
-//! signal-safety(7) lists, allocate nothing and touch no lock. Everything it needs is made before the fork.
+//! The child shares this program's memory until it executes its own (CLONE_VM, CLONE_VFORK), as in posix_spawn(3): a copy
+//! would cost page tables and write faults by the gigabyte. The thread that makes it stands still meanwhile; so a program
+//! on a file system that does not answer holds up the starts of others. The child may call only what
+//! signal-safety(7) lists, allocate nothing and touch no lock. Everything it needs is made before.
 
 #![allow(unsafe_code)]
 
@@ -179,14 +181,22 @@ pub(crate) fn fork_exec(image: &Image, place: &Place<'_>) -> io::Result<Forked> 
             rlim_max: hard,
         }),
     };
-    // A handler of this program must not run in the child, where nothing it relies on exists.
+    // Nothing of this program must run in the child but `enter`.
     let mask = Mask::block_all();
-    // SAFETY: the child calls only async-signal-safe functions and never returns; `plan` and all it points to
-    // outlive the call, in the child as copies.
-    let pid = match unsafe { libc::fork() } {
-        // SAFETY: this is the child, single-threaded, with the plan just made.
-        0 => unsafe { enter(&plan) },
-        pid => pid,
+    let mut stack = vec![0u128; STACK / size_of::<u128>()];
+    let pid = {
+        let top = stack.as_mut_ptr_range().end;
+        let plan = ptr::from_ref(&plan).cast_mut();
+        // SAFETY: the child has a stack of its own and what it does is `enter`; this thread stands still until it has
+        // executed its program or ended, so `plan`, what that points to, the stack and errno are its alone until then.
+        unsafe {
+            libc::clone(
+                entered,
+                top.cast(),
+                libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+                plan.cast(),
+            )
+        }
     };
     let error = io::Error::last_os_error();
     drop(mask);
@@ -244,6 +254,14 @@ impl Drop for Mask {
         // SAFETY: the set was filled by pthread_sigmask.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
     }
+}
+
+/// Bytes of the stack on which a child reaches its program; it needs a tenth of them.
+const STACK: usize = 64 * 1024;
+
+extern "C" fn entered(plan: *mut libc::c_void) -> c_int {
+    // SAFETY: called by clone alone, with the plan that `fork_exec` passed.
+    unsafe { enter(&*plan.cast::<Plan>().cast_const()) }
 }
 
 /// The child, up to its program.
