@@ -10,8 +10,7 @@ use crate::supervisor::Exit;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::FlockOperation;
 use rustix::process::{
-    kill_process, kill_process_group, setpgid, waitid, Pid, Signal, WaitId, WaitIdOptions,
-    WaitIdStatus,
+    kill_process, kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CString, OsStr, OsString};
@@ -549,9 +548,7 @@ impl Desk {
             return Err(StartError::Closed { program: program() });
         }
         let forked = fork_exec(&image, &place).map_err(failed("fork"))?;
-        // The child does it too; whoever is first. From here on a signal to the group finds it. It fails where the
-        // child has executed its program, and so is in its group.
-        let _ = setpgid(Some(forked.pid), Some(forked.pid));
+        // It has executed its program by now, or ended; either way it is in its group.
         self.shared.lock().live.insert(forked.pid);
         Ok(Leader {
             program: program(),
@@ -721,11 +718,7 @@ impl Leader {
 
     /// SIGKILL for all that is known to be its.
     pub(crate) fn kill(&self) {
-        if !self.reaped {
-            // Before it has made its group.
-            let _ = kill_process(self.pid, Signal::KILL);
-            self.signal(Signal::KILL);
-        }
+        self.signal(Signal::KILL);
         if let Some(leaf) = &self.leaf {
             leaf.kill();
         }
