@@ -17,8 +17,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, Interest};
-use tokio::net::unix::pipe::Receiver;
+use tokio::io::Interest;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -30,8 +29,6 @@ const READY_EVERY_MAX: Duration = Duration::from_secs(1);
 const READY_LOOK_MAX: Duration = Duration::from_secs(5);
 /// How long output is awaited after the process has ended: a descendant that left its group may hold the pipe.
 const OUTPUT_PATIENCE: Duration = Duration::from_millis(100);
-/// How long the words of one that ended before its program was executed are awaited.
-const FAILURE_PATIENCE: Duration = Duration::from_millis(50);
 /// How long what it left in its cgroup may take to end before the child is shown as stopping.
 const LEFT_PATIENCE: Duration = Duration::from_millis(50);
 
@@ -86,44 +83,20 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
         stderr,
     )?;
     let ready = Notify::new();
-    let failure = leader
-        .take_failure()
-        .map(Receiver::from_owned_fd)
-        .transpose()?;
+    started(&cx, &command, pid);
+    if command.ready == Ready::Notified {
+        cx.status("not ready: has not said READY=1");
+    }
     let mut verdict: Option<BoxError> = None;
     {
         let mut watched = pin!(watch(&cx, &command, &ready));
-        let mut executing = pin!(executed(failure));
-        let mut executed = false;
         let mut told_ready = false;
         let mut seen = 0;
         let mut asked = false;
         loop {
             tokio::select! {
                 biased;
-                // Before its end: one that cannot be executed says why and ends at once.
-                failed = &mut executing, if !executed => {
-                    executed = true;
-                    match failed {
-                        Some(bytes) => verdict = Some(leader.start_failed(bytes).into()),
-                        // Or it was stopped before that.
-                        None if cx.is_stopping() => {}
-                        None => {
-                            started(&cx, &command, pid);
-                            // It may be heard before its start is seen.
-                            if command.ready == Ready::Notified && !told_ready {
-                                cx.status("not ready: has not said READY=1");
-                            }
-                        }
-                    }
-                }
-                () = end.ended(&leader) => {
-                    if !executed {
-                        let failed = tokio::time::timeout(FAILURE_PATIENCE, &mut executing).await;
-                        verdict = failed.ok().flatten().map(|bytes| leader.start_failed(bytes).into());
-                    }
-                    break;
-                }
+                () = end.ended(&leader) => break,
                 flags = raised(&incarnation, seen) => {
                     obey(&leader, seen, flags);
                     seen = flags;
@@ -145,7 +118,7 @@ pub(crate) async fn run(cx: ChildContext, command: Command) -> Result<(), BoxErr
                     }
                     take(&cx, told);
                 }
-                problem = &mut watched, if executed && verdict.is_none() => {
+                problem = &mut watched, if verdict.is_none() => {
                     verdict = Some(problem);
                     end_early(&cx);
                 }
@@ -309,13 +282,6 @@ async fn watch(cx: &ChildContext, command: &Command, told_ready: &Notify) -> Box
         }
         None => pending().await,
     }
-}
-
-/// `None` once the program has been executed; else what the child says of its failure.
-async fn executed(failure: Option<Receiver>) -> Option<[u8; 8]> {
-    let mut bytes = [0; 8];
-    let read = failure?.read_exact(&mut bytes).await;
-    read.ok().map(|_| bytes)
 }
 
 async fn look(cx: &ChildContext, probe: &Probe, limit: Duration) -> Result<(), String> {

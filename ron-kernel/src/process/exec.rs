@@ -8,11 +8,12 @@
 
 #![allow(unsafe_code)]
 
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::fd::{AsRawFd, BorrowedFd, RawFd};
 use rustix::process::Pid;
 use std::ffi::{c_char, c_int, CString};
-use std::io::{self, Read};
+use std::io;
 use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// What is to be executed.
 #[derive(Debug)]
@@ -44,9 +45,10 @@ pub(crate) struct Place<'a> {
     pub(crate) nofile: Option<(u64, u64)>,
 }
 
-/// The step of a start that failed. Complete; the numbers travel from child to parent.
+/// The step of a start that failed. Complete; the child leaves the number in the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
+    Fork = 0,
     Group = 1,
     Parent = 2,
     Limit = 3,
@@ -61,6 +63,7 @@ impl Stage {
     /// What could not be had.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Stage::Fork => "making a process",
             Stage::Group => "a process group of its own",
             Stage::Parent => "the parent-death signal",
             Stage::Limit => "the limit of open files",
@@ -72,16 +75,7 @@ impl Stage {
         }
     }
 
-    /// Blocks until the program has been executed; what [`Forked::failure`] carried if it was not.
-    pub(crate) fn wait(failure: OwnedFd) -> Option<(Stage, io::Error)> {
-        let mut bytes = [0; 8];
-        let read = std::fs::File::from(failure).read_exact(&mut bytes);
-        read.ok().and_then(|()| Stage::parse(bytes))
-    }
-
-    /// From the bytes that [`Forked::failure`] carries.
-    pub(crate) fn parse(bytes: [u8; 8]) -> Option<(Stage, io::Error)> {
-        let [a, b, c, d, e, f, g, h] = bytes;
+    fn parse(number: i32) -> Option<Stage> {
         let all = [
             Stage::Group,
             Stage::Parent,
@@ -92,19 +86,28 @@ impl Stage {
             Stage::Descriptors,
             Stage::Execute,
         ];
-        let number = u32::from_ne_bytes([a, b, c, d]);
-        let stage = all.into_iter().find(|stage| *stage as u32 == number)?;
-        let errno = i32::from_ne_bytes([e, f, g, h]);
-        Some((stage, io::Error::from_raw_os_error(errno)))
+        all.into_iter().find(|stage| *stage as i32 == number)
     }
 }
 
-/// A process that is on its way to its program.
+/// Why no program was executed.
 #[derive(Debug)]
-pub(crate) struct Forked {
-    pub(crate) pid: Pid,
-    /// Closed by the exec; carries [`Stage`] and errno, 8 bytes, if it failed.
-    pub(crate) failure: OwnedFd,
+pub(crate) struct Failed {
+    pub(crate) stage: Stage,
+    pub(crate) source: io::Error,
+    /// The child that failed, to be reaped.
+    pub(crate) child: Option<Pid>,
+}
+
+impl From<io::Error> for Failed {
+    fn from(source: io::Error) -> Failed {
+        let (stage, child) = (Stage::Fork, None);
+        Failed {
+            stage,
+            source,
+            child,
+        }
+    }
 }
 
 /// All that the child touches, as plain pointers and numbers into memory that the caller keeps alive.
@@ -118,7 +121,9 @@ struct Plan {
     /// Sources of descriptors 0, 1, 2, 3 and so on; all above the last target.
     sources: *const RawFd,
     sources_len: c_int,
-    failure: RawFd,
+    /// What the child leaves there if it fails: [`Stage`] and errno. Relaxed: the maker reads when the child is gone.
+    failed: AtomicI32,
+    errno: AtomicI32,
     lifeline: RawFd,
     cgroup: RawFd,
     session: bool,
@@ -132,18 +137,17 @@ struct Plan {
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
 const ABSENT: RawFd = -1;
 
-/// Forks; the child goes on to execute `image` or reports why it cannot.
-pub(crate) fn fork_exec(image: &Image, place: &Place<'_>) -> io::Result<Forked> {
+/// Makes a process that executes `image`; returns once it has, or why it has not.
+pub(crate) fn fork_exec(image: &Image, place: &Place<'_>) -> Result<Pid, Failed> {
     let standard = [place.stdin, place.stdout, place.stderr];
     let targets = c_int::try_from(standard.len() + place.listeners.len())
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // Copies above the targets, so that no step overwrites the source of another.
     let raise = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, targets);
     let sources = standard.into_iter().chain(place.listeners.iter().copied());
-    let sources = sources.map(raise).collect::<Result<Vec<_>, _>>()?;
+    let sources = sources.map(raise).collect::<Result<Vec<_>, _>>();
+    let sources = sources.map_err(io::Error::from)?;
     let source_numbers: Vec<RawFd> = sources.iter().map(AsRawFd::as_raw_fd).collect();
-    let (failure, tell_failure) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let tell_failure = raise(tell_failure.as_fd())?;
 
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
         let strings = strings.iter().map(|string| string.as_ptr());
@@ -169,7 +173,8 @@ pub(crate) fn fork_exec(image: &Image, place: &Place<'_>) -> io::Result<Forked> 
         listen_pid: listen_pid_digits,
         sources: source_numbers.as_ptr(),
         sources_len: targets,
-        failure: tell_failure.as_raw_fd(),
+        failed: AtomicI32::new(0),
+        errno: AtomicI32::new(0),
         lifeline: number(place.lifeline),
         cgroup: number(place.cgroup),
         session: place.session,
@@ -200,8 +205,17 @@ pub(crate) fn fork_exec(image: &Image, place: &Place<'_>) -> io::Result<Forked> 
     };
     let error = io::Error::last_os_error();
     drop(mask);
-    let pid = if pid > 0 { Pid::from_raw(pid) } else { None };
-    pid.map(|pid| Forked { pid, failure }).ok_or(error)
+    let Some(pid) = Pid::from_raw(pid.max(0)) else {
+        return Err(error.into());
+    };
+    match Stage::parse(plan.failed.load(Ordering::Relaxed)) {
+        None => Ok(pid),
+        Some(stage) => Err(Failed {
+            stage,
+            source: io::Error::from_raw_os_error(plan.errno.load(Ordering::Relaxed)),
+            child: Some(pid),
+        }),
+    }
 }
 
 /// Gives SIGCHLD its default back where it is ignored: the system would reap children before anybody learns how they
@@ -358,12 +372,9 @@ unsafe fn enter(plan: &Plan) -> ! {
 ///
 /// As [`enter`].
 unsafe fn fail(plan: &Plan, stage: Stage) -> ! {
-    let errno = *libc::__errno_location();
-    let (stage, errno) = ((stage as u32).to_ne_bytes(), errno.to_ne_bytes());
-    let bytes = [
-        stage[0], stage[1], stage[2], stage[3], errno[0], errno[1], errno[2], errno[3],
-    ];
-    libc::write(plan.failure, bytes.as_ptr().cast(), bytes.len());
+    plan.errno
+        .store(*libc::__errno_location(), Ordering::Relaxed);
+    plan.failed.store(stage as i32, Ordering::Relaxed);
     libc::_exit(127)
 }
 
@@ -398,16 +409,5 @@ mod tests {
             let length = decimal(number, &mut digits);
             assert_eq!(&digits[..length], number.to_string().as_bytes());
         }
-    }
-
-    #[test]
-    fn a_failure_travels_as_eight_bytes() {
-        let mut bytes = [0; 8];
-        bytes[..4].copy_from_slice(&(Stage::Directory as u32).to_ne_bytes());
-        bytes[4..].copy_from_slice(&libc::ENOENT.to_ne_bytes());
-        let (stage, error) = Stage::parse(bytes).unwrap();
-        assert_eq!(stage, Stage::Directory);
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert!(Stage::parse([0; 8]).is_none());
     }
 }

@@ -5,7 +5,7 @@
 //! came to be, the guardian kills the cgroup and the groups that remain. It is a shell script because a
 //! process that is forked without exec would keep a copy of this one's memory, secrets included.
 
-use super::exec::{fork_exec, Image, Place, Stage};
+use super::exec::{fork_exec, Image, Place};
 use super::spawner::DEFAULT_PATH;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{kill_process, waitid, Pid, Signal, WaitId, WaitIdOptions};
@@ -94,7 +94,7 @@ impl Guardian {
         // Where that is refused it has what it has.
         let _ = rustix::pipe::fcntl_setpipe_size(&lifeline, PIPE_SIZE);
         let null = std::fs::File::options().write(true).open("/dev/null")?;
-        let forked = fork_exec(
+        let started = fork_exec(
             &image,
             &Place {
                 stdin: theirs.as_fd(),
@@ -107,17 +107,18 @@ impl Guardian {
                 cgroup: None,
                 nofile: None,
             },
-        )?;
-        let guardian = Guardian {
-            pid: forked.pid,
-            lifeline,
-            _theirs: theirs,
-        };
-        match Stage::wait(forked.failure) {
-            None => Ok(guardian),
-            Some((_, error)) => {
-                guardian.destroy();
-                Err(error)
+        );
+        match started {
+            Ok(pid) => Ok(Guardian {
+                pid,
+                lifeline,
+                _theirs: theirs,
+            }),
+            Err(failed) => {
+                if let Some(child) = failed.child {
+                    let _ = waitid(WaitId::Pid(child), WaitIdOptions::EXITED);
+                }
+                Err(failed.source)
             }
         }
     }

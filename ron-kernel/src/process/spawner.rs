@@ -3,7 +3,7 @@
 //! One thread for the life of the kernel, because the parent-death signal comes when the *thread* ends that forked.
 
 use super::cgroup::{lock, Cgroup, Leaf};
-use super::exec::{fork_exec, heed_children, Image, Place, Stage};
+use super::exec::{fork_exec, heed_children, Failed, Image, Place, Stage};
 use super::guardian::Guardian;
 use super::{Command, Containment, StopSignal};
 use crate::supervisor::Exit;
@@ -330,13 +330,21 @@ fn tried(cgroup: Cgroup) -> Result<Cgroup, String> {
         cgroup: Some(procs.as_fd()),
         nofile: None,
     };
-    let forked = fork_exec(&image, &place).map_err(said)?;
-    let failed = Stage::wait(forked.failure);
-    let _ = kill_process(forked.pid, Signal::KILL);
-    let _ = waitid(WaitId::Pid(forked.pid), WaitIdOptions::EXITED);
+    let started = fork_exec(&image, &place);
+    let child = match &started {
+        Ok(child) => Some(*child),
+        Err(failed) => failed.child,
+    };
+    if let Some(child) = child {
+        let _ = kill_process(child, Signal::KILL);
+        let _ = waitid(WaitId::Pid(child), WaitIdOptions::EXITED);
+    }
     drop(leaf);
-    match failed {
-        Some((Stage::Cgroup, error)) => Err(format!("{}: {error}", cgroup.dir().display())),
+    match started {
+        Err(failed) if failed.stage == Stage::Cgroup => {
+            let dir = cgroup.dir().display();
+            Err(format!("{dir}: {}", failed.source))
+        }
         _ => Ok(cgroup),
     }
 }
@@ -547,14 +555,12 @@ impl Desk {
             // Taken back; nobody reads this.
             return Err(StartError::Closed { program: program() });
         }
-        let forked = fork_exec(&image, &place).map_err(failed("fork"))?;
-        // It has executed its program by now, or ended; either way it is in its group.
-        self.shared.lock().live.insert(forked.pid);
+        let started = fork_exec(&image, &place);
+        let pid = started.map_err(|failed| self.not_started(command, failed))?;
+        self.shared.lock().live.insert(pid);
         Ok(Leader {
             program: program(),
-            dir: command.dir.clone(),
-            pid: forked.pid,
-            failure: Some(forked.failure),
+            pid,
             stdout: Some(stdout),
             stderr: Some(stderr),
             leaf,
@@ -562,6 +568,47 @@ impl Desk {
             reaped: false,
             id: None,
         })
+    }
+}
+
+impl Desk {
+    /// What a failure means, after what it left has been cleared up.
+    fn not_started(&self, command: &Command, failed: Failed) -> StartError {
+        let Failed {
+            stage,
+            source,
+            child,
+        } = failed;
+        if let Some(child) = child {
+            // It may have registered.
+            self.shared.forget(child);
+            let _ = waitid(WaitId::Pid(child), WaitIdOptions::EXITED);
+        }
+        match stage {
+            Stage::Lifeline => self.shared.lock().deaf = true,
+            // The next goes without.
+            Stage::Cgroup if is_lasting(&source) => {
+                self.shared.lock().cgroup_refused = Some(source.to_string());
+            }
+            _ => {}
+        }
+        let dir = command.dir.as_deref().unwrap_or(Path::new("")).display();
+        let missing = stage == Stage::Execute
+            && source.kind() == io::ErrorKind::NotFound
+            && Path::new(&command.program).exists();
+        StartError::Step {
+            program: command.program.to_string_lossy().into_owned(),
+            what: match stage {
+                Stage::Directory => format!("its working directory {dir}"),
+                stage => stage.name().to_owned(),
+            },
+            hint: match (missing, source.raw_os_error()) {
+                (true, _) => " (its interpreter or loader is missing)",
+                (false, Some(libc::ENOEXEC)) => " (no program, and no `#!` in its first line)",
+                _ => "",
+            },
+            source,
+        }
     }
 }
 
@@ -636,9 +683,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Leader {
     program: String,
-    dir: Option<PathBuf>,
     pid: Pid,
-    failure: Option<OwnedFd>,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
     leaf: Option<Leaf>,
@@ -656,43 +701,6 @@ impl Leader {
     pub(crate) fn belongs_to(&mut self, id: &Arc<str>) {
         self.shared.lock().used.insert(id.clone(), self.pid);
         self.id = Some(id.clone());
-    }
-
-    /// Carries the failure of its start; see [`Leader::start_failed`].
-    pub(crate) fn take_failure(&mut self) -> Option<OwnedFd> {
-        self.failure.take()
-    }
-
-    /// What the bytes on [`take_failure`](Self::take_failure) mean.
-    pub(crate) fn start_failed(&self, bytes: [u8; 8]) -> StartError {
-        let unknown = || (Stage::Execute, io::Error::from(io::ErrorKind::Other));
-        let (stage, source) = Stage::parse(bytes).unwrap_or_else(unknown);
-        let dir = self.dir.as_deref().unwrap_or(Path::new("")).display();
-        let what = match stage {
-            Stage::Directory => format!("its working directory {dir}"),
-            stage => stage.name().to_owned(),
-        };
-        let missing = stage == Stage::Execute
-            && source.kind() == io::ErrorKind::NotFound
-            && Path::new(&self.program).exists();
-        match stage {
-            Stage::Lifeline => self.shared.lock().deaf = true,
-            // The next goes without.
-            Stage::Cgroup if is_lasting(&source) => {
-                self.shared.lock().cgroup_refused = Some(source.to_string());
-            }
-            _ => {}
-        }
-        StartError::Step {
-            program: self.program.clone(),
-            what,
-            hint: match (missing, source.raw_os_error()) {
-                (true, _) => " (its interpreter or loader is missing)",
-                (false, Some(libc::ENOEXEC)) => " (no program, and no `#!` in its first line)",
-                _ => "",
-            },
-            source,
-        }
     }
 
     /// Sends a signal to the whole group.
