@@ -45,6 +45,7 @@ mod cgroup;
 mod child;
 mod exec;
 mod guardian;
+mod image;
 mod notified;
 mod output;
 mod probe;

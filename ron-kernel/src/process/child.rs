@@ -1,8 +1,9 @@
 //! One incarnation of a process: started, listened to, asked for its health, stopped, reaped.
 
+use super::image::Extra;
 use super::notified::{NotifySocket, Told};
 use super::output::Output;
-use super::spawner::{Extra, Leader};
+use super::spawner::Leader;
 use super::{Command, Probe, Ready};
 use crate::supervisor::context::{Incarnation, ABORT, FAULT_EXIT, FAULT_HANG, FAULT_PANIC};
 use crate::supervisor::machine::Input;

@@ -6,7 +6,7 @@
 //! process that is forked without exec would keep a copy of this one's memory, secrets included.
 
 use super::exec::{fork_exec, Image, Place};
-use super::spawner::DEFAULT_PATH;
+use super::image::DEFAULT_PATH;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{kill_process, waitid, Pid, Signal, WaitId, WaitIdOptions};
 use std::ffi::{CString, OsStr, OsString};
