@@ -8,6 +8,7 @@ mod config;
 mod control;
 mod distance;
 mod harness;
+mod mailbox;
 mod memory;
 mod metrics;
 mod otp;
@@ -34,7 +35,8 @@ macro_rules! areas {
     ($($area:ident),+) => { &[$(Area { names: $area::NAMES, groups: $area::groups }),+] };
 }
 
-const AREAS: &[Area] = areas![restart, children, poll, config, metrics, bus, control, process];
+const AREAS: &[Area] =
+    areas![restart, children, poll, config, metrics, bus, control, process, mailbox];
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();

@@ -1,0 +1,73 @@
+//! Mailboxes against their peers: what is sent, and the groups, one per file.
+
+mod contention;
+mod memory;
+mod peers;
+mod pingpong;
+mod send;
+mod throughput;
+
+use crate::harness::Group;
+use std::hint::black_box;
+
+pub const NAMES: &[&str] = &[
+    "mailbox-send",
+    "mailbox-throughput",
+    "mailbox-contention",
+    "mailbox-pingpong",
+    "mailbox-memory",
+];
+
+/// Messages that fit, unless a group says otherwise.
+const CAPACITY: usize = 1024;
+/// Messages asked for at once, of those who take a number.
+const BATCH: usize = 32;
+
+pub fn groups() -> Vec<Group> {
+    vec![
+        send::group(),
+        throughput::group(),
+        contention::group(),
+        pingpong::group(),
+        memory::group(),
+    ]
+}
+
+/// 64 bytes, plain.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Message([u64; 8]);
+
+impl Message {
+    /// The `number`th of the producer `producer`.
+    pub fn new(producer: usize, number: u64) -> Message {
+        Message([number, producer as u64, 0, 0, 0, 0, 0, number])
+    }
+}
+
+/// What the receiver has got so far: every message once, in the order of its producer.
+pub struct Tape {
+    next: Vec<u64>,
+    missing: u64,
+}
+
+impl Tape {
+    /// Of `producers` that send `each`.
+    pub fn new(producers: usize, each: u64) -> Tape {
+        Tape {
+            next: vec![0; producers],
+            missing: producers as u64 * each,
+        }
+    }
+
+    pub fn take(&mut self, message: &Message) {
+        let Message([number, producer, ..]) = black_box(message);
+        let next = &mut self.next[*producer as usize];
+        assert_eq!(number, next, "lost or out of order");
+        *next += 1;
+        self.missing -= 1;
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.missing == 0
+    }
+}
