@@ -528,3 +528,62 @@ impl FromStr for SpanLevel {
             .ok_or(ParseSpanLevelError {})
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_keeps_the_values_of_cold_keys_and_takes_the_others() {
+        let running = RykerConfig::default();
+        let new = RykerConfig::builder()
+            .mailbox_capacity(1)
+            .max_msg_bytes(2_048)
+            .deadline(Duration::from_secs(3))
+            .backoff_base(Duration::from_millis(4))
+            .amnesia(true)
+            .build()
+            .unwrap();
+        let merged = running.reloaded(&new);
+        let expected = running
+            .to_builder()
+            .deadline(Duration::from_secs(3))
+            .backoff_base(Duration::from_millis(4));
+        assert_eq!(merged, expected.build().unwrap());
+        let kept: Vec<ReloadClass> = merged.diff(&new).iter().map(|c| c.reload).collect();
+        assert_eq!(kept, [ReloadClass::Cold; 3]);
+    }
+
+    #[test]
+    fn no_reload_of_some_keys_can_make_two_keys_contradict_each_other() {
+        for (one, other) in [
+            (Key::BackoffBase, Key::BackoffCap),
+            (Key::BatchMessages, Key::YieldEveryNMsgs),
+            (Key::Amnesia, Key::ZeroizeOnDrop),
+        ] {
+            assert_eq!(one.spec().reload, other.spec().reload);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_refused_is_counted_under_its_source_and_kind() {
+        let count = || {
+            errors()
+                .find(|(source, kind, _)| (*source, *kind) == (Source::File, ErrorKind::Io))
+                .map(|(.., count)| count)
+        };
+        let before = count().unwrap();
+        RykerConfig::from_file("none.toml").unwrap_err();
+        assert_eq!(count(), Some(before + 1));
+    }
+
+    #[test]
+    fn every_label_is_counted_once() {
+        let labels: std::collections::HashSet<_> = errors()
+            .map(|(source, kind, _)| (source.as_str(), kind.as_str()))
+            .collect();
+        assert_eq!(labels.len(), 12);
+        let sources: Vec<&str> = reloads().map(|(source, _)| source.as_str()).collect();
+        assert_eq!(sources, ["startup", "file", "env", "api"]);
+    }
+}

@@ -122,51 +122,34 @@ pub(super) fn apply_text(
     path: Option<&str>,
 ) -> Findings {
     let places = Places::new(path, text);
-    let parsed = match syntax {
+    let (members, faults) = match syntax {
         Syntax::Toml => parse_toml(text),
         Syntax::Json => parse_json(text),
     };
-    let members = match parsed {
-        Ok(members) => members,
-        Err(mut faults) => {
-            faults.sort_by_key(|fault| fault.at);
-            let more = faults.len().saturating_sub(MAX_LISTED);
-            let mut problems: Vec<Problem> = faults
-                .into_iter()
-                .take(MAX_LISTED)
-                .map(|fault| Problem::new(ErrorKind::Parse, places.at(fault.at), fault.what))
-                .collect();
-            if more > 0 {
-                let what = format!("{more} more syntax errors");
-                problems.push(Problem::new(ErrorKind::Parse, places.name(), what));
-            }
-            return Findings::fatal(problems);
-        }
-    };
     let mut filling = Filling {
         builder,
-        places,
-        found: Findings::default(),
+        found: Vec::new(),
+        bad: Vec::new(),
         strangers: 0,
+        broken_lines: faults.iter().map(|fault| places.line(fault.at)).collect(),
+        places,
     };
     for member in members {
         filling.root(member);
     }
-    if filling.strangers > MAX_LISTED {
-        let what = format!("{} more unknown keys", filling.strangers - MAX_LISTED);
-        let place = filling.places.name();
-        let rest = Problem::new(ErrorKind::Parse, place, what);
-        filling.found.problems.push(rest);
-    }
-    filling.found
+    filling.finish(faults)
 }
 
 /// A file in the course of being held against the keys.
 struct Filling<'a> {
     builder: &'a mut RykerConfigBuilder,
     places: Places<'a>,
-    found: Findings,
+    /// With their byte offsets.
+    found: Vec<(usize, Problem)>,
+    bad: Vec<Key>,
     strangers: usize,
+    /// The lines with syntax errors: what was made of their values is not what stands there.
+    broken_lines: HashSet<usize>,
 }
 
 impl Filling<'_> {
@@ -180,11 +163,13 @@ impl Filling<'_> {
                 }
             }
             Value::Scalar(scalar) if is_section => {
+                let inside = |key: &Key| split(key.spec().name).0 == member.name;
+                self.bad.extend(KEYS.into_iter().filter(inside));
                 let place = self.places.at(member.value_at);
                 let wrong = Problem::new(ErrorKind::Parse, place, "is not a table")
                     .of_key(member.name)
                     .of_value(show(&scalar));
-                self.found.problems.push(wrong);
+                self.wrong(member.value_at, wrong);
             }
             Value::Table(_) => {
                 let near = nearest(&member.name, sections());
@@ -214,10 +199,16 @@ impl Filling<'_> {
         match key.spec().form.of_scalar(&scalar) {
             Ok(value) => self.builder.put(key, value, Cow::Owned(place)),
             Err(misfit) => {
-                self.found.bad.push(key);
+                self.bad.push(key);
                 let wrong = problem(key, misfit, place, show(&scalar));
-                self.found.problems.push(wrong);
+                self.wrong(member.value_at, wrong);
             }
+        }
+    }
+
+    fn wrong(&mut self, at: usize, problem: Problem) {
+        if !self.broken_lines.contains(&self.places.line(at)) {
+            self.found.push((at, problem));
         }
     }
 
@@ -228,6 +219,11 @@ impl Filling<'_> {
         near: Option<&'static str>,
         expected: Option<String>,
     ) {
+        self.bad.extend(near.and_then(Key::of_name));
+        // A broken header puts its keys elsewhere.
+        if !self.broken_lines.is_empty() {
+            return;
+        }
         self.strangers += 1;
         if self.strangers > MAX_LISTED {
             return;
@@ -238,7 +234,35 @@ impl Filling<'_> {
         if let Some(expected) = expected.filter(|_| near.is_none()) {
             unknown = unknown.expecting(expected);
         }
-        self.found.problems.push(unknown);
+        self.found.push((at, unknown));
+    }
+
+    fn finish(mut self, mut faults: Vec<Fault>) -> Findings {
+        if !faults.is_empty() {
+            self.bad = KEYS.to_vec();
+        }
+        faults.sort_by_key(|fault| fault.at);
+        let counts = [
+            (faults.len(), "syntax errors"),
+            (self.strangers, "unknown keys"),
+        ];
+        for fault in faults.into_iter().take(MAX_LISTED) {
+            let place = self.places.at(fault.at);
+            let wrong = Problem::new(ErrorKind::Parse, place, fault.what);
+            self.found.push((fault.at, wrong));
+        }
+        self.found.sort_by_key(|(at, _)| *at);
+        let mut problems: Vec<Problem> = self.found.into_iter().map(|(_, found)| found).collect();
+        for (count, what) in counts {
+            if count > MAX_LISTED {
+                let what = format!("{} more {what}", count - MAX_LISTED);
+                problems.push(Problem::new(ErrorKind::Parse, self.places.name(), what));
+            }
+        }
+        Findings {
+            problems,
+            bad: self.bad,
+        }
     }
 }
 
@@ -304,22 +328,40 @@ struct Fault {
 struct Places<'a> {
     path: Option<&'a str>,
     text: &'a str,
+    /// Offset of the first byte of each line.
+    lines: Vec<usize>,
 }
 
 impl<'a> Places<'a> {
     fn new(path: Option<&'a str>, text: &'a str) -> Self {
-        Self { path, text }
+        let ends = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self {
+            path,
+            text,
+            lines: std::iter::once(0).chain(ends).collect(),
+        }
     }
 
     fn name(&self) -> String {
         self.path.unwrap_or("text").to_owned()
     }
 
+    /// From 1.
+    fn line(&self, offset: usize) -> usize {
+        self.lines.partition_point(|start| *start <= offset)
+    }
+
     fn at(&self, offset: usize) -> String {
-        let head = self.text.get(..offset).unwrap_or(self.text);
-        let line = head.matches('\n').count() + 1;
-        let line_start = head.rfind('\n').map_or(0, |at| at + 1);
-        let column = head.get(line_start..).unwrap_or_default().chars().count() + 1;
+        let line = self.line(offset);
+        let start = self.lines.get(line - 1).copied().unwrap_or_default();
+        let end = offset.min(self.text.len());
+        let column = self
+            .text
+            .get(start..end)
+            .unwrap_or_default()
+            .chars()
+            .count()
+            + 1;
         match self.path {
             Some(path) => format!("{path}:{line}:{column}"),
             None => format!("line {line}, column {column}"),
@@ -327,18 +369,16 @@ impl<'a> Places<'a> {
     }
 }
 
-fn parse_toml(text: &str) -> Result<Vec<Member>, Vec<Fault>> {
+/// What could be understood, and what could not.
+type Parsed = (Vec<Member>, Vec<Fault>);
+
+fn parse_toml(text: &str) -> Parsed {
     let (root, errors) = DeTable::parse_recoverable(text);
-    if errors.is_empty() {
-        return Ok(toml_members(root.get_ref(), true));
-    }
-    Err(errors
-        .iter()
-        .map(|error| Fault {
-            at: error.span().map_or(text.len(), |span| span.start),
-            what: error.message().to_owned(),
-        })
-        .collect())
+    let faults = errors.iter().map(|error| Fault {
+        at: error.span().map_or(text.len(), |span| span.start),
+        what: error.message().to_owned(),
+    });
+    (toml_members(root.get_ref(), true), faults.collect())
 }
 
 fn toml_members(table: &DeTable<'_>, is_root: bool) -> Vec<Member> {
@@ -371,33 +411,36 @@ fn toml_scalar(value: &DeValue<'_>) -> Scalar {
     }
 }
 
-fn parse_json(text: &str) -> Result<Vec<Member>, Vec<Fault>> {
-    let fault = |error: serde_json::Error| {
-        let line_start: usize = text
-            .split_inclusive('\n')
-            .take(error.line().saturating_sub(1))
-            .map(str::len)
-            .sum();
-        let shown = error.to_string();
-        // The place is said once, in our own words.
-        let what = shown.split(" at line ").next().unwrap_or_default();
-        vec![Fault {
-            at: line_start + error.column().saturating_sub(1),
-            what: what.to_owned(),
-        }]
+fn parse_json(text: &str) -> Parsed {
+    let whole: &RawValue = match serde_json::from_str(text) {
+        Ok(whole) => whole,
+        Err(error) => return (Vec::new(), vec![json_fault(text, &error)]),
     };
-    let whole: &RawValue = serde_json::from_str(text).map_err(fault)?;
     let mut reader = JsonReader {
         text,
         faults: Vec::new(),
     };
     match reader.value(whole, 0) {
-        Value::Table(members) if reader.faults.is_empty() => Ok(members),
-        Value::Table(_) => Err(reader.faults),
-        Value::Scalar(_) => Err(vec![Fault {
-            at: reader.offset(whole),
-            what: "is not an object".to_owned(),
-        }]),
+        Value::Table(members) => (members, reader.faults),
+        Value::Scalar(_) => {
+            reader.fault(whole, "is not an object");
+            (Vec::new(), reader.faults)
+        }
+    }
+}
+
+fn json_fault(text: &str, error: &serde_json::Error) -> Fault {
+    let line_start: usize = text
+        .split_inclusive('\n')
+        .take(error.line().saturating_sub(1))
+        .map(str::len)
+        .sum();
+    let shown = error.to_string();
+    // The place is said once, in our own words.
+    let what = shown.split(" at line ").next().unwrap_or_default();
+    Fault {
+        at: line_start + error.column().saturating_sub(1),
+        what: what.to_owned(),
     }
 }
 
@@ -438,6 +481,7 @@ impl<'a> JsonReader<'a> {
             };
             if !seen.insert(unescaped.clone()) {
                 self.fault(name, "duplicate key");
+                continue;
             }
             members.push(Member {
                 name: unescaped,

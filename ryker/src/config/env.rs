@@ -102,7 +102,7 @@ pub(super) fn load(
         }
     }
     for name in variables.keys() {
-        strange(name, &mut found.problems, &mut warnings);
+        strange(name, &mut found, &mut warnings);
     }
     found.problems.extend(builder.contradictions(&found.bad));
     let source = builder.source();
@@ -185,7 +185,7 @@ fn file_path(variables: &BTreeMap<OsString, OsString>) -> Result<Option<&OsStr>,
 }
 
 /// A variable that begins like ours and is not: an error if it looks like one of ours, else a warning.
-fn strange(name: &OsStr, problems: &mut Vec<Problem>, warnings: &mut Vec<Warning>) {
+fn strange(name: &OsStr, found: &mut Findings, warnings: &mut Vec<Warning>) {
     let name = name.to_string_lossy();
     let is_known = [PATH, ALLOW_PATH, OLD_JITTER].contains(&&*name);
     if is_known || STAGES.contains(&&*name) || Key::of_env(&name).is_some() {
@@ -194,8 +194,9 @@ fn strange(name: &OsStr, problems: &mut Vec<Problem>, warnings: &mut Vec<Warning
     let known = KEYS.into_iter().map(|key| key.spec().env);
     let near = nearest(&name, known.chain([PATH, ALLOW_PATH])).or_else(|| named_after_key(&name));
     if near.is_some() {
+        found.bad.extend(near.and_then(Key::of_env));
         let unknown = Problem::new(ErrorKind::Parse, name, "unknown variable");
-        problems.push(unknown.suggesting(near));
+        found.problems.push(unknown.suggesting(near));
     } else {
         warnings.push(Warning::Unknown {
             name: name.into_owned(),

@@ -146,8 +146,8 @@ impl fmt::Display for Problem {
 /// order of [`RykerConfig`](super::RykerConfig)'s table, then keys that contradict each other. `Display` is a first line
 /// that counts them and a line for each.
 ///
-/// After a syntax error nothing else of that file is reported, because it is not known what the rest belongs to.
-/// Unknown keys beyond the first 20 of a file are reported as a number.
+/// Beside a syntax error, unknown keys of that file and contradictions are not reported: it is not certain which table a
+/// key belongs to. Syntax errors and unknown keys beyond the first 20 of a file are reported as a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConfigError {

@@ -420,3 +420,46 @@ pub(super) fn level(value: u64) -> SpanLevel {
         .find(|level| *level as u64 == value)
         .unwrap_or(SpanLevel::Off)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_lies_where_its_number_says() {
+        for (at, key) in KEYS.into_iter().enumerate() {
+            assert_eq!(key as usize, at, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn every_default_is_in_its_range() {
+        for spec in KEYS.map(Key::spec) {
+            let checked = spec.form.in_range(spec.default);
+            assert_eq!(checked, Ok(spec.default), "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn the_documented_table_has_the_names_the_defaults_and_the_classes() {
+        let rows: Vec<Vec<&str>> = include_str!("../config.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! | `"))
+            .map(|row| {
+                row.split('|')
+                    .map(|cell| cell.trim().trim_matches('`'))
+                    .collect()
+            })
+            .collect();
+        let documented: Vec<[String; 4]> = rows
+            .iter()
+            .map(|row| [row[0], row[1], row[2], row[4]].map(str::to_owned))
+            .collect();
+        let real = KEYS.map(Key::spec).map(|spec| {
+            let default = spec.form.show(spec.default);
+            let class = spec.reload.to_string();
+            [spec.name.to_owned(), spec.env.to_owned(), default, class]
+        });
+        assert_eq!(documented, real);
+    }
+}
