@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release --manifest-path bench/Cargo.toml [filter]`, rounds from the variable `ROUNDS`.
 
+mod actor;
 mod bus;
 mod children;
 mod config;
@@ -36,10 +37,14 @@ macro_rules! areas {
 }
 
 const AREAS: &[Area] =
-    areas![restart, children, poll, config, metrics, bus, control, process, mailbox];
+    areas![restart, children, poll, config, metrics, bus, control, process, mailbox, actor];
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
+    if filter == actor::ALONE {
+        actor::alone(&std::env::args().nth(2).unwrap_or_default());
+        return;
+    }
     let rounds = match std::env::var("ROUNDS").map(|text| text.parse()) {
         Ok(Ok(rounds)) if rounds > 0 => rounds,
         Ok(_) => {
