@@ -109,7 +109,13 @@ impl RykerConfig {
     /// # Errors
     /// Everything that is wrong with the variables and the file, see [`ConfigError`].
     pub fn from_env_validated() -> Result<Self, ConfigError> {
-        let (result, warnings) = Self::from_env(std::env::vars_os(), document::read);
+        Self::from_env_logged(std::env::vars_os())
+    }
+
+    fn from_env_logged(
+        pairs: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let (result, warnings) = Self::from_env(pairs, document::read);
         for warning in &warnings {
             tracing::warn!(
                 "crate" = "ryker",
@@ -567,14 +573,27 @@ mod tests {
 
     #[test]
     fn a_file_that_is_refused_is_counted_under_its_source_and_kind() {
-        let count = || {
-            errors()
-                .find(|(source, kind, _)| (*source, *kind) == (Source::File, ErrorKind::Io))
-                .map(|(.., count)| count)
-        };
-        let before = count().unwrap();
-        RykerConfig::from_file("none.toml").unwrap_err();
-        assert_eq!(count(), Some(before + 1));
+        let dir = tempfile::tempdir().unwrap();
+        let (missing, broken) = (dir.path().join("none.toml"), dir.path().join("a.json"));
+        std::fs::write(&broken, "[]").unwrap();
+        for (path, kind) in [(missing, ErrorKind::Io), (broken, ErrorKind::Parse)] {
+            let count = || {
+                errors()
+                    .find(|(source, of, _)| (*source, *of) == (Source::File, kind))
+                    .map(|(.., count)| count)
+            };
+            let before = count().unwrap();
+            RykerConfig::from_file(path).unwrap_err();
+            assert_eq!(count(), Some(before + 1), "{kind}");
+        }
+    }
+
+    #[test]
+    fn an_environment_that_is_refused_after_the_start_is_no_start() {
+        count_reload(Source::Startup);
+        let bad = [("RYKER_AMNESIA".into(), "perhaps".into())];
+        let error = RykerConfig::from_env_logged(bad).unwrap_err();
+        assert_eq!(error.origin(), Source::Env);
     }
 
     #[test]

@@ -164,19 +164,19 @@ impl RykerConfigBuilder {
 
     fn number(self, key: Key, value: u64) -> Self {
         let checked = key.spec().form.in_range(value);
-        self.from_code(key, checked, || key.spec().form.show(value))
+        self.take(key, checked, || key.spec().form.show(value))
     }
 
     fn flag(self, key: Key, on: bool) -> Self {
-        self.from_code(key, Ok(on.into()), String::new)
+        self.take(key, Ok(on.into()), String::new)
     }
 
     fn duration(self, key: Key, duration: Duration) -> Self {
         let checked = key.spec().form.of_duration(duration);
-        self.from_code(key, checked, || format!("{duration:?}"))
+        self.take(key, checked, || format!("{duration:?}"))
     }
 
-    fn from_code(
+    fn take(
         mut self,
         key: Key,
         checked: Result<u64, Misfit>,

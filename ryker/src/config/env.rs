@@ -10,7 +10,7 @@ use std::path::Path;
 use super::builder::{problem, quoted, RykerConfigBuilder};
 use super::document::{apply_file, Findings};
 use super::error::{ConfigError, ErrorKind, Problem};
-use super::key::{split, Key, KEYS};
+use super::key::{split, Key, Misfit, KEYS};
 use super::spelling::nearest;
 use super::{RykerConfig, Source};
 
@@ -86,17 +86,18 @@ pub(super) fn load(
             builder.come_from(Source::File);
             found = apply_file(&mut builder, Path::new(path), read);
         }
-        Err(refusal) => found = Findings::fatal(vec![refusal]),
+        Err(refusal) => found = Findings::fatal(vec![*refusal]),
     }
     for key in KEYS {
         let Some((name, value)) = variable(key, &variables, &mut warnings) else {
             continue;
         };
         builder.come_from(Source::Env);
-        match checked(key, name, value) {
+        match checked(key, value) {
             Ok(value) => builder.put(key, value, Cow::Borrowed(name)),
-            Err(wrong) => {
-                found.problems.push(wrong);
+            Err(misfit) => {
+                let shown = quoted(&value.to_string_lossy());
+                found.problems.push(problem(key, misfit, name, shown));
                 found.bad.push(key);
             }
         }
@@ -138,25 +139,22 @@ fn variable<'a>(
     current.or(former)
 }
 
-fn checked(key: Key, name: &'static str, value: &OsStr) -> Result<u64, Problem> {
-    let spec = key.spec();
-    let Some(text) = value.to_str() else {
-        return Err(Problem::new(ErrorKind::Parse, name, "is not UTF-8 text")
-            .of_key(spec.name)
-            .of_value(quoted(&value.to_string_lossy()))
-            .expecting(spec.form.expected(spec.default)));
-    };
-    spec.form
-        .of_variable(text)
-        .map_err(|misfit| problem(key, misfit, name, quoted(text)))
+fn checked(key: Key, value: &OsStr) -> Result<u64, Misfit> {
+    match value.to_str() {
+        Some(text) => key.spec().form.of_variable(text),
+        None => Err(Misfit {
+            kind: ErrorKind::Parse,
+            what: "is not UTF-8 text".to_owned(),
+        }),
+    }
 }
 
 /// The file to read, if one is named and may be.
-fn file_path(variables: &BTreeMap<OsString, OsString>) -> Result<Option<&OsStr>, Problem> {
+fn file_path(variables: &BTreeMap<OsString, OsString>) -> Result<Option<&OsStr>, Box<Problem>> {
     let get = |name: &str| variables.get(OsStr::new(name)).map(OsString::as_os_str);
     let refusal = |name: &str, value: &OsStr, what: String| {
         let shown = quoted(&value.to_string_lossy());
-        Problem::new(ErrorKind::Invalid, name, what).of_value(shown)
+        Box::new(Problem::new(ErrorKind::Invalid, name, what).of_value(shown))
     };
     let is_allowed = match get(ALLOW_PATH) {
         None => false,

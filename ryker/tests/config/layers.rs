@@ -141,6 +141,8 @@ fn keys_that_contradict_each_other_are_refused_and_both_are_named() {
 
 #[test]
 fn a_key_whose_value_is_not_known_contradicts_none() {
+    let result = variables(&[("RYKER_BATCH_MESSAGES", "90"), ("RYKER_YIELD_EVERY", "180")]);
+    assert_eq!(only(result).1, "unknown variable");
     let result = variables(&[
         ("RYKER_BACKOFF_BASE_MS", "9000"),
         ("RYKER_BACKOFF_CAP_MS", "10s"),
@@ -176,6 +178,25 @@ fn a_setter_that_is_called_again_replaces_a_bad_value_and_a_good_one() {
         .validate()
         .unwrap_err();
     assert_eq!(error.problems()[0].value(), Some("0"));
+}
+
+#[test]
+fn problems_of_a_builder_are_in_the_order_of_the_keys() {
+    let error = RykerConfig::builder()
+        .backoff_base(Duration::from_secs(9))
+        .rapid_fail_threshold(0)
+        .deadline(Duration::ZERO)
+        .mailbox_capacity(0)
+        .build()
+        .unwrap_err();
+    let keys: Vec<Option<&str>> = error.problems().iter().map(|p| p.key()).collect();
+    let expected = [
+        "defaults.mailbox_capacity",
+        "defaults.deadline",
+        "supervisor.rapid_fail_threshold",
+        "supervisor.backoff_base_ms",
+    ];
+    assert_eq!(keys, expected.map(Some), "a contradiction comes last");
 }
 
 #[test]
