@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Source;
 
-/// What sort of problem it is: label `error` of `ryker_config_reload_errors_total`.
+/// What sort of problem it is: label `error` of `ryker_config_reload_errors_total`. Ordered, the most telling first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
