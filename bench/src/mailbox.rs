@@ -78,3 +78,33 @@ impl Tape {
         self.missing == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tape_is_full_when_every_producer_sent_all_of_its_messages() {
+        let mut tape = Tape::new(2, 2);
+        for (producer, number) in [(1, 0), (0, 0), (0, 1)] {
+            tape.take(&Message::new(producer, number));
+            assert!(!tape.is_full());
+        }
+        tape.take(&Message::new(1, 1));
+        assert!(tape.is_full());
+    }
+
+    #[test]
+    #[should_panic(expected = "lost or out of order")]
+    fn a_tape_refuses_a_message_before_its_turn() {
+        Tape::new(2, 2).take(&Message::new(1, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "lost or out of order")]
+    fn a_tape_refuses_a_message_twice() {
+        let mut tape = Tape::new(2, 2);
+        tape.take(&Message::new(1, 0));
+        tape.take(&Message::new(1, 0));
+    }
+}

@@ -326,7 +326,7 @@ impl<J: Job> Spawn<J> for Xtra {
 
 impl<J: Job> Tell<J> for Xtra {
     async fn tell(actor: &Self::Ref, message: J::Message) {
-        let _ = actor.send(message).detach().await.expect("it runs");
+        drop(actor.send(message).detach().await.expect("it runs"));
     }
 }
 

@@ -262,7 +262,7 @@ impl AsyncMailbox for Thingbuf {
         receiver: &mut Self::Receiver,
         look: impl FnOnce(&Message) -> R + Send,
     ) -> R {
-        look(&*receiver.recv_ref().await.expect("a sender"))
+        look(&receiver.recv_ref().await.expect("a sender"))
     }
 }
 
@@ -334,5 +334,65 @@ impl Mailbox for Locked {
         spare.iter().for_each(look);
         spare.clear();
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Tape;
+    use super::*;
+
+    fn has_room_for_its_capacity_and_hands_out_in_order<M: Mailbox>() {
+        let (sender, mut receiver) = M::open(128);
+        let mut tape = Tape::new(1, 256);
+        let mut buffer = Vec::new();
+        let mut numbers = 0..;
+        for _ in 0..2 {
+            for number in numbers.by_ref().take(128) {
+                assert!(M::try_send(&sender, Message::new(0, number)));
+            }
+            assert!(!M::try_send(&sender, Message::new(0, 999)));
+            assert!(M::try_recv(&mut receiver, |message| tape.take(message)).is_some());
+            while M::drain(&mut receiver, &mut buffer, |message| tape.take(message)) > 0 {}
+            assert!(M::try_recv(&mut receiver, |_| ()).is_none());
+        }
+        assert!(tape.is_full());
+    }
+
+    fn waits_for_messages_and_for_room<M: AsyncMailbox>() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime").block_on(async {
+            let (sender, mut receiver) = M::open(128);
+            let receiving = tokio::spawn(async move {
+                let mut tape = Tape::new(1, 1000);
+                let mut buffer = Vec::new();
+                while !tape.is_full() {
+                    M::recv(&mut receiver, |message| tape.take(message)).await;
+                    if !tape.is_full() {
+                        M::recv_many(&mut receiver, &mut buffer, |message| tape.take(message))
+                            .await;
+                    }
+                }
+            });
+            for number in 0..1000 {
+                M::send(&sender, Message::new(0, number)).await;
+            }
+            receiving.await.expect("all messages");
+        });
+    }
+
+    macro_rules! of {
+        ($property:ident: $($mailbox:ident),+) => {
+            #[test]
+            fn $property() {
+                $(super::$property::<$mailbox>();)+
+            }
+        };
+    }
+
+    mod every_mailbox {
+        use super::super::{AsyncChannel, Crossbeam, Flume, Kanal, Locked, Thingbuf, Tokio};
+        of!(has_room_for_its_capacity_and_hands_out_in_order: Tokio, Flume, Kanal, AsyncChannel, Thingbuf, Crossbeam, Locked);
+        of!(waits_for_messages_and_for_room: Tokio, Flume, Kanal, AsyncChannel, Thingbuf);
     }
 }
