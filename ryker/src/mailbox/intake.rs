@@ -1,0 +1,231 @@
+//! What a mailbox's lock guards: the queue, its bounds, and who waits for room.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::task::Waker;
+
+use crate::account::Refusals;
+use crate::clock::Tick;
+
+/// A message with what the mailbox knows of it.
+pub(crate) struct Envelope<T> {
+    pub(crate) deadline: Tick,
+    /// Milliseconds from its enqueueing to the deadline.
+    pub(crate) budget: u32,
+    /// What it was charged with.
+    pub(crate) bytes: u32,
+    pub(crate) message: T,
+}
+
+impl<T> Envelope<T> {
+    pub(crate) fn enqueued(&self) -> Tick {
+        self.deadline.saturating_sub(u64::from(self.budget))
+    }
+}
+
+/// `Open` is left once: for `Draining`, from which `Closed` may follow, or for `Closed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// Takes nothing more as it is shutting down.
+    Draining,
+    /// Takes nothing more: closed, or nobody is left to send or to receive.
+    Closed,
+}
+
+/// The two bounds of a mailbox.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Senders that wait for room, in the order in which they came.
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    queue: BTreeMap<u64, Waiter>,
+    /// Those for whom room is reserved, with their bytes.
+    granted: BTreeMap<u64, u32>,
+}
+
+struct Waiter {
+    bytes: u32,
+    waker: Waker,
+}
+
+/// A sender's place among those who wait.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+pub(crate) struct Intake<T> {
+    pub(crate) queue: VecDeque<Envelope<T>>,
+    bounds: Bounds,
+    accepted: u64,
+    bytes_accepted: u64,
+    /// How many messages and bytes had left the bounds when somebody last looked.
+    taken: u64,
+    bytes_taken: u64,
+    /// Room that is kept for waiting senders who have not come back yet.
+    reserved: u64,
+    bytes_reserved: u64,
+    waiting: Option<Box<Waiting>>,
+    pub(crate) phase: Phase,
+    pub(crate) refused: Refusals,
+    /// Whoever is to be woken: the parked receiver, or one whose handler is under way.
+    reader: Option<Waker>,
+    /// Whether a message is what the reader waits for.
+    reader_is_idle: bool,
+}
+
+impl<T> Intake<T> {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            bounds,
+            accepted: 0,
+            bytes_accepted: 0,
+            taken: 0,
+            bytes_taken: 0,
+            reserved: 0,
+            bytes_reserved: 0,
+            waiting: None,
+            phase: Phase::Open,
+            refused: Refusals::default(),
+            reader: None,
+            reader_is_idle: false,
+        }
+    }
+
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    /// Whether a message of `bytes` can be pushed now, as far as is known without a look at the receiver.
+    #[inline(always)]
+    pub(crate) fn admits(&self, bytes: u32) -> bool {
+        self.phase == Phase::Open && self.fits(bytes) && !self.has_waiting()
+    }
+
+    #[inline(always)]
+    fn fits(&self, bytes: u32) -> bool {
+        let messages = self.accepted + self.reserved - self.taken;
+        let charged = self.bytes_accepted + self.bytes_reserved - self.bytes_taken;
+        messages < self.bounds.messages && charged + u64::from(bytes) <= self.bounds.bytes
+    }
+
+    /// Whether somebody waits for room that is not reserved yet.
+    #[inline(always)]
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waiting
+            .as_ref()
+            .is_some_and(|waiting| !waiting.queue.is_empty())
+    }
+
+    #[inline(always)]
+    pub(crate) fn push(&mut self, envelope: Envelope<T>) {
+        self.accepted += 1;
+        self.bytes_accepted += u64::from(envelope.bytes);
+        self.queue.push_back(envelope);
+    }
+
+    /// Reserves room for those who wait, in order, and returns whom to wake.
+    pub(crate) fn grant(&mut self, (taken, bytes_taken): (u64, u64)) -> Vec<Waker> {
+        self.taken = taken;
+        self.bytes_taken = bytes_taken;
+        let mut wakers = Vec::new();
+        let Some(mut waiting) = self.waiting.take() else {
+            return wakers;
+        };
+        while let Some(first) = waiting.queue.first_entry() {
+            let bytes = first.get().bytes;
+            if !self.fits(bytes) {
+                break;
+            }
+            self.reserved += 1;
+            self.bytes_reserved += u64::from(bytes);
+            let (ticket, waiter) = first.remove_entry();
+            waiting.granted.insert(ticket, bytes);
+            wakers.push(waiter.waker);
+        }
+        self.waiting = Some(waiting);
+        wakers
+    }
+
+    /// Takes a place at the end of those who wait.
+    pub(crate) fn wait(&mut self, bytes: u32, waker: Waker) -> Ticket {
+        let waiting = self.waiting.get_or_insert_with(Box::default);
+        let ticket = waiting.next;
+        waiting.next += 1;
+        waiting.queue.insert(ticket, Waiter { bytes, waker });
+        Ticket(ticket)
+    }
+
+    /// Keeps the place with another waker; returns the old one, to be dropped outside the lock.
+    pub(crate) fn wait_on(&mut self, ticket: &Ticket, waker: Waker) -> Option<Waker> {
+        let waiting = self.waiting.as_mut()?;
+        let waiter = waiting.queue.get_mut(&ticket.0)?;
+        Some(std::mem::replace(&mut waiter.waker, waker))
+    }
+
+    /// Whether room is reserved for this place.
+    pub(crate) fn is_granted(&self, ticket: &Ticket) -> bool {
+        let granted = |waiting: &Waiting| waiting.granted.contains_key(&ticket.0);
+        self.waiting.as_deref().is_some_and(granted)
+    }
+
+    /// Gives up the place and tells whether room had been reserved for it, which is free again; also returns the
+    /// waker, to be dropped outside the lock.
+    pub(crate) fn leave(&mut self, ticket: &Ticket) -> (bool, Option<Waker>) {
+        let Some(waiting) = self.waiting.as_mut() else {
+            return (false, None);
+        };
+        if let Some(bytes) = waiting.granted.remove(&ticket.0) {
+            self.reserved -= 1;
+            self.bytes_reserved -= u64::from(bytes);
+            return (true, None);
+        }
+        let waiter = waiting.queue.remove(&ticket.0);
+        (false, waiter.map(|waiter| waiter.waker))
+    }
+
+    /// Ends the intake; returns whom to wake.
+    pub(crate) fn end(&mut self, phase: Phase) -> Vec<Waker> {
+        if self.phase != Phase::Closed {
+            self.phase = phase;
+        }
+        let mut wakers = Vec::new();
+        if let Some(waiting) = &mut self.waiting {
+            let queue = std::mem::take(&mut waiting.queue);
+            wakers.extend(queue.into_values().map(|waiter| waiter.waker));
+        }
+        wakers.extend(self.rouse());
+        wakers
+    }
+
+    /// The reader, if a message is what it waits for.
+    #[inline(always)]
+    pub(crate) fn reader_for_message(&mut self) -> Option<Waker> {
+        if !self.reader_is_idle {
+            return None;
+        }
+        self.reader_is_idle = false;
+        self.reader.take()
+    }
+
+    /// The reader, whatever it waits for.
+    pub(crate) fn rouse(&mut self) -> Option<Waker> {
+        self.reader_is_idle = false;
+        self.reader.take()
+    }
+
+    /// Who is to be woken from now on; returns who was, to be dropped outside the lock.
+    pub(crate) fn park(&mut self, reader: Waker, idle: bool) -> Option<Waker> {
+        self.reader_is_idle = idle;
+        self.reader.replace(reader)
+    }
+
+    /// Whether `waker` would be woken for anything but messages.
+    pub(crate) fn is_attended(&self, waker: &Waker) -> bool {
+        !self.reader_is_idle && self.reader.as_ref().is_some_and(|w| w.will_wake(waker))
+    }
+}

@@ -1,0 +1,361 @@
+//! The single consumer.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::intake::{Envelope, Phase};
+use super::shared::Shared;
+use crate::account::{Accounts, End};
+use crate::clock::instant_of;
+use crate::error::{ErrorKind, TryRecvError};
+
+/// Takes the messages of a [`Mailbox`](crate::Mailbox), in the order in which they were accepted.
+///
+/// There is one per mailbox. Messages whose deadline has passed are dropped and counted, never handed out. Dropping the
+/// receiver closes the mailbox and drops what is queued, which is counted as well.
+///
+/// # Cancel safety
+/// [`recv`](Self::recv), [`recv_many`](Self::recv_many) and [`recv_delivery`](Self::recv_delivery) may be dropped at any
+/// await: a message is taken in the very poll that returns it.
+///
+/// # Fairness
+/// A receiver that always finds a message gives way to other tasks after `fairness.yield_every_n_msgs` messages, and
+/// that is counted. They need no particular executor.
+pub struct Receiver<T> {
+    inner: Inbox<T>,
+}
+
+/// A message with what the mailbox knows of it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Delivery<T> {
+    /// The message.
+    pub message: T,
+    /// When whoever sent it stops waiting.
+    pub deadline: Instant,
+    /// How long it was queued, in coarse milliseconds.
+    pub waited: Duration,
+}
+
+impl<T> Receiver<T> {
+    pub(crate) fn new(shared: Arc<Shared<T>>) -> Self {
+        Self {
+            inner: Inbox::new(shared),
+        }
+    }
+
+    /// The next message; `None` when the mailbox is closed and empty.
+    pub async fn recv(&mut self) -> Option<T> {
+        self.recv_delivery().await.map(|delivery| delivery.message)
+    }
+
+    /// The next message with its deadline; `None` when the mailbox is closed and empty.
+    pub async fn recv_delivery(&mut self) -> Option<Delivery<T>> {
+        poll_fn(|cx| self.inner.poll_take(cx)).await.map(|envelope| {
+            let shared = &self.inner.shared;
+            shared.progress.0.end(1, End::Ok);
+            shared.make_room(true);
+            delivery(&envelope, self.inner.now).with(envelope.message)
+        })
+    }
+
+    /// Adds up to `limit` messages to `messages` and returns how many; waits for the first one. No more than
+    /// `fairness.batch_messages` are taken at a time. 0 means that the mailbox is closed and empty, or that `limit` is
+    /// 0.
+    pub async fn recv_many(&mut self, messages: &mut Vec<T>, limit: usize) -> usize {
+        if limit == 0 {
+            return 0;
+        }
+        poll_fn(|cx| self.inner.poll_take_many(cx, messages, limit)).await
+    }
+
+    /// The next message, if one is queued now.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`], or [`TryRecvError::Closed`] when nothing will come.
+    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
+        let envelope = self.inner.try_take()?;
+        let shared = &self.inner.shared;
+        shared.progress.0.end(1, End::Ok);
+        shared.make_room(true);
+        Ok(envelope.message)
+    }
+
+    /// Takes nothing more in; what is queued can still be received.
+    pub fn close(&mut self) {
+        self.inner.shared.close(Phase::Closed);
+    }
+
+    /// Messages in the mailbox.
+    pub fn depth(&self) -> usize {
+        self.inner.shared.depth() as usize
+    }
+
+    /// The most messages that it holds.
+    pub fn capacity(&self) -> usize {
+        self.inner.shared.spec.capacity as usize
+    }
+
+    /// What became of every message.
+    pub fn accounts(&self) -> Accounts {
+        self.inner.shared.accounts()
+    }
+}
+
+impl<T> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Receiver").field(&self.inner.shared).finish()
+    }
+}
+
+/// What is left of an envelope without its message.
+fn delivery<T>(envelope: &Envelope<T>, now: u64) -> Delivery<()> {
+    Delivery {
+        message: (),
+        deadline: instant_of(envelope.deadline),
+        waited: Duration::from_millis(now.saturating_sub(envelope.enqueued())),
+    }
+}
+
+impl Delivery<()> {
+    fn with<T>(self, message: T) -> Delivery<T> {
+        Delivery {
+            message,
+            deadline: self.deadline,
+            waited: self.waited,
+        }
+    }
+}
+
+/// The receiving side, for receivers and for actors, which book the end of a message themselves.
+pub(crate) struct Inbox<T> {
+    pub(crate) shared: Arc<Shared<T>>,
+    batch: VecDeque<Envelope<T>>,
+    /// When the last message was taken.
+    pub(crate) now: u64,
+    /// Messages since others last had their turn.
+    run: u32,
+}
+
+impl<T> Inbox<T> {
+    pub(crate) fn new(shared: Arc<Shared<T>>) -> Self {
+        Self {
+            shared,
+            batch: VecDeque::new(),
+            now: 0,
+            run: 0,
+        }
+    }
+
+    /// The next message that has not expired. It is in hand until its end is booked, but has left the bounds.
+    #[inline]
+    pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Option<Envelope<T>>> {
+        loop {
+            if !self.batch.is_empty() {
+                if self.is_tired() {
+                    return self.give_way(cx);
+                }
+                if let Some(envelope) = self.next() {
+                    return Poll::Ready(Some(envelope));
+                }
+            }
+            if self.shared.is_cut() {
+                self.drop_rest();
+                return Poll::Ready(None);
+            }
+            match self.shared.swap(&mut self.batch) {
+                Ok(()) => {}
+                Err(Phase::Open) => {
+                    if self.shared.park(cx.waker(), true) {
+                        self.run = 0;
+                        return Poll::Pending;
+                    }
+                }
+                Err(_) => {
+                    self.shared.core.changed();
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+
+    fn poll_take_many(
+        &mut self,
+        cx: &mut Context<'_>,
+        messages: &mut Vec<T>,
+        limit: usize,
+    ) -> Poll<usize> {
+        let limit = limit.min(self.shared.core.hot.batch() as usize);
+        loop {
+            if self.batch.is_empty() || self.shared.is_cut() || self.is_tired() {
+                // The cases in which one message decides.
+                let first = match self.poll_take(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(None) => return Poll::Ready(0),
+                    Poll::Ready(Some(envelope)) => envelope,
+                };
+                messages.push(first.message);
+                let more = self.take_many(messages, limit - 1);
+                self.shared.progress.0.end(more + 1, End::Ok);
+                self.shared.make_room(true);
+                return Poll::Ready(more as usize + 1);
+            }
+            let taken = self.take_many(messages, limit);
+            self.shared.progress.0.end(taken, End::Ok);
+            self.shared.make_room(true);
+            if taken > 0 {
+                return Poll::Ready(taken as usize);
+            }
+        }
+    }
+
+    /// Moves up to `limit` messages of the batch that have not expired to `messages`.
+    fn take_many(&mut self, messages: &mut Vec<T>, limit: usize) -> u64 {
+        self.now = self.shared.core.clock.now();
+        let metrics = self.shared.core.hot.metrics();
+        let count = limit.min(self.batch.len());
+        let (mut bytes, mut expired) = (0, VecDeque::new());
+        let before = messages.len();
+        messages.reserve(count);
+        for envelope in self.batch.drain(..count) {
+            bytes += u64::from(envelope.bytes);
+            if envelope.deadline <= self.now {
+                expired.push_back(envelope);
+                continue;
+            }
+            if metrics {
+                let waited = self.now.saturating_sub(envelope.enqueued());
+                self.shared.stats.waited(waited);
+            }
+            messages.push(envelope.message);
+        }
+        self.shared.progress.0.take(count as u64, bytes);
+        self.run += count as u32;
+        let taken = (messages.len() - before) as u64;
+        self.shared.book_unhandled(expired.len() as u64, End::Expired);
+        for envelope in expired {
+            self.shared.discard(envelope, ErrorKind::Timeout);
+        }
+        taken
+    }
+
+    pub(crate) fn try_take(&mut self) -> Result<Envelope<T>, TryRecvError> {
+        loop {
+            if let Some(envelope) = self.next() {
+                return Ok(envelope);
+            }
+            if self.shared.is_cut() {
+                self.drop_rest();
+                return Err(TryRecvError::Closed);
+            }
+            match self.shared.swap(&mut self.batch) {
+                Ok(()) => {}
+                Err(Phase::Open) => return Err(TryRecvError::Empty),
+                Err(_) => {
+                    self.shared.core.changed();
+                    return Err(TryRecvError::Closed);
+                }
+            }
+        }
+    }
+
+    /// The next message of the batch that has not expired.
+    #[inline(always)]
+    fn next(&mut self) -> Option<Envelope<T>> {
+        loop {
+            if self.shared.is_cut() {
+                return None;
+            }
+            let envelope = self.batch.pop_front()?;
+            self.shared.progress.0.take(1, u64::from(envelope.bytes));
+            self.run += 1;
+            self.now = self.shared.core.clock.now();
+            if envelope.deadline > self.now {
+                if self.shared.core.hot.metrics() {
+                    let waited = self.now.saturating_sub(envelope.enqueued());
+                    self.shared.stats.waited(waited);
+                }
+                return Some(envelope);
+            }
+            self.end_unhandled(envelope, End::Expired, ErrorKind::Timeout);
+        }
+    }
+
+    /// Books and drops a message that was taken and is not to be handled.
+    #[cold]
+    pub(crate) fn end_unhandled(&self, envelope: Envelope<T>, end: End, kind: ErrorKind) {
+        self.shared.book_unhandled(1, end);
+        self.shared.make_room(true);
+        self.shared.discard(envelope, kind);
+    }
+
+    #[inline(always)]
+    fn is_tired(&self) -> bool {
+        self.run >= self.shared.core.hot.yield_every()
+    }
+
+    /// Others have their turn.
+    #[cold]
+    fn give_way(&mut self, cx: &mut Context<'_>) -> Poll<Option<Envelope<T>>> {
+        self.run = 0;
+        self.shared.progress.0.yielded();
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Another task had its turn.
+    pub(crate) fn rested(&mut self) {
+        self.run = 0;
+    }
+
+    /// Takes out of everything queued what `pick` wants, and drops it as `end`.
+    pub(crate) fn reject(&mut self, end: End, kind: ErrorKind, pick: impl Fn(&T) -> bool) {
+        self.shared.gather(&mut self.batch);
+        if !self.batch.iter().any(|envelope| pick(&envelope.message)) {
+            return;
+        }
+        let (picked, kept) = std::mem::take(&mut self.batch)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|envelope| pick(&envelope.message));
+        self.batch = kept;
+        self.end_all(picked, end, kind);
+    }
+
+    /// Drops everything queued.
+    pub(crate) fn drop_rest(&mut self) {
+        self.shared.gather(&mut self.batch);
+        let rest = std::mem::take(&mut self.batch);
+        let kind = if self.shared.is_shutting_down() {
+            ErrorKind::Draining
+        } else {
+            ErrorKind::Closed
+        };
+        self.end_all(rest, End::Dropped, kind);
+        self.shared.core.changed();
+    }
+
+    fn end_all(&self, envelopes: VecDeque<Envelope<T>>, end: End, kind: ErrorKind) {
+        let bytes = envelopes.iter().map(|e| u64::from(e.bytes)).sum();
+        let count = envelopes.len() as u64;
+        if count == 0 {
+            return;
+        }
+        self.shared.progress.0.take(count, bytes);
+        self.shared.book_unhandled(count, end);
+        self.shared.make_room(true);
+        for envelope in envelopes {
+            self.shared.discard(envelope, kind);
+        }
+    }
+}
+
+impl<T> Drop for Inbox<T> {
+    fn drop(&mut self) {
+        self.shared.close(Phase::Closed);
+        self.drop_rest();
+    }
+}

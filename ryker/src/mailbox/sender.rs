@@ -1,0 +1,189 @@
+//! The producers.
+
+use std::fmt;
+use std::future::{poll_fn, Future};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use super::intake::{Envelope, Ticket};
+use super::shared::Shared;
+use crate::account::Accounts;
+use crate::clock::{tick_of, Tick};
+use crate::error::{ErrorKind, SendError};
+use crate::timer::Timer;
+
+/// Puts messages into a [`Mailbox`](crate::Mailbox); cheap to clone, and may be shared.
+///
+/// When the last sender is dropped the mailbox closes: its receiver gets what is queued and then `None`.
+///
+/// # Ordering
+/// Messages of one sender whose sends follow each other are received in that order.
+pub struct Sender<T> {
+    pub(crate) shared: Arc<Shared<T>>,
+}
+
+impl<T> Sender<T> {
+    /// For a `shared` that already counts this sender.
+    pub(crate) fn new(shared: Arc<Shared<T>>) -> Self {
+        Self { shared }
+    }
+
+    /// Puts `message` into the mailbox if there is room now. Never waits and, but for the growth of the queue up to
+    /// its capacity, never allocates.
+    ///
+    /// The message's deadline is the mailbox's, from now on.
+    ///
+    /// # Errors
+    /// Every error hands the message back: [`Busy`](SendError::Busy) when the mailbox is full by count or by bytes or
+    /// when others wait for room, [`TooLarge`](SendError::TooLarge), [`Draining`](SendError::Draining),
+    /// [`Closed`](SendError::Closed).
+    #[inline]
+    pub fn try_send(&self, message: T) -> Result<(), SendError<T>> {
+        self.try_send_until(message, None).map(drop)
+    }
+
+    /// Returns the message's deadline.
+    #[inline(always)]
+    pub(crate) fn try_send_until(
+        &self,
+        message: T,
+        own: Option<Tick>,
+    ) -> Result<Tick, SendError<T>> {
+        let envelope = self.shared.seal(message, own)?;
+        let deadline = envelope.deadline;
+        match self.shared.offer(envelope) {
+            Ok(()) => Ok(deadline),
+            Err((kind, envelope)) => Err(self.refuse(kind, envelope)),
+        }
+    }
+
+    /// Puts `message` into the mailbox, waiting for room if there is none, until the mailbox's deadline. The deadline
+    /// counts from this call on: time spent waiting is not available to the handler.
+    ///
+    /// Those who wait get room in the order in which they came.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send), but [`Deadline`](SendError::Deadline) instead of `Busy`.
+    ///
+    /// # Cancel safety
+    /// A send that is dropped before it returned has sent nothing; the message is dropped with it.
+    pub async fn send(&self, message: T) -> Result<(), SendError<T>> {
+        self.send_until(message, None).await
+    }
+
+    /// [`send`](Self::send) with a deadline of the caller's, which wins if it is earlier than the mailbox's.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); a deadline that has passed is [`Deadline`](SendError::Deadline) at once.
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    pub async fn send_with_deadline(
+        &self,
+        message: T,
+        deadline: Instant,
+    ) -> Result<(), SendError<T>> {
+        self.send_until(message, Some(tick_of(deadline))).await
+    }
+
+    pub(crate) async fn send_until(
+        &self,
+        message: T,
+        deadline: Option<Tick>,
+    ) -> Result<(), SendError<T>> {
+        let shared = &*self.shared;
+        let envelope = shared.seal(message, deadline)?;
+        let envelope = match shared.offer(envelope) {
+            Ok(()) => return Ok(()),
+            Err((ErrorKind::Busy, envelope)) => envelope,
+            Err((kind, envelope)) => return Err(self.refuse(kind, envelope)),
+        };
+        let mut timer = pin!(Timer::at(envelope.deadline));
+        let mut place = Place {
+            shared,
+            ticket: None,
+        };
+        let mut envelope = Some(envelope);
+        let sent = poll_fn(|cx| {
+            match shared.poll_offer(&mut envelope, &mut place.ticket, cx) {
+                Poll::Pending => timer.as_mut().poll(cx).map(|()| Err(ErrorKind::Timeout)),
+                ready => ready,
+            }
+        })
+        .await;
+        drop(place);
+        match (sent, envelope) {
+            (Err(kind), Some(envelope)) => Err(self.refuse(kind, envelope)),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn refuse(&self, kind: ErrorKind, envelope: Envelope<T>) -> SendError<T> {
+        let message = envelope.message;
+        self.shared.refuse(match kind {
+            ErrorKind::Busy => SendError::Busy(message),
+            ErrorKind::Timeout => SendError::Deadline(message),
+            ErrorKind::Draining => SendError::Draining(message),
+            ErrorKind::TooLarge => SendError::TooLarge(message),
+            ErrorKind::Closed | ErrorKind::NoReply => SendError::Closed(message),
+        })
+    }
+
+    /// Messages in the mailbox now.
+    pub fn depth(&self) -> usize {
+        self.shared.depth() as usize
+    }
+
+    /// The most messages that it holds.
+    pub fn capacity(&self) -> usize {
+        self.shared.spec.capacity as usize
+    }
+
+    /// Whether nothing more is taken in: the receiver is gone, or the mailbox is closed or draining.
+    pub fn is_closed(&self) -> bool {
+        self.shared.is_closed()
+    }
+
+    /// What became of every message.
+    pub fn accounts(&self) -> Accounts {
+        self.shared.accounts()
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        self.shared.add_sender();
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        self.shared.drop_sender();
+    }
+}
+
+impl<T> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sender").field(&self.shared).finish()
+    }
+}
+
+/// A place among those who wait for room, given up when dropped.
+struct Place<'a, T> {
+    shared: &'a Shared<T>,
+    ticket: Option<Ticket>,
+}
+
+impl<T> Drop for Place<'_, T> {
+    fn drop(&mut self) {
+        if let Some(ticket) = &self.ticket {
+            self.shared.leave(ticket);
+        }
+    }
+}

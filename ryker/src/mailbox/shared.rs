@@ -1,0 +1,504 @@
+//! What senders and the receiver of a mailbox share.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::intake::{Bounds, Envelope, Intake, Phase, Ticket};
+use crate::account::{Accounts, End, Progress};
+use crate::actor::ActorExit;
+use crate::clock::Tick;
+use crate::core::{Core, Residence, Resident, Totals};
+use crate::error::{ErrorKind, SendError};
+use crate::fate::Fate;
+use crate::observer::{DropReason, Observer};
+use crate::stats::Stats;
+use crate::sync::{AtomicBool, AtomicUsize, Guard, Lock, Ordering, Padded};
+
+/// What a mailbox is made with and keeps.
+pub(crate) struct Spec<T> {
+    pub(crate) name: Arc<str>,
+    pub(crate) capacity: u32,
+    pub(crate) max_msg_bytes: u32,
+    pub(crate) max_bytes: u64,
+    /// Instead of the runtime's default.
+    pub(crate) deadline: Option<Duration>,
+    /// How large a message is, where that is bounded.
+    pub(crate) measure: Option<fn(&T) -> usize>,
+    /// Overwrites what is dropped unhandled, where that is asked for.
+    pub(crate) scrub: Option<fn(&mut T)>,
+    /// Tells those who wait for an answer that there will be none.
+    pub(crate) discard: Option<fn(&T, ErrorKind)>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+    /// Whether an actor reads it, which ends by its own account.
+    pub(crate) is_actor: bool,
+}
+
+pub(crate) struct Shared<T> {
+    intake: Padded<Lock<Intake<T>>>,
+    pub(crate) progress: Padded<Progress>,
+    senders: AtomicUsize,
+    /// Whether somebody waits for room. Written under the lock, looked at by the receiver after it made room.
+    waiting: AtomicBool,
+    /// Whether the receiver is to drop what it finds. Written under the lock.
+    cut: AtomicBool,
+    pub(crate) spec: Spec<T>,
+    pub(crate) core: Arc<Core>,
+    pub(crate) stats: Stats,
+    pub(crate) fate: Fate,
+    residence: OnceLock<Residence>,
+}
+
+impl<T> Shared<T> {
+    /// With one sender.
+    pub(crate) fn new(spec: Spec<T>, core: Arc<Core>) -> Self {
+        let bounds = Bounds {
+            messages: u64::from(spec.capacity),
+            bytes: match spec.measure {
+                Some(_) => spec.max_bytes,
+                None => u64::MAX,
+            },
+        };
+        Self {
+            intake: Padded(Lock::new(Intake::new(bounds))),
+            progress: Padded(Progress::new()),
+            senders: AtomicUsize::new(1),
+            waiting: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            spec,
+            core,
+            stats: Stats::default(),
+            fate: Fate::default(),
+            residence: OnceLock::new(),
+        }
+    }
+
+    /// Where it is registered, to be left when it is dropped.
+    pub(crate) fn settle(&self, residence: Residence) {
+        // It is registered once.
+        let _ = self.residence.set(residence);
+    }
+
+    /// What `message` is charged with, or `None` if it never fits.
+    #[inline(always)]
+    fn charge(&self, message: &T) -> Option<u32> {
+        let Some(measure) = self.spec.measure else {
+            return Some(0);
+        };
+        let bytes = u32::try_from(measure(message)).ok()?;
+        (bytes <= self.spec.max_msg_bytes && u64::from(bytes) <= self.spec.max_bytes)
+            .then_some(bytes)
+    }
+
+    /// How long a message sent now may take.
+    #[inline(always)]
+    pub(crate) fn deadline_ms(&self) -> u64 {
+        match self.spec.deadline {
+            Some(deadline) => deadline.as_millis() as u64,
+            None => self.core.hot.deadline_ms(),
+        }
+    }
+
+    /// Puts `message` into an envelope that expires at `own` or at the default deadline, whichever is earlier.
+    #[inline(always)]
+    pub(crate) fn seal(&self, message: T, own: Option<Tick>) -> Result<Envelope<T>, SendError<T>> {
+        let Some(bytes) = self.charge(&message) else {
+            return Err(self.refuse(SendError::TooLarge(message)));
+        };
+        let now = self.core.clock.now();
+        let default = now + self.deadline_ms();
+        let deadline = own.map_or(default, |own| own.min(default));
+        if deadline <= now {
+            return Err(self.refuse(SendError::Deadline(message)));
+        }
+        Ok(Envelope {
+            deadline,
+            budget: (deadline - now) as u32,
+            bytes,
+            message,
+        })
+    }
+
+    /// Takes the envelope in, or hands it back with what is in the way.
+    #[inline(always)]
+    pub(crate) fn offer(&self, envelope: Envelope<T>) -> Result<(), (ErrorKind, Envelope<T>)> {
+        let mut intake = self.intake.0.lock();
+        if !intake.admits(envelope.bytes) {
+            return self.offer_slowly(intake, envelope);
+        }
+        intake.push(envelope);
+        let reader = intake.reader_for_message();
+        drop(intake);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn offer_slowly(
+        &self,
+        mut intake: Guard<'_, Intake<T>>,
+        envelope: Envelope<T>,
+    ) -> Result<(), (ErrorKind, Envelope<T>)> {
+        let mut wakers = self.grant(&mut intake);
+        let refusal = match intake.phase {
+            Phase::Draining => Some(ErrorKind::Draining),
+            Phase::Closed => Some(ErrorKind::Closed),
+            Phase::Open if intake.admits(envelope.bytes) => None,
+            Phase::Open => Some(ErrorKind::Busy),
+        };
+        let result = match refusal {
+            None => {
+                intake.push(envelope);
+                wakers.extend(intake.reader_for_message());
+                Ok(())
+            }
+            Some(kind) => Err((kind, envelope)),
+        };
+        drop(intake);
+        wake_all(wakers);
+        result
+    }
+
+    /// Reserves room for those who wait, in their order.
+    fn grant(&self, intake: &mut Intake<T>) -> Vec<Waker> {
+        let wakers = intake.grant(self.progress.0.taken());
+        self.waiting.store(intake.has_waiting(), Ordering::Relaxed);
+        wakers
+    }
+
+    /// [`offer`](Self::offer), and where it is full waits for room; `ticket` is the place among those who wait.
+    pub(crate) fn poll_offer(
+        &self,
+        envelope: &mut Option<Envelope<T>>,
+        ticket: &mut Option<Ticket>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ErrorKind>> {
+        let waker = cx.waker().clone();
+        let mut spare = None;
+        let mut intake = self.intake.0.lock();
+        let mut wakers = self.grant(&mut intake);
+        let Some(mut sealed) = envelope.take() else {
+            return Poll::Ready(Ok(()));
+        };
+        let granted = match ticket.as_ref() {
+            Some(place) if intake.phase == Phase::Open => {
+                if intake.is_granted(place) {
+                    spare = intake.leave(place).1;
+                    true
+                } else {
+                    spare = intake.wait_on(place, waker);
+                    *envelope = Some(sealed);
+                    drop(intake);
+                    wake_all(wakers);
+                    drop(spare);
+                    return Poll::Pending;
+                }
+            }
+            _ => intake.admits(sealed.bytes),
+        };
+        let result = if granted {
+            *ticket = None;
+            let now = self.core.clock.now();
+            sealed.budget = sealed.deadline.saturating_sub(now) as u32;
+            intake.push(sealed);
+            wakers.extend(intake.reader_for_message());
+            Poll::Ready(Ok(()))
+        } else {
+            let phase = intake.phase;
+            if phase == Phase::Open {
+                *ticket = Some(intake.wait(sealed.bytes, waker));
+            }
+            *envelope = Some(sealed);
+            match phase {
+                Phase::Open => Poll::Pending,
+                Phase::Draining => Poll::Ready(Err(ErrorKind::Draining)),
+                Phase::Closed => Poll::Ready(Err(ErrorKind::Closed)),
+            }
+        };
+        if result.is_pending() {
+            // The receiver takes, then looks at the flag; this sets the flag, then looks at what was taken.
+            self.waiting.store(true, Ordering::Relaxed);
+            crate::sync::fence(Ordering::SeqCst);
+            wakers.extend(self.grant(&mut intake));
+        }
+        drop(intake);
+        wake_all(wakers);
+        drop(spare);
+        result
+    }
+
+    /// Gives up a place among those who wait.
+    pub(crate) fn leave(&self, ticket: &Ticket) {
+        let mut intake = self.intake.0.lock();
+        let (_, waker) = intake.leave(ticket);
+        // Either room is free again, or a large message is no longer in the way of smaller ones.
+        let wakers = self.grant(&mut intake);
+        drop(intake);
+        wake_all(wakers);
+        drop(waker);
+    }
+
+    /// Counts a refusal.
+    #[cold]
+    pub(crate) fn refuse<U>(&self, error: SendError<U>) -> SendError<U> {
+        let reason = {
+            let mut intake = self.intake.0.lock();
+            let refused = &mut intake.refused;
+            let (counter, reason) = match error {
+                SendError::Busy(_) => (&mut refused.busy, DropReason::Capacity),
+                SendError::TooLarge(_) => (&mut refused.too_large, DropReason::TooLarge),
+                SendError::Closed(_) => (&mut refused.closed, DropReason::Closed),
+                SendError::Deadline(_) => (&mut refused.deadline, DropReason::Deadline),
+                SendError::Draining(_) => (&mut refused.draining, DropReason::Shutdown),
+            };
+            *counter += 1;
+            reason
+        };
+        if let Some(observer) = &self.spec.observer {
+            observer.on_refused(&self.spec.name, reason);
+        }
+        error
+    }
+
+    /// Ends the intake: what is queued stays readable.
+    pub(crate) fn close(&self, phase: Phase) {
+        let wakers = self.intake.0.lock().end(phase);
+        wake_all(wakers);
+    }
+
+    pub(crate) fn add_sender(&self) {
+        self.senders.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Another sender, unless the last one is gone.
+    pub(crate) fn revive_sender(&self) -> bool {
+        let more = |senders: usize| (senders > 0).then_some(senders + 1);
+        self.senders
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    pub(crate) fn drop_sender(&self) {
+        if self.senders.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.close(Phase::Closed);
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.intake.0.lock().phase != Phase::Open
+    }
+
+    /// Messages in the mailbox: accepted and not yet taken from it.
+    pub(crate) fn depth(&self) -> u64 {
+        let accepted = self.intake.0.lock().accepted();
+        // Later than `accepted`, so it may have run ahead.
+        accepted.saturating_sub(self.progress.0.taken().0)
+    }
+
+    /// What is queued goes to `batch`, which is empty, and room is granted; `None` if nothing is or will be.
+    pub(crate) fn swap(
+        &self,
+        batch: &mut VecDeque<Envelope<T>>,
+    ) -> Result<(), Phase> {
+        let mut intake = self.intake.0.lock();
+        let wakers = self.grant(&mut intake);
+        std::mem::swap(&mut intake.queue, batch);
+        let phase = intake.phase;
+        self.progress.0.hold(batch.len() as u64);
+        drop(intake);
+        wake_all(wakers);
+        if batch.is_empty() {
+            Err(phase)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Adds what is queued to the end of `batch`.
+    pub(crate) fn gather(&self, batch: &mut VecDeque<Envelope<T>>) {
+        let mut intake = self.intake.0.lock();
+        self.progress.0.hold(intake.queue.len() as u64);
+        batch.append(&mut intake.queue);
+    }
+
+    /// Lets `waker` be woken: by the next message as well if the receiver is `idle`. Returns false if there is
+    /// something to do at once.
+    pub(crate) fn park(&self, waker: &Waker, idle: bool) -> bool {
+        let clone = waker.clone();
+        let mut intake = self.intake.0.lock();
+        let wakers = self.grant(&mut intake);
+        let is_quiet = intake.phase == Phase::Open;
+        let parked = !idle || (intake.queue.is_empty() && is_quiet);
+        let old = if parked {
+            intake.park(clone, idle)
+        } else {
+            Some(clone)
+        };
+        drop(intake);
+        wake_all(wakers);
+        drop(old);
+        parked
+    }
+
+    /// Has `waker` woken by whatever is not a message, and tells the phase.
+    pub(crate) fn attend(&self, waker: &Waker) -> Phase {
+        let intake = self.intake.0.lock();
+        let phase = intake.phase;
+        let attended = intake.is_attended(waker);
+        drop(intake);
+        if !attended {
+            self.park(waker, false);
+            // It may have changed before there was anybody to be woken.
+            return self.intake.0.lock().phase;
+        }
+        if self.waiting.load(Ordering::Relaxed) {
+            self.announce_room();
+        }
+        phase
+    }
+
+    /// The receiver has taken messages. If somebody waits for room, it is told, with certainty if `fenced`.
+    #[inline(always)]
+    pub(crate) fn make_room(&self, fenced: bool) {
+        if fenced {
+            // Pairs with the fence in `poll_offer`.
+            crate::sync::fence(Ordering::SeqCst);
+        }
+        if self.waiting.load(Ordering::Relaxed) {
+            self.announce_room();
+        }
+    }
+
+    #[cold]
+    pub(crate) fn announce_room(&self) {
+        let wakers = self.grant(&mut self.intake.0.lock());
+        wake_all(wakers);
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn accounts(&self) -> Accounts {
+        loop {
+            let intake = self.intake.0.lock();
+            if let Some(booked) = self.progress.0.read() {
+                let mut accounts = Accounts {
+                    accepted: intake.accepted(),
+                    pending: intake.queue.len() as u64 + booked.held,
+                    refused: intake.refused,
+                    ..Accounts::default()
+                };
+                booked.fill(&mut accounts);
+                return accounts;
+            }
+            drop(intake);
+            #[cfg(loom)]
+            loom::thread::yield_now();
+            #[cfg(not(loom))]
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Books `count` messages as ended without having been handled, and tells the observer.
+    pub(crate) fn book_unhandled(&self, count: u64, end: End) {
+        if count == 0 {
+            return;
+        }
+        self.progress.0.end(count, end);
+        let reason = match end {
+            End::Expired | End::Abandoned => DropReason::Deadline,
+            _ if self.is_shutting_down() => DropReason::Shutdown,
+            _ => DropReason::Closed,
+        };
+        self.stats.dropped(reason, count);
+        if let Some(observer) = &self.spec.observer {
+            observer.on_dropped(&self.spec.name, reason, count);
+        }
+    }
+
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.is_cut() || self.intake.0.lock().phase == Phase::Draining || self.core.is_draining()
+    }
+
+    /// Drops a message that nobody handles.
+    pub(crate) fn discard(&self, envelope: Envelope<T>, kind: ErrorKind) {
+        let mut message = envelope.message;
+        if let Some(discard) = self.spec.discard {
+            discard(&message, kind);
+        }
+        if let Some(scrub) = self.spec.scrub {
+            scrub(&mut message);
+        }
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        if let Some(residence) = self.residence.get() {
+            let last = Totals {
+                accounts: self.accounts(),
+                stats: self.stats.read(),
+            };
+            self.core.deregister(*residence, &self.spec.name, last);
+        }
+    }
+}
+
+impl<T: Send + 'static> Resident for Shared<T> {
+    fn name(&self) -> &Arc<str> {
+        &self.spec.name
+    }
+
+    fn accounts(&self) -> Accounts {
+        Shared::accounts(self)
+    }
+
+    fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn drain(&self) {
+        self.close(Phase::Draining);
+    }
+
+    fn cut(&self) {
+        let wakers = {
+            let mut intake = self.intake.0.lock();
+            self.cut.store(true, Ordering::Relaxed);
+            intake.end(Phase::Draining)
+        };
+        wake_all(wakers);
+    }
+
+    fn is_over(&self) -> bool {
+        if self.spec.is_actor {
+            return self.fate.is_sealed();
+        }
+        Shared::accounts(self).pending == 0
+    }
+
+    fn exit(&self) -> Option<ActorExit> {
+        self.fate.exit()
+    }
+}
+
+impl<T> std::fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mailbox")
+            .field("name", &self.spec.name)
+            .field("capacity", &self.spec.capacity)
+            .field("depth", &self.depth())
+            .finish_non_exhaustive()
+    }
+}
+
+fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}

@@ -1,0 +1,533 @@
+//! Runs the incarnations of an actor, one after the other, over one mailbox.
+
+use std::any::Any;
+use std::fmt;
+use std::future::{pending, poll_fn, Future};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::pin::{pin, Pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use tracing::Span;
+
+use crate::account::End;
+use crate::actor::{Actor, ActorExit, Context, DeadlineExceeded, Letter, OnDeadline};
+use crate::clock::Tick;
+use crate::config::SpanLevel;
+use crate::error::ErrorKind;
+use crate::mailbox::{Inbox, Phase, Shared};
+use crate::observer::Outcome;
+use crate::reply::Caller;
+use crate::scope::Scope;
+use crate::supervision::{Dice, Failures, Policy, Verdict};
+use crate::timer::Timer;
+
+/// Runs an actor that somebody else supervises; see [`ActorBuilder::runner`](crate::ActorBuilder::runner).
+///
+/// Each [`run`](Self::run) is one incarnation: it makes the actor's state anew and goes on with the mailbox where the
+/// one before ended. Nothing is lost between two of them but the message in hand. Clones are the same actor; when the
+/// last one is dropped the mailbox closes, and what is queued is dropped and counted.
+pub struct Runner<A: Actor> {
+    seat: Arc<Seat<A>>,
+}
+
+/// What one incarnation leaves to the next.
+struct Seat<A: Actor> {
+    /// Taken by the incarnation that runs.
+    place: Mutex<Option<Place<A>>>,
+    shared: Arc<Shared<Letter<A::Msg>>>,
+}
+
+struct Place<A: Actor> {
+    inbox: Inbox<Letter<A::Msg>>,
+    factory: Box<dyn FnMut() -> A + Send>,
+    generation: u64,
+}
+
+impl<A: Actor> Runner<A> {
+    pub(crate) fn new(
+        shared: Arc<Shared<Letter<A::Msg>>>,
+        factory: impl FnMut() -> A + Send + 'static,
+    ) -> Self {
+        let place = Place {
+            inbox: Inbox::new(Arc::clone(&shared)),
+            factory: Box::new(factory),
+            generation: 0,
+        };
+        Self {
+            seat: Arc::new(Seat {
+                place: Mutex::new(Some(place)),
+                shared,
+            }),
+        }
+    }
+
+    /// Runs one incarnation until the actor ends: it was stopped or drained and has worked off its mailbox, or nobody
+    /// is left to send to it. When `stopping` ends it takes nothing more in and works off its mailbox.
+    ///
+    /// A panic of the actor's passes through, after it has been counted, so that the supervisor sees it as its own
+    /// child's.
+    ///
+    /// # Errors
+    /// [`ActorExit::Failed`] when the actor returned an error, [`ActorExit::Cancelled`] when a drain ran out of time or
+    /// when another incarnation runs.
+    ///
+    /// # Cancel safety
+    /// Dropping it aborts the handler under way, whose message is counted as aborted; the mailbox stays for the next
+    /// incarnation.
+    pub fn run<S>(&self, stopping: S) -> impl Future<Output = Result<(), ActorExit>> + Send
+    where
+        S: Future + Send,
+    {
+        let seat = Arc::clone(&self.seat);
+        async move {
+            let mut taken = Taken::take(&seat).ok_or(ActorExit::Cancelled)?;
+            let Some(place) = taken.place.as_mut() else {
+                return Err(ActorExit::Cancelled);
+            };
+            let ended = place.incarnate(stopping).await;
+            if ended.is_ok() {
+                // There is no next one.
+                drop(taken.place.take());
+                seat.shared.fate.seal(ActorExit::Normal);
+                seat.shared.core.changed();
+            }
+            ended
+        }
+    }
+
+    /// The actor's name.
+    pub fn name(&self) -> &str {
+        &self.seat.shared.spec.name
+    }
+}
+
+impl<A: Actor> Clone for Runner<A> {
+    fn clone(&self) -> Self {
+        Self {
+            seat: Arc::clone(&self.seat),
+        }
+    }
+}
+
+impl<A: Actor> fmt::Debug for Runner<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Runner").field(&self.seat.shared).finish()
+    }
+}
+
+impl<A: Actor> Drop for Seat<A> {
+    fn drop(&mut self) {
+        let place = self.place.get_mut();
+        drop(place.unwrap_or_else(PoisonError::into_inner).take());
+        self.shared.fate.seal(ActorExit::Cancelled);
+        self.shared.core.changed();
+    }
+}
+
+/// The place of the incarnation that runs, given back when it is dropped.
+struct Taken<'a, A: Actor> {
+    seat: &'a Seat<A>,
+    place: Option<Place<A>>,
+}
+
+impl<'a, A: Actor> Taken<'a, A> {
+    fn take(seat: &'a Seat<A>) -> Option<Self> {
+        let mut place = seat.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = Some(place.take()?);
+        Some(Self { seat, place })
+    }
+}
+
+impl<A: Actor> Drop for Taken<'_, A> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            *self
+                .seat
+                .place
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(place);
+        }
+    }
+}
+
+impl<A: Actor> Place<A> {
+    /// One incarnation, in its span.
+    async fn incarnate<S: Future + Send>(&mut self, stopping: S) -> Result<(), ActorExit> {
+        self.generation += 1;
+        let shared = Arc::clone(&self.inbox.shared);
+        let generation = self.generation;
+        let span = if shared.core.hot.spans() >= SpanLevel::Info {
+            tracing::info_span!("ryker.actor", actor = &*shared.spec.name, generation)
+        } else {
+            Span::none()
+        };
+        let actor = span.in_scope(|| (self.factory)());
+        let mut life = pin!(live(&mut self.inbox, actor, generation, stopping));
+        if span.is_none() {
+            return life.await;
+        }
+        poll_fn(|task| span.in_scope(|| life.as_mut().poll(task))).await
+    }
+}
+
+/// How the handling of one message ended.
+enum Handled<E> {
+    Done(Result<(), E>),
+    /// Cancelled at its deadline.
+    Late,
+    /// Cancelled by the end of a drain.
+    Cut,
+}
+
+/// The life of one incarnation.
+async fn live<A: Actor, S: Future + Send>(
+    inbox: &mut Inbox<Letter<A::Msg>>,
+    mut actor: A,
+    generation: u64,
+    stopping: S,
+) -> Result<(), ActorExit> {
+    let shared = Arc::clone(&inbox.shared);
+    let mut cx = Context::new(Arc::clone(&shared), generation);
+    let mut stopping = pin!(Some(stopping));
+    let mut timer: Option<Pin<Box<Timer>>> = None;
+
+    let started = {
+        let mut start = pin!(actor.on_start(&mut cx));
+        poll_fn(|task| {
+            poll_stop(&mut stopping, &shared, task);
+            if let Poll::Ready(started) = start.as_mut().poll(task) {
+                return Poll::Ready(Some(started));
+            }
+            shared.attend(task.waker());
+            match shared.is_cut() {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            }
+        })
+        .await
+    };
+    match started {
+        Some(Ok(())) => {}
+        Some(Err(error)) => return Err(ActorExit::failed(error.into())),
+        None => {
+            inbox.drop_rest();
+            return Err(ActorExit::Cancelled);
+        }
+    }
+
+    while let Some(envelope) = poll_fn(|task| {
+        poll_stop(&mut stopping, &shared, task);
+        inbox.poll_take(task)
+    })
+    .await
+    {
+        if envelope.message.caller.as_ref().is_some_and(|c| c.is_gone()) {
+            inbox.end_unhandled(envelope, End::Abandoned, ErrorKind::Timeout);
+            continue;
+        }
+        let deadline = envelope.deadline;
+        let waited = inbox.now.saturating_sub(envelope.enqueued());
+        let span = if shared.core.hot.traces_messages() {
+            handle_span(&shared, deadline, envelope.message.origin.as_deref())
+        } else {
+            Span::none()
+        };
+        let Letter {
+            message, caller, ..
+        } = envelope.message;
+        let hand = Hand {
+            shared: &shared,
+            caller,
+            taken: inbox.now,
+            waited,
+            booked: false,
+        };
+        cx.deadline = deadline;
+        let handled = {
+            let mut handler = pin!(actor.handle(message, &mut cx));
+            let mut timed = false;
+            let mut rejected = false;
+            poll_fn(|task| {
+                let polled = {
+                    let _scope = Scope::enter(deadline);
+                    let _span = span.enter();
+                    handler.as_mut().poll(task)
+                };
+                if let Poll::Ready(result) = polled {
+                    return Poll::Ready(Handled::Done(result));
+                }
+                inbox.rested();
+                poll_stop(&mut stopping, &shared, task);
+                let phase = shared.attend(task.waker());
+                if shared.is_cut() {
+                    hand.fail(ErrorKind::Draining);
+                    return Poll::Ready(Handled::Cut);
+                }
+                if phase == Phase::Draining && !rejected {
+                    // Whoever asks from a handler may be what this handler waits for.
+                    rejected = true;
+                    inbox.reject(End::Dropped, ErrorKind::Draining, |letter| {
+                        letter.caller.as_ref().is_some_and(|c| c.is_inner())
+                    });
+                }
+                if A::CANCEL_SAFE {
+                    let timer = timer.get_or_insert_with(|| Box::pin(Timer::at(deadline)));
+                    if !timed {
+                        timed = true;
+                        timer.set(Timer::at(deadline));
+                    }
+                    if timer.as_mut().poll(task).is_ready() {
+                        hand.fail(ErrorKind::Timeout);
+                        return Poll::Ready(Handled::Late);
+                    }
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        cx.deadline = Tick::MAX;
+        match handled {
+            Handled::Done(Ok(())) => hand.end(if shared.core.clock.now() > deadline {
+                End::TimedOut
+            } else {
+                End::Ok
+            }),
+            Handled::Done(Err(error)) => {
+                hand.end(End::Error);
+                return Err(ActorExit::failed(error.into()));
+            }
+            Handled::Late => {
+                hand.end(End::TimedOut);
+                if actor.on_deadline(&mut cx) == OnDeadline::Restart {
+                    return Err(ActorExit::failed(Box::new(DeadlineExceeded)));
+                }
+            }
+            Handled::Cut => {
+                hand.end(End::Aborted);
+                inbox.drop_rest();
+                return Err(ActorExit::Cancelled);
+            }
+        }
+    }
+
+    if shared.is_cut() {
+        return Err(ActorExit::Cancelled);
+    }
+    let mut stop = pin!(actor.on_stop(&mut cx));
+    poll_fn(|task| {
+        if stop.as_mut().poll(task).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        shared.attend(task.waker());
+        match shared.is_cut() {
+            true => Poll::Ready(Err(ActorExit::Cancelled)),
+            false => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Ends the intake when whoever supervises says so.
+fn poll_stop<S: Future, M>(
+    stopping: &mut Pin<&mut Option<S>>,
+    shared: &Shared<Letter<M>>,
+    task: &mut std::task::Context<'_>,
+) {
+    let Some(stop) = stopping.as_mut().as_pin_mut() else {
+        return;
+    };
+    if stop.poll(task).is_ready() {
+        stopping.set(None);
+        shared.close(Phase::Draining);
+    }
+}
+
+#[cold]
+fn handle_span<M>(shared: &Shared<Letter<M>>, deadline: Tick, origin: Option<&Span>) -> Span {
+    let left = deadline.saturating_sub(shared.core.clock.now());
+    let span = tracing::debug_span!(
+        "ryker.actor.handle",
+        actor = &*shared.spec.name,
+        deadline_ms = left,
+        queue_depth = shared.depth(),
+    );
+    if let Some(origin) = origin {
+        span.follows_from(origin);
+    }
+    span
+}
+
+/// The message in hand. Dropped without an end it was aborted, or its handler panicked.
+struct Hand<'a, M> {
+    shared: &'a Shared<Letter<M>>,
+    caller: Option<Arc<dyn Caller>>,
+    taken: Tick,
+    waited: u64,
+    booked: bool,
+}
+
+impl<M> Hand<'_, M> {
+    fn fail(&self, kind: ErrorKind) {
+        if let Some(caller) = &self.caller {
+            caller.fail(kind);
+        }
+    }
+
+    #[inline(always)]
+    fn end(mut self, end: End) {
+        self.book(end);
+    }
+
+    #[inline(always)]
+    fn book(&mut self, end: End) {
+        self.booked = true;
+        if end == End::Aborted {
+            self.shared.book_unhandled(1, end);
+            return;
+        }
+        self.shared.progress.0.end(1, end);
+        self.shared.make_room(false);
+        let outcome = match end {
+            End::Ok => Outcome::Ok,
+            End::TimedOut => Outcome::Timeout,
+            _ => Outcome::Error,
+        };
+        let took = self.shared.core.clock.now().saturating_sub(self.taken);
+        if self.shared.core.hot.metrics() {
+            self.shared.stats.handled(outcome, took);
+        }
+        if let Some(observer) = &self.shared.spec.observer {
+            let waited = Duration::from_millis(self.waited);
+            let took = Duration::from_millis(took);
+            observer.on_handled(&self.shared.spec.name, outcome, waited, took);
+        }
+    }
+}
+
+impl<M> Drop for Hand<'_, M> {
+    fn drop(&mut self) {
+        if !self.booked {
+            self.book(if std::thread::panicking() {
+                End::Panicked
+            } else {
+                End::Aborted
+            });
+        }
+    }
+}
+
+/// Runs incarnations until one ends in peace, or too many fail: what [`Runtime::spawn`](crate::Runtime::spawn) does
+/// where there is no other supervisor.
+pub(crate) async fn supervise<A: Actor>(runner: Runner<A>) {
+    let shared = Arc::clone(&runner.seat.shared);
+    let mut failures = Failures::default();
+    let mut dice = Dice::new();
+    let exit = loop {
+        let began = shared.core.clock.now();
+        let exit = match contained(runner.run(pending::<()>())).await {
+            Ok(Ok(())) => break ActorExit::Normal,
+            Ok(Err(exit)) => exit,
+            Err(panic) => ActorExit::Panicked {
+                text: text_of(&*panic),
+            },
+        };
+        if !exit.is_failure() {
+            break exit;
+        }
+        let now = shared.core.clock.now();
+        let policy = Policy::of(&shared.core.config());
+        let ran = Duration::from_millis(now.saturating_sub(began));
+        match failures.judge(policy, now, ran, dice.throw()) {
+            Verdict::GiveUp(failures) => {
+                break ActorExit::RapidFail {
+                    failures,
+                    window: policy.window,
+                    last: Arc::new(exit),
+                }
+            }
+            Verdict::Restart(delay, failures) => {
+                tell_restart(&shared, &exit, failures, delay);
+                rest(&shared, now, delay).await;
+            }
+        }
+    };
+    drop(runner);
+    tell_exit(&shared, &exit);
+    shared.fate.seal(exit);
+    shared.core.changed();
+}
+
+/// Waits for `delay`, unless the actor is to come to an end: then what is queued wants to be handled at once.
+async fn rest<M>(shared: &Shared<Letter<M>>, now: Tick, delay: Duration) {
+    let mut timer = pin!(Timer::at(now + delay.as_millis() as u64));
+    poll_fn(|task| match shared.attend(task.waker()) {
+        Phase::Draining => Poll::Ready(()),
+        _ => timer.as_mut().poll(task),
+    })
+    .await;
+}
+
+/// `future`, whose panics are its result, those of its destructors too.
+async fn contained<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+    let mut future = pin!(Some(future));
+    let result = poll_fn(|task| {
+        let Some(running) = future.as_mut().as_pin_mut() else {
+            return Poll::Pending;
+        };
+        match catch_unwind(AssertUnwindSafe(|| running.poll(task))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await;
+    let dropped = catch_unwind(AssertUnwindSafe(|| future.set(None)));
+    match (result, dropped) {
+        (Ok(output), Ok(())) => Ok(output),
+        (Err(panic), _) | (Ok(_), Err(panic)) => Err(panic),
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&'static str>() {
+        return (*text).to_owned();
+    }
+    match panic.downcast_ref::<String>() {
+        Some(text) => text.clone(),
+        None => "a panic without a text".to_owned(),
+    }
+}
+
+#[cold]
+fn tell_restart<M>(shared: &Shared<Letter<M>>, exit: &ActorExit, failures: u32, delay: Duration) {
+    shared.stats.restarted();
+    tracing::warn!(
+        "crate" = "ryker",
+        event = "actor_restart",
+        actor = &*shared.spec.name,
+        reason = %exit,
+        failures,
+        delay_ms = delay.as_millis() as u64,
+    );
+    if let Some(observer) = &shared.spec.observer {
+        let tell = || observer.on_restart(&shared.spec.name, exit, failures, delay);
+        let _ = catch_unwind(AssertUnwindSafe(tell));
+    }
+}
+
+fn tell_exit<M>(shared: &Shared<Letter<M>>, exit: &ActorExit) {
+    if exit.is_failure() {
+        tracing::error!(
+            "crate" = "ryker",
+            event = "actor_gave_up",
+            actor = &*shared.spec.name,
+            reason = %exit,
+        );
+    }
+    if let Some(observer) = &shared.spec.observer {
+        let tell = || observer.on_exit(&shared.spec.name, exit);
+        let _ = catch_unwind(AssertUnwindSafe(tell));
+    }
+}
