@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::account::Accounts;
-use crate::clock::{instant_of, tick_of, Tick};
+use crate::clock::{instant_of, tick_of, Clock, Tick};
 use crate::error::{ErrorKind, SendError};
 use crate::mailbox::{Phase, Sender, Shared};
 use crate::reply::{Ask, Caller, Reply};
@@ -292,6 +292,10 @@ impl<M: Send + 'static> ActorRef<M> {
     ) -> Result<Tick, SendError<M>> {
         let letter = self.letter(message, caller);
         self.sender.try_send_until(letter, own).map_err(opened)
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.sender.shared.core.clock
     }
 
     #[inline(always)]

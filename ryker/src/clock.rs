@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use crate::deadlines::{Deadlines, Key, Waits};
+
 /// What the cell holds while nobody writes it. No time is 0, as ticks begin at 1.
 const STOPPED: u64 = 0;
 const TICK: Duration = Duration::from_millis(1);
@@ -29,6 +31,7 @@ struct Cell {
     /// Whether somebody read `now` since the thread last looked.
     read: AtomicBool,
     ticker: Mutex<Option<Thread>>,
+    deadlines: Deadlines,
 }
 
 impl Clock {
@@ -37,6 +40,7 @@ impl Clock {
             now: AtomicU64::new(STOPPED),
             read: AtomicBool::new(false),
             ticker: Mutex::new(None),
+            deadlines: Deadlines::new(),
         }))
     }
 
@@ -52,6 +56,25 @@ impl Clock {
             cell.read.store(true, Ordering::Relaxed);
         }
         now
+    }
+
+    /// Has `who` told at `deadline`, unless the cell is stopped: tokio's clock is paused then, or there is no thread.
+    #[inline]
+    pub(crate) fn call_at(&self, deadline: Tick, who: Arc<dyn Waits>) -> Option<Key> {
+        if self.0.now.load(Ordering::Relaxed) == STOPPED {
+            return None;
+        }
+        let (key, is_parked) = self.0.deadlines.enter(deadline, who);
+        if is_parked {
+            self.start();
+        }
+        Some(key)
+    }
+
+    /// Takes a call back, if it was not made yet.
+    #[inline]
+    pub(crate) fn cancel(&self, key: Key) {
+        self.0.deadlines.leave(key);
     }
 
     #[cold]
@@ -74,6 +97,7 @@ impl Clock {
         }
         match &*ticker {
             Some(thread) => {
+                self.0.deadlines.unpark();
                 self.0.now.store(now, Ordering::Relaxed);
                 thread.unpark();
             }
@@ -85,6 +109,7 @@ impl Clock {
                 // Without a thread every reader comes here, and gets the right time later than it could.
                 if let Ok(handle) = started {
                     *ticker = Some(handle.thread().clone());
+                    self.0.deadlines.unpark();
                     self.0.now.store(now, Ordering::Relaxed);
                 }
             }
@@ -97,7 +122,7 @@ impl Cell {
     /// Stops the cell, unless somebody has just read it.
     fn stop(&self) -> bool {
         let _starting = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = !self.read.load(Ordering::Relaxed);
+        let idle = !self.read.load(Ordering::Relaxed) && self.deadlines.park();
         if idle {
             self.now.store(STOPPED, Ordering::Relaxed);
         }
@@ -124,8 +149,9 @@ fn tick(weak: &Weak<Cell>) {
             idle += 1;
         }
         if idle < IDLE_TICKS {
-            cell.now
-                .store(tick_of(Instant::now()), Ordering::Relaxed);
+            let now = tick_of(Instant::now());
+            cell.now.store(now, Ordering::Relaxed);
+            cell.deadlines.turn(now);
             drop(cell);
             thread::sleep(TICK);
         } else if cell.stop() {

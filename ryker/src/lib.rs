@@ -6,6 +6,7 @@ mod actor;
 mod clock;
 pub mod config;
 mod core;
+mod deadlines;
 mod error;
 mod fate;
 mod mailbox;

@@ -9,16 +9,18 @@ use std::task::{Context, Poll, Waker};
 use zeroize::Zeroize;
 
 use crate::actor::ActorRef;
-use crate::clock::Tick;
+use crate::clock::{Clock, Tick};
+use crate::deadlines::{Key, Waits};
 use crate::error::{AskError, ErrorKind};
-use crate::sync::Lock;
+use crate::sync::{AtomicBool, Lock, Ordering};
 use crate::timer::Timer;
 
 /// Answers one ask; the payload of those message variants that want an answer.
 ///
 /// Dropping it without an answer tells the caller [`AskError::NoReply`] at once.
 pub struct Reply<R> {
-    slot: Arc<Slot<R>>,
+    /// Until it is answered.
+    slot: Option<Arc<Slot<R>>>,
 }
 
 impl<R> Reply<R> {
@@ -26,14 +28,17 @@ impl<R> Reply<R> {
     ///
     /// # Errors
     /// Hands the answer back if nobody waits for it any more.
-    pub fn send(self, answer: R) -> Result<(), R> {
-        self.slot.answer(answer)
+    pub fn send(mut self, answer: R) -> Result<(), R> {
+        match self.slot.take() {
+            Some(slot) => slot.answer(answer),
+            None => Err(answer),
+        }
     }
 
     /// Whether the caller has gone: it was dropped, or its deadline has passed. Whoever is about to do expensive work
     /// should ask.
     pub fn is_gone(&self) -> bool {
-        self.slot.is_gone()
+        self.slot.as_ref().map_or(true, |slot| slot.is_gone())
     }
 
     /// Ends when the caller has gone; for a `select!` beside long work.
@@ -41,13 +46,17 @@ impl<R> Reply<R> {
     /// # Cancel safety
     /// May be dropped and called again.
     pub async fn gone(&mut self) {
-        poll_fn(|cx| self.slot.poll_gone(cx)).await;
+        if let Some(slot) = &self.slot {
+            poll_fn(|cx| slot.poll_gone(cx)).await;
+        }
     }
 }
 
 impl<R> Drop for Reply<R> {
     fn drop(&mut self) {
-        self.slot.fail(ErrorKind::NoReply);
+        if let Some(slot) = self.slot.take() {
+            slot.fail(ErrorKind::NoReply);
+        }
     }
 }
 
@@ -67,13 +76,16 @@ impl<R> fmt::Debug for Reply<R> {
 /// Between the two sides of an ask.
 pub(crate) struct Slot<R> {
     state: Lock<State<R>>,
+    /// Whether the state has ceased to be `Open`; lags behind it.
+    is_over: AtomicBool,
     /// Whether the caller is an actor's handler.
     is_inner: bool,
 }
 
+/// `Open` is left once; whoever leaves it wakes the other side.
 enum State<R> {
-    /// The caller waits, or has not looked yet; the other waker is the handler's, which waits for the caller to go.
-    Open(Option<Waker>, Option<Waker>),
+    /// The caller waits with the first waker; the handler may wait with the second for the caller to go.
+    Open(Waker, Option<Waker>),
     Answered(R),
     Failed(ErrorKind),
     /// The caller has what it got, or has gone.
@@ -81,50 +93,80 @@ enum State<R> {
 }
 
 impl<R> Slot<R> {
-    fn new(is_inner: bool) -> Self {
+    fn new(caller: Waker, is_inner: bool) -> Self {
         Self {
-            state: Lock::new(State::Open(None, None)),
+            state: Lock::new(State::Open(caller, None)),
+            is_over: AtomicBool::new(false),
             is_inner,
         }
     }
 
-    fn answer(&self, answer: R) -> Result<(), R> {
+    /// Leaves `Open` for `end`, and returns what was; hands `end` back if it was left already.
+    fn leave(&self, end: State<R>) -> Result<State<R>, State<R>> {
         let mut state = self.state.lock();
-        match &mut *state {
-            State::Open(caller, handler) => {
-                let wakers = (caller.take(), handler.take());
-                *state = State::Answered(answer);
-                drop(state);
-                if let (Some(caller), _) = wakers {
-                    caller.wake();
-                }
+        if !matches!(*state, State::Open(..)) {
+            return Err(end);
+        }
+        let open = std::mem::replace(&mut *state, end);
+        drop(state);
+        self.is_over.store(true, Ordering::Relaxed);
+        Ok(open)
+    }
+
+    fn answer(&self, answer: R) -> Result<(), R> {
+        match self.leave(State::Answered(answer)) {
+            Ok(State::Open(caller, _)) => {
+                caller.wake();
                 Ok(())
             }
-            _ => Err(answer),
+            Err(State::Answered(answer)) => Err(answer),
+            _ => Ok(()),
         }
+    }
+
+    fn fail(&self, kind: ErrorKind) {
+        if let Ok(State::Open(caller, handler)) = self.leave(State::Failed(kind)) {
+            caller.wake();
+            if let Some(handler) = handler {
+                handler.wake();
+            }
+        }
+    }
+
+    /// The caller waits no more.
+    fn abandon(&self) {
+        match self.leave(State::Over) {
+            Ok(State::Open(_, Some(handler))) => handler.wake(),
+            Ok(_) => {}
+            Err(_) => drop(std::mem::replace(&mut *self.state.lock(), State::Over)),
+        }
+    }
+
+    #[inline(always)]
+    fn is_gone(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
     }
 
     fn poll_answer(&self, cx: &mut Context<'_>) -> Poll<Result<R, ErrorKind>> {
         let mut state = self.state.lock();
         match &mut *state {
-            State::Open(Some(caller), _) if caller.will_wake(cx.waker()) => Poll::Pending,
-            State::Open(..) => {
-                drop(state);
-                let waker = cx.waker().clone();
-                let mut state = self.state.lock();
-                if let State::Open(caller, _) = &mut *state {
-                    let old = caller.replace(waker);
-                    drop(state);
-                    drop(old);
-                    return Poll::Pending;
-                }
-                let ended = end(&mut state);
-                drop(state);
-                drop(waker);
-                ended
-            }
-            _ => end(&mut state),
+            State::Open(caller, _) if caller.will_wake(cx.waker()) => return Poll::Pending,
+            State::Open(..) => {}
+            _ => return Poll::Ready(take(&mut state)),
         }
+        drop(state);
+        let mut waker = cx.waker().clone();
+        let mut state = self.state.lock();
+        let polled = match &mut *state {
+            State::Open(caller, _) => {
+                std::mem::swap(caller, &mut waker);
+                Poll::Pending
+            }
+            _ => Poll::Ready(take(&mut state)),
+        };
+        drop(state);
+        drop(waker);
+        polled
     }
 
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -140,24 +182,15 @@ impl<R> Slot<R> {
         drop(old);
         Poll::Pending
     }
-
-    /// The caller waits no more.
-    fn leave(&self) {
-        let left = std::mem::replace(&mut *self.state.lock(), State::Over);
-        if let State::Open(_, Some(handler)) = left {
-            handler.wake();
-        }
-    }
 }
 
-/// Takes the result out of a slot that is not open.
-fn end<R>(state: &mut State<R>) -> Poll<Result<R, ErrorKind>> {
-    Poll::Ready(match std::mem::replace(state, State::Over) {
+/// The result of a slot that is not open.
+fn take<R>(state: &mut State<R>) -> Result<R, ErrorKind> {
+    match std::mem::replace(state, State::Over) {
         State::Answered(answer) => Ok(answer),
         State::Failed(kind) => Err(kind),
-        // It is left open only by mistake of the caller's, who polls on after the end.
         State::Open(..) | State::Over => Err(ErrorKind::NoReply),
-    })
+    }
 }
 
 /// Whoever waits for an answer, as the mailbox sees it.
@@ -183,21 +216,9 @@ impl<R: Send> Caller for Slot<R> {
     }
 }
 
-impl<R> Slot<R> {
-    fn is_gone(&self) -> bool {
-        matches!(*self.state.lock(), State::Over)
-    }
-
-    fn fail(&self, kind: ErrorKind) {
-        let mut state = self.state.lock();
-        if let State::Open(caller, handler) = &mut *state {
-            let wakers = (caller.take(), handler.take());
-            *state = State::Failed(kind);
-            drop(state);
-            if let (Some(caller), _) = wakers {
-                caller.wake();
-            }
-        }
+impl<R: Send> Waits for Slot<R> {
+    fn expire(&self) {
+        self.fail(ErrorKind::Timeout);
     }
 }
 
@@ -215,18 +236,28 @@ pin_project_lite::pin_project! {
         actor: &'a ActorRef<M>,
         make: Option<F>,
         own: Option<Tick>,
-        slot: Option<Waits<R>>,
+        wait: Option<Wait<'a, R>>,
         #[pin]
         timer: Timer,
     }
 }
 
-/// The caller's hold on a slot, let go when dropped.
-struct Waits<R>(Arc<Slot<R>>);
+/// The caller's side of a slot, let go when dropped.
+struct Wait<'a, R> {
+    slot: Arc<Slot<R>>,
+    /// The call at the deadline; where there is none, the ask has its own timer.
+    call: Option<(&'a Clock, Key)>,
+    is_over: bool,
+}
 
-impl<R> Drop for Waits<R> {
+impl<R> Drop for Wait<'_, R> {
     fn drop(&mut self) {
-        self.0.leave();
+        if let Some((clock, key)) = self.call.take() {
+            clock.cancel(key);
+        }
+        if !self.is_over {
+            self.slot.abandon();
+        }
     }
 }
 
@@ -236,7 +267,7 @@ impl<'a, M, R: Send, F> Ask<'a, M, R, F> {
             actor,
             make: Some(make),
             own,
-            slot: None,
+            wait: None,
             timer: Timer::at(0),
         }
     }
@@ -254,38 +285,50 @@ where
         let mut this = self.project();
         if let Some(make) = this.make.take() {
             let (own, is_inner) = crate::scope::inherit(*this.own);
-            let slot = Arc::new(Slot::new(is_inner));
-            let waits = Waits(Arc::clone(&slot));
+            let slot = Arc::new(Slot::new(cx.waker().clone(), is_inner));
             let caller: Arc<dyn Caller> = Arc::clone(&slot) as Arc<dyn Caller>;
-            let message = make(Reply { slot });
-            match this.actor.deliver(message, Some(caller), own) {
-                Ok(deadline) => this.timer.set(Timer::at(deadline)),
+            let reply = Reply {
+                slot: Some(Arc::clone(&slot)),
+            };
+            let deadline = match this.actor.deliver(make(reply), Some(caller), own) {
+                Ok(deadline) => deadline,
                 Err(error) => return Poll::Ready(Err(AskError::NotSent(error))),
+            };
+            let clock = this.actor.clock();
+            let call = clock.call_at(deadline, Arc::clone(&slot) as Arc<dyn Waits>);
+            *this.wait = Some(Wait {
+                slot,
+                call: call.map(|key| (clock, key)),
+                is_over: false,
+            });
+            if call.is_some() {
+                // Whatever has happened meanwhile has woken this task.
+                return Poll::Pending;
             }
-            *this.slot = Some(waits);
+            this.timer.set(Timer::at(deadline));
         }
-        let Some(waits) = this.slot.as_ref() else {
+        let Some(wait) = this.wait.as_mut() else {
             return Poll::Ready(Err(AskError::NoReply));
         };
-        match waits.0.poll_answer(cx) {
-            Poll::Ready(Ok(answer)) => {
-                *this.slot = None;
-                Poll::Ready(Ok(answer))
+        let ended = match wait.slot.poll_answer(cx) {
+            Poll::Ready(ended) => ended,
+            Poll::Pending if wait.call.is_some() => return Poll::Pending,
+            Poll::Pending => {
+                if this.timer.poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                *this.wait = None;
+                return Poll::Ready(Err(AskError::Timeout));
             }
-            Poll::Ready(Err(kind)) => {
-                *this.slot = None;
-                Poll::Ready(Err(match kind {
-                    ErrorKind::Timeout => AskError::Timeout,
-                    ErrorKind::Draining => AskError::Draining,
-                    ErrorKind::Closed => AskError::Closed,
-                    _ => AskError::NoReply,
-                }))
-            }
-            Poll::Pending => this.timer.poll(cx).map(|()| {
-                *this.slot = None;
-                Err(AskError::Timeout)
-            }),
-        }
+        };
+        wait.is_over = true;
+        *this.wait = None;
+        Poll::Ready(ended.map_err(|kind| match kind {
+            ErrorKind::Timeout => AskError::Timeout,
+            ErrorKind::Draining => AskError::Draining,
+            ErrorKind::Closed => AskError::Closed,
+            _ => AskError::NoReply,
+        }))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::intake::{Envelope, Phase};
@@ -139,6 +139,8 @@ pub(crate) struct Inbox<T> {
     pub(crate) now: u64,
     /// Messages since others last had their turn.
     run: u32,
+    /// A waker of the receiving task's, to be parked with.
+    waker: Option<Waker>,
 }
 
 impl<T> Inbox<T> {
@@ -148,6 +150,7 @@ impl<T> Inbox<T> {
             batch: VecDeque::new(),
             now: 0,
             run: 0,
+            waker: None,
         }
     }
 
@@ -167,13 +170,14 @@ impl<T> Inbox<T> {
                 self.drop_rest();
                 return Poll::Ready(None);
             }
-            match self.shared.swap(&mut self.batch) {
+            if !self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                self.waker = Some(cx.waker().clone());
+            }
+            match self.shared.swap(&mut self.batch, &mut self.waker) {
                 Ok(()) => {}
                 Err(Phase::Open) => {
-                    if self.shared.park(cx.waker(), true) {
-                        self.run = 0;
-                        return Poll::Pending;
-                    }
+                    self.run = 0;
+                    return Poll::Pending;
                 }
                 Err(_) => {
                     self.shared.core.changed();
@@ -252,7 +256,7 @@ impl<T> Inbox<T> {
                 self.drop_rest();
                 return Err(TryRecvError::Closed);
             }
-            match self.shared.swap(&mut self.batch) {
+            match self.shared.swap(&mut self.batch, &mut None) {
                 Ok(()) => {}
                 Err(Phase::Open) => return Err(TryRecvError::Empty),
                 Err(_) => {

@@ -298,23 +298,28 @@ impl<T> Shared<T> {
         accepted.saturating_sub(self.progress.0.taken().0)
     }
 
-    /// What is queued goes to `batch`, which is empty, and room is granted; `None` if nothing is or will be.
+    /// What is queued goes to `batch`, which is empty. If nothing is, tells the phase, and if that is `Open` leaves
+    /// `waker` to be woken by the next message; the waker that was left before takes its place.
     pub(crate) fn swap(
         &self,
         batch: &mut VecDeque<Envelope<T>>,
+        waker: &mut Option<Waker>,
     ) -> Result<(), Phase> {
         let mut intake = self.intake.0.lock();
         let wakers = self.grant(&mut intake);
-        std::mem::swap(&mut intake.queue, batch);
-        let phase = intake.phase;
-        self.progress.0.hold(batch.len() as u64);
+        let swapped = if intake.queue.is_empty() {
+            if let (Phase::Open, Some(reader)) = (intake.phase, waker.take()) {
+                *waker = intake.park(reader, true);
+            }
+            Err(intake.phase)
+        } else {
+            std::mem::swap(&mut intake.queue, batch);
+            self.progress.0.hold(batch.len() as u64);
+            Ok(())
+        };
         drop(intake);
         wake_all(wakers);
-        if batch.is_empty() {
-            Err(phase)
-        } else {
-            Ok(())
-        }
+        swapped
     }
 
     /// Adds what is queued to the end of `batch`.
@@ -324,39 +329,24 @@ impl<T> Shared<T> {
         batch.append(&mut intake.queue);
     }
 
-    /// Lets `waker` be woken: by the next message as well if the receiver is `idle`. Returns false if there is
-    /// something to do at once.
-    pub(crate) fn park(&self, waker: &Waker, idle: bool) -> bool {
-        let clone = waker.clone();
-        let mut intake = self.intake.0.lock();
-        let wakers = self.grant(&mut intake);
-        let is_quiet = intake.phase == Phase::Open;
-        let parked = !idle || (intake.queue.is_empty() && is_quiet);
-        let old = if parked {
-            intake.park(clone, idle)
-        } else {
-            Some(clone)
+    /// Has `waker` woken by whatever is not a message, and tells the phase.
+    pub(crate) fn attend(&self, waker: &Waker) -> Phase {
+        let (phase, attended) = {
+            let intake = self.intake.0.lock();
+            (intake.phase, intake.is_attended(waker))
         };
+        if attended {
+            self.make_room(false);
+            return phase;
+        }
+        let reader = waker.clone();
+        let mut intake = self.intake.0.lock();
+        let old = intake.park(reader, false);
+        let wakers = self.grant(&mut intake);
+        let phase = intake.phase;
         drop(intake);
         wake_all(wakers);
         drop(old);
-        parked
-    }
-
-    /// Has `waker` woken by whatever is not a message, and tells the phase.
-    pub(crate) fn attend(&self, waker: &Waker) -> Phase {
-        let intake = self.intake.0.lock();
-        let phase = intake.phase;
-        let attended = intake.is_attended(waker);
-        drop(intake);
-        if !attended {
-            self.park(waker, false);
-            // It may have changed before there was anybody to be woken.
-            return self.intake.0.lock().phase;
-        }
-        if self.waiting.load(Ordering::Relaxed) {
-            self.announce_room();
-        }
         phase
     }
 
