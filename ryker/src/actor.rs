@@ -372,7 +372,9 @@ impl<M> Clone for ActorRef<M> {
 
 impl<M> fmt::Debug for ActorRef<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ActorRef").field(&self.sender.shared).finish()
+        f.debug_tuple("ActorRef")
+            .field(&self.sender.shared)
+            .finish()
     }
 }
 

@@ -86,11 +86,7 @@ impl Clock {
         if is_paused() {
             return now;
         }
-        let mut ticker = self
-            .0
-            .ticker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut ticker = self.0.ticker.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.read.store(true, Ordering::Relaxed);
         if self.0.now.load(Ordering::Relaxed) != STOPPED {
             return now;
@@ -189,9 +185,7 @@ fn origin() -> Instant {
 /// The tick in which `instant` lies.
 pub(crate) fn tick_of(instant: Instant) -> Tick {
     let since = instant.saturating_duration_since(origin());
-    u64::try_from(since.as_millis())
-        .unwrap_or(u64::MAX)
-        .max(1)
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// When `tick` begins.

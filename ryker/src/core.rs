@@ -154,7 +154,10 @@ impl Core {
     }
 
     /// Replaces the configuration by what `change` makes of it.
-    pub(crate) fn reconfigure<R>(&self, change: impl FnOnce(&RykerConfig) -> (RykerConfig, R)) -> R {
+    pub(crate) fn reconfigure<R>(
+        &self,
+        change: impl FnOnce(&RykerConfig) -> (RykerConfig, R),
+    ) -> R {
         let mut config = locked(&self.config);
         let (new, result) = change(&config);
         self.hot.set(&new);

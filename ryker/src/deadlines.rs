@@ -54,7 +54,10 @@ impl Deadlines {
 
     /// Removes an entry, unless it has been told.
     pub(crate) fn leave(&self, key: Key) {
-        let who = self.0[key.wheel as usize].0.lock().leave(key.entry, key.serial);
+        let who = self.0[key.wheel as usize]
+            .0
+            .lock()
+            .leave(key.entry, key.serial);
         drop(who);
     }
 
@@ -218,7 +221,9 @@ impl Wheel {
 
 impl std::fmt::Debug for Wheel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wheel").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Wheel")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 

@@ -148,7 +148,12 @@ impl<T> Options<T> {
             return Err(BuildError::Name { name: self.name });
         }
         let config = core.config();
-        self.check("capacity", self.capacity, &(1..=CAPACITY_MAX), "1 to 1048576")?;
+        self.check(
+            "capacity",
+            self.capacity,
+            &(1..=CAPACITY_MAX),
+            "1 to 1048576",
+        )?;
         self.check(
             "max_msg_bytes",
             self.max_msg_bytes,

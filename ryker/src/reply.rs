@@ -334,6 +334,8 @@ where
 
 impl<M, R: Send, F> fmt::Debug for Ask<'_, M, R, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ask").field("actor", self.actor).finish_non_exhaustive()
+        f.debug_struct("Ask")
+            .field("actor", self.actor)
+            .finish_non_exhaustive()
     }
 }

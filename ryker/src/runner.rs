@@ -223,7 +223,12 @@ async fn live<A: Actor, S: Future + Send>(
     })
     .await
     {
-        if envelope.message.caller.as_ref().is_some_and(|c| c.is_gone()) {
+        if envelope
+            .message
+            .caller
+            .as_ref()
+            .is_some_and(|c| c.is_gone())
+        {
             inbox.end_unhandled(envelope, End::Abandoned, ErrorKind::Timeout);
             continue;
         }

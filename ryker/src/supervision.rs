@@ -140,7 +140,10 @@ mod tests {
             let mut previous = POLICY.base;
             for delay in delays(POLICY, &mut Dice::new(), Duration::ZERO) {
                 let high = POLICY.cap.min(3 * previous);
-                assert!(POLICY.base <= delay && delay <= high, "{delay:?} after {previous:?}");
+                assert!(
+                    POLICY.base <= delay && delay <= high,
+                    "{delay:?} after {previous:?}"
+                );
                 previous = delay;
             }
         }
@@ -158,7 +161,11 @@ mod tests {
         let first = delays(POLICY, &mut Dice::new(), Duration::ZERO);
         let second = delays(POLICY, &mut Dice::new(), Duration::ZERO);
         let together = first.iter().zip(&second).filter(|(a, b)| a == b).count();
-        assert!(together < 3, "{together} of {} delays are equal", first.len());
+        assert!(
+            together < 3,
+            "{together} of {} delays are equal",
+            first.len()
+        );
     }
 
     #[test]
@@ -180,7 +187,11 @@ mod tests {
         };
         let healthy = delays(policy, &mut Dice::new(), POLICY.window);
         assert!(healthy.iter().all(|delay| *delay == POLICY.base));
-        let nearly = delays(policy, &mut Dice::new(), POLICY.window - Duration::from_millis(1));
+        let nearly = delays(
+            policy,
+            &mut Dice::new(),
+            POLICY.window - Duration::from_millis(1),
+        );
         assert!(nearly[1] > POLICY.base);
     }
 

@@ -55,12 +55,14 @@ impl<T> Receiver<T> {
 
     /// The next message with its deadline; `None` when the mailbox is closed and empty.
     pub async fn recv_delivery(&mut self) -> Option<Delivery<T>> {
-        poll_fn(|cx| self.inner.poll_take(cx)).await.map(|envelope| {
-            let shared = &self.inner.shared;
-            shared.progress.0.end(1, End::Ok);
-            shared.make_room(true);
-            delivery(&envelope, self.inner.now).with(envelope.message)
-        })
+        poll_fn(|cx| self.inner.poll_take(cx))
+            .await
+            .map(|envelope| {
+                let shared = &self.inner.shared;
+                shared.progress.0.end(1, End::Ok);
+                shared.make_room(true);
+                delivery(&envelope, self.inner.now).with(envelope.message)
+            })
     }
 
     /// Adds up to `limit` messages to `messages` and returns how many; waits for the first one. No more than
@@ -240,7 +242,8 @@ impl<T> Inbox<T> {
         self.shared.progress.0.take(count as u64, bytes);
         self.run += count as u32;
         let taken = (messages.len() - before) as u64;
-        self.shared.book_unhandled(expired.len() as u64, End::Expired);
+        self.shared
+            .book_unhandled(expired.len() as u64, End::Expired);
         for envelope in expired {
             self.shared.discard(envelope, ErrorKind::Timeout);
         }

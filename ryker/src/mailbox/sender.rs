@@ -106,12 +106,12 @@ impl<T> Sender<T> {
             ticket: None,
         };
         let mut envelope = Some(envelope);
-        let sent = poll_fn(|cx| {
-            match shared.poll_offer(&mut envelope, &mut place.ticket, cx) {
+        let sent = poll_fn(
+            |cx| match shared.poll_offer(&mut envelope, &mut place.ticket, cx) {
                 Poll::Pending => timer.as_mut().poll(cx).map(|()| Err(ErrorKind::Timeout)),
                 ready => ready,
-            }
-        })
+            },
+        )
         .await;
         drop(place);
         match (sent, envelope) {
