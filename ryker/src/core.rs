@@ -2,13 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio::sync::futures::Notified;
 use tokio::sync::Notify;
 
 use crate::account::Accounts;
-use crate::actor::ActorExit;
 use crate::clock::Clock;
 use crate::config::{RykerConfig, SpanLevel};
 use crate::stats::{Read, Stats};
@@ -24,7 +22,6 @@ pub(crate) trait Resident: Send + Sync {
     fn cut(&self);
     /// Whether nothing is queued or in hand any more; of an actor, whether it has ended.
     fn is_over(&self) -> bool;
-    fn exit(&self) -> Option<ActorExit>;
 }
 
 pub(crate) struct Core {
@@ -219,10 +216,6 @@ impl Core {
         residents.present()
     }
 
-    pub(crate) fn residents(&self) -> Vec<Arc<dyn Resident>> {
-        locked(&self.residents).present()
-    }
-
     /// Mailboxes that exist, and the sums of those that are gone; each mailbox is in one of them.
     pub(crate) fn census(&self) -> (Vec<Arc<dyn Resident>>, Vec<(Arc<str>, Totals)>) {
         loop {
@@ -233,7 +226,9 @@ impl Core {
                 return (present, residents.departed.clone());
             }
             // One is on its way out: it is dropped already and has not left its sums yet.
-            drop((present, residents));
+            // The lock first: whoever is last to let go of a mailbox takes it.
+            drop(residents);
+            drop(present);
             std::thread::yield_now();
         }
     }
@@ -247,10 +242,6 @@ impl Core {
 
     pub(crate) fn next_change(&self) -> Notified<'_> {
         self.changed.notified()
-    }
-
-    pub(crate) fn deadline(&self) -> Duration {
-        Duration::from_millis(self.hot.deadline_ms())
     }
 }
 

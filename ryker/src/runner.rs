@@ -90,8 +90,7 @@ impl<A: Actor> Runner<A> {
             if ended.is_ok() {
                 // There is no next one.
                 drop(taken.place.take());
-                seat.shared.fate.seal(ActorExit::Normal);
-                seat.shared.core.changed();
+                seat.seal(ActorExit::Normal);
             }
             ended
         }
@@ -117,12 +116,24 @@ impl<A: Actor> fmt::Debug for Runner<A> {
     }
 }
 
+impl<A: Actor> Seat<A> {
+    /// Ends the actor for good: whoever sees that it has ended sees what became of its messages, too.
+    fn seal(&self, exit: ActorExit) {
+        let place = self
+            .place
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // A message or the factory may panic in its destructor.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(place)));
+        self.shared.fate.seal(exit);
+        self.shared.core.changed();
+    }
+}
+
 impl<A: Actor> Drop for Seat<A> {
     fn drop(&mut self) {
-        let place = self.place.get_mut();
-        drop(place.unwrap_or_else(PoisonError::into_inner).take());
-        self.shared.fate.seal(ActorExit::Cancelled);
-        self.shared.core.changed();
+        self.seal(ActorExit::Cancelled);
     }
 }
 
@@ -217,9 +228,21 @@ async fn live<A: Actor, S: Future + Send>(
         }
     }
 
+    // Messages since the last look at whether the supervisor wants it to stop.
+    let mut run = u32::MAX;
     while let Some(envelope) = poll_fn(|task| {
-        poll_stop(&mut stopping, &shared, task);
-        inbox.poll_take(task)
+        run = run.saturating_add(1);
+        if run >= shared.core.hot.batch() {
+            run = 0;
+            poll_stop(&mut stopping, &shared, task);
+        }
+        let taken = inbox.poll_take(task);
+        if taken.is_pending() && run > 0 {
+            // Whatever comes next is to wake this task.
+            run = u32::MAX;
+            poll_stop(&mut stopping, &shared, task);
+        }
+        taken
     })
     .await
     {
@@ -270,7 +293,7 @@ async fn live<A: Actor, S: Future + Send>(
                     hand.fail(ErrorKind::Draining);
                     return Poll::Ready(Handled::Cut);
                 }
-                if phase == Phase::Draining && !rejected {
+                if is_ending(&shared, phase) && !rejected {
                     // Whoever asks from a handler may be what this handler waits for.
                     rejected = true;
                     inbox.reject(End::Dropped, ErrorKind::Draining, |letter| {
@@ -332,6 +355,11 @@ async fn live<A: Actor, S: Future + Send>(
         }
     })
     .await
+}
+
+/// Whether the actor is to come to an end, other than by nobody being left to send to it.
+fn is_ending<M>(shared: &Shared<Letter<M>>, phase: Phase) -> bool {
+    phase == Phase::Draining || shared.core.is_draining()
 }
 
 /// Ends the intake when whoever supervises says so.
@@ -458,18 +486,19 @@ pub(crate) async fn supervise<A: Actor>(runner: Runner<A>) {
             }
         }
     };
-    drop(runner);
     tell_exit(&shared, &exit);
-    shared.fate.seal(exit);
-    shared.core.changed();
+    runner.seat.seal(exit);
 }
 
 /// Waits for `delay`, unless the actor is to come to an end: then what is queued wants to be handled at once.
 async fn rest<M>(shared: &Shared<Letter<M>>, now: Tick, delay: Duration) {
     let mut timer = pin!(Timer::at(now + delay.as_millis() as u64));
-    poll_fn(|task| match shared.attend(task.waker()) {
-        Phase::Draining => Poll::Ready(()),
-        _ => timer.as_mut().poll(task),
+    poll_fn(|task| {
+        let phase = shared.attend(task.waker());
+        if is_ending(shared, phase) {
+            return Poll::Ready(());
+        }
+        timer.as_mut().poll(task)
     })
     .await;
 }

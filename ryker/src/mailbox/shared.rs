@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::intake::{Bounds, Envelope, Intake, Phase, Ticket};
 use crate::account::{Accounts, End, Progress};
-use crate::actor::ActorExit;
 use crate::clock::Tick;
 use crate::core::{Core, Residence, Resident, Totals};
 use crate::error::{ErrorKind, SendError};
@@ -470,10 +469,6 @@ impl<T: Send + 'static> Resident for Shared<T> {
             return self.fate.is_sealed();
         }
         Shared::accounts(self).pending == 0
-    }
-
-    fn exit(&self) -> Option<ActorExit> {
-        self.fate.exit()
     }
 }
 
