@@ -113,6 +113,7 @@ fn machine(gauge: &Gauge) -> String {
         "../ron-config/src",
         "../ron-kernel/src",
         "../ron-metrics/src",
+        "../ryker/src",
     ]);
     let changed = output("git", &status);
     let dirty = if changed.is_empty() {

@@ -1,8 +1,8 @@
 //! A question and its answer.
 
-use super::peers::{Actix, ActixHere, Ask, Kameo, Ractor, RawAsk, Xtra};
+use super::peers::{Actix, ActixHere, Ask, Kameo, Ractor, RawAsk, Ryker, Xtra};
 use super::{Host, Job};
-use crate::harness::Group;
+use crate::harness::{Goal, Group};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -17,6 +17,9 @@ pub fn group() -> Group {
     )
     .measure("current_thread", "ns")
     .measure("2 workers", "ns")
+    .goal("current_thread", "ryker", Goal::Ratio(1.15))
+    .goal("2 workers", "ryker", Goal::Ratio(1.15))
+    .case("ryker", all::<Ryker>)
     .case("raw tokio mpsc and oneshot", all::<RawAsk>)
     .case("kameo", all::<Kameo>)
     .case("ractor", all::<Ractor>)

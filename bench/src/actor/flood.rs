@@ -1,10 +1,10 @@
 //! One actor whose mailbox is never empty beside 999 that seldom get a message, on one worker.
 
-use super::peers::{Kanal, KanalDrain, Raw, RawMany, TryTell};
+use super::peers::{ryker_actor, Kanal, KanalDrain, Raw, RawMany, Ryker, Spawn, TryTell};
 use super::{Host, Job};
 use crate::harness::{percentile, Group};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 const QUIET: usize = 999;
@@ -24,6 +24,8 @@ pub fn group() -> Group {
     .measure("quiet, p50", "us")
     .measure("quiet, p99", "us")
     .measure("flooded, a message", "us")
+    .case("ryker", || flood::<Ryker>(true))
+    .case("ryker, fairness off", || flood::<Unfair>(true))
     .case("tokio mpsc, no flood", || flood::<Raw>(false))
     .case("tokio mpsc, recv", || flood::<Raw>(true))
     .case("tokio mpsc, recv_many(32)", || flood::<RawMany>(true))
@@ -33,6 +35,28 @@ pub fn group() -> Group {
         "A thread keeps the mailbox of one actor full, 256 messages of 1 us, and sends one message every 200 us to a \
          quiet one; 1,000 of these, from when it was due until it was handled. The flood ends with the last of them.",
     )
+}
+
+/// Ryker with a turn as long as it may be.
+struct Unfair;
+
+impl Spawn<Post> for Unfair {
+    type Ref = <Ryker as Spawn<Post>>::Ref;
+
+    async fn spawn(post: Post, capacity: usize) -> Self::Ref {
+        static RUNTIME: LazyLock<ryker::Runtime> = LazyLock::new(|| {
+            let turn = ryker::RykerConfig::builder().yield_every_n_msgs(1 << 20);
+            ryker::Runtime::new(turn.build().expect("in its range"))
+        });
+        let actor = ryker_actor(&RUNTIME, post, capacity).spawn();
+        actor.expect("it starts")
+    }
+}
+
+impl TryTell<Post> for Unfair {
+    fn try_tell(actor: &Self::Ref, due: Instant) -> bool {
+        Ryker::try_tell(actor, due)
+    }
 }
 
 #[derive(Clone)]

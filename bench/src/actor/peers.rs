@@ -6,6 +6,8 @@ use kameo::actor::Spawn as _;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use std::future::Future;
 use std::marker::PhantomData;
+use std::sync::LazyLock;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Messages that a receiver asks for at once.
@@ -32,6 +34,8 @@ pub trait Ask<J: Job>: Spawn<J> {
     fn ask(actor: &Self::Ref, message: J::Message) -> impl Future<Output = J::Reply> + Send;
 }
 
+/// With deadlines, accounts, metrics and the guard against panics, as it comes.
+pub struct Ryker;
 /// A task that receives from a channel of tokio's.
 pub struct Raw;
 /// The same by `recv_many(32)`.
@@ -49,6 +53,73 @@ pub struct Xtra;
 pub struct Actix;
 /// On the thread of those who send to it.
 pub struct ActixHere;
+
+pub struct RykerActor<J>(J);
+
+pub enum RykerMessage<J: Job> {
+    Tell(J::Message),
+    Ask(J::Message, ryker::Reply<J::Reply>),
+}
+
+impl<J: Job> ryker::Actor for RykerActor<J> {
+    type Msg = RykerMessage<J>;
+    type Error = std::convert::Infallible;
+
+    async fn handle(
+        &mut self,
+        message: RykerMessage<J>,
+        _: &mut ryker::Context<Self>,
+    ) -> Result<(), Self::Error> {
+        match message {
+            RykerMessage::Tell(message) => drop(self.0.handle(message)),
+            RykerMessage::Ask(message, reply) => drop(reply.send(self.0.handle(message))),
+        }
+        Ok(())
+    }
+}
+
+/// An actor of `runtime` before it starts; its deadline is long, so that no message is dropped where a round is held up.
+pub fn ryker_actor<J: Job>(
+    runtime: &ryker::Runtime,
+    job: J,
+    capacity: usize,
+) -> ryker::ActorBuilder<RykerActor<J>, impl FnMut() -> RykerActor<J> + Send + 'static> {
+    let actor = runtime.actor("bench", move || RykerActor(job.clone()));
+    actor.capacity(capacity).deadline(Duration::from_secs(60))
+}
+
+/// What comes of the defaults.
+pub static RYKER: LazyLock<ryker::Runtime> =
+    LazyLock::new(|| ryker::Runtime::new(ryker::RykerConfig::default()));
+
+impl<J: Job> Spawn<J> for Ryker {
+    type Ref = ryker::ActorRef<RykerMessage<J>>;
+
+    async fn spawn(job: J, capacity: usize) -> Self::Ref {
+        ryker_actor(&RYKER, job, capacity)
+            .spawn()
+            .expect("it starts")
+    }
+}
+
+impl<J: Job> Tell<J> for Ryker {
+    async fn tell(actor: &Self::Ref, message: J::Message) {
+        assert!(actor.send(RykerMessage::Tell(message)).await.is_ok());
+    }
+}
+
+impl<J: Job> TryTell<J> for Ryker {
+    fn try_tell(actor: &Self::Ref, message: J::Message) -> bool {
+        actor.try_send(RykerMessage::Tell(message)).is_ok()
+    }
+}
+
+impl<J: Job> Ask<J> for Ryker {
+    async fn ask(actor: &Self::Ref, message: J::Message) -> J::Reply {
+        let reply = actor.ask(|reply| RykerMessage::Ask(message, reply)).await;
+        reply.unwrap_or_else(|_| panic!("no reply"))
+    }
+}
 
 impl<J: Job> Spawn<J> for Raw {
     type Ref = mpsc::Sender<J::Message>;

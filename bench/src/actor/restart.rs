@@ -3,15 +3,18 @@
 //! As the group `restart`, which is about children of a supervisor, but for actors as users write them. Where the
 //! mailbox is kept, poison and probe both wait in it; ractor's supervisor sends the probe to the replacement.
 
+use super::peers::{ryker_actor, Ryker, RYKER};
 use super::peers::{Kameo, KameoActor, Ractor, RactorActor, RactorCall, Spawn, Tell};
 use super::{Host, Job};
 use crate::harness::{percentile, Group};
 use crate::restart::POISON;
 use kameo::actor::Spawn as _;
 use ractor::{Actor as _, ActorProcessingErr, SupervisionEvent};
-use std::future::Future;
+use std::future::{poll_fn, Future};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -29,12 +32,14 @@ pub fn group() -> Group {
     )
     .measure("p50", "us")
     .measure("p99", "us")
+    .case("ryker's runner", all::<RykerRunner>)
     .case("raw task, catch_unwind", all::<Caught>)
     .case("raw task, JoinHandle and spawn", all::<Respawned>)
     .case("kameo", all::<KameoSupervised>)
     .case("ractor", all::<RactorSupervised>)
     .note(format!(
-        "{RESTARTS} restarts a round. No tracing subscriber. ractor gives the replacement a new mailbox."
+        "{RESTARTS} restarts a round. No tracing subscriber. ractor gives the replacement a new mailbox; the others keep \
+         theirs. ryker is run as by a supervisor that restarts at once."
     ))
 }
 
@@ -163,6 +168,43 @@ impl Tell<Patient> for Respawned {
 }
 
 impl Supervised for Respawned {}
+
+/// An actor of ryker's without the loop of its own, which would wait a millisecond at least.
+struct RykerRunner;
+
+impl Spawn<Patient> for RykerRunner {
+    type Ref = <Ryker as Spawn<Patient>>::Ref;
+
+    async fn spawn(job: Patient, capacity: usize) -> Self::Ref {
+        let (actor, runner) = ryker_actor(&RYKER, job, capacity)
+            .runner()
+            .expect("an actor");
+        tokio::spawn(async move {
+            loop {
+                let mut life = pin!(runner.run(std::future::pending::<()>()));
+                let ended =
+                    poll_fn(
+                        |cx| match catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(cx))) {
+                            Ok(polled) => polled.map(|_| true),
+                            Err(_) => Poll::Ready(false),
+                        },
+                    );
+                if ended.await {
+                    return;
+                }
+            }
+        });
+        actor
+    }
+}
+
+impl Tell<Patient> for RykerRunner {
+    async fn tell(actor: &Self::Ref, order: Order) {
+        Ryker::tell(actor, order).await;
+    }
+}
+
+impl Supervised for RykerRunner {}
 
 struct KameoSupervisor;
 

@@ -1,8 +1,8 @@
 //! 100,000 actors, each of which handles one message; a process of its own for every case.
 
-use super::peers::{ActixHere, Kameo, Ractor, Raw, Tell, Xtra};
+use super::peers::{ActixHere, Kameo, Ractor, Raw, Ryker, Tell, Xtra};
 use super::{Host, Job};
-use crate::harness::Group;
+use crate::harness::{Goal, Group};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ const CAPACITY: usize = 64;
 type Case = (&'static str, fn() -> [f64; 2]);
 
 const CASES: &[Case] = &[
+    ("ryker", || spawn::<Ryker>(WORKERS)),
     (BASELINE, || spawn::<Raw>(WORKERS)),
     ("bare tokio task", || WORKERS.block_on(tasks())),
     ("kameo", || spawn::<Kameo>(WORKERS)),
@@ -38,6 +39,8 @@ pub fn group() -> Group {
     CASES
         .iter()
         .fold(group, |group, &(name, _)| group.case(name, move || elsewhere(name)))
+        .goal("all", "ryker", Goal::AtMost(120.0))
+        .goal("one, resident", "ryker", Goal::AtMost(900.0))
         .note(
             "A process for each case and round; resident is what VmRSS grew by, with the reference that is kept of \
              each. Capacity 64 where there is a bound.",

@@ -1,8 +1,8 @@
 //! Messages that want no answer, from 1 and 4 tasks to one actor.
 
-use super::peers::{Actix, ActixHere, Kameo, KanalDrain, Ractor, Raw, RawMany, Tell, Xtra};
+use super::peers::{Actix, ActixHere, Kameo, KanalDrain, Ractor, Raw, RawMany, Ryker, Tell, Xtra};
 use super::{Host, Job};
-use crate::harness::Group;
+use crate::harness::{Goal, Group};
 use crate::mailbox::{Message, Tape};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -24,6 +24,9 @@ pub fn group() -> Group {
     FAN_IN
         .into_iter()
         .fold(group, measured)
+        .goal("1 -> 1", "ryker", Goal::Ratio(0.5))
+        .goal("4 -> 1", "ryker", Goal::Ratio(0.5))
+        .case("ryker", || all::<Ryker>(WORKERS, true))
         .case("raw tokio mpsc, recv", || all::<Raw>(WORKERS, true))
         .case("raw tokio mpsc, recv_many(32)", || all::<RawMany>(WORKERS, true))
         .case("raw kanal, recv and drain_into", || all::<KanalDrain>(WORKERS, true))

@@ -1,6 +1,8 @@
 //! What one enqueue takes while other threads enqueue and the receiver drains.
 
-use super::peers::{AsyncChannel, Crossbeam, Flume, Kanal, Locked, Mailbox, Thingbuf, Tokio};
+use super::peers::{
+    AsyncChannel, Crossbeam, Flume, Kanal, Locked, Mailbox, Ryker, Thingbuf, Tokio,
+};
 use super::{Message, Tape, BATCH, CAPACITY};
 use crate::harness::Group;
 use rustix::thread::{sched_setaffinity, CpuSet};
@@ -25,6 +27,7 @@ pub fn group() -> Group {
     .measure("4 threads, p99", "ns")
     .measure("4 threads, p99.9", "ns")
     .case("the clock alone", || PRODUCERS.map(clock).concat())
+    .case("ryker", all::<Ryker>)
     .case("tokio mpsc", all::<Tokio>)
     .case("flume", all::<Flume>)
     .case("kanal", all::<Kanal>)

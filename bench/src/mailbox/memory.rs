@@ -1,6 +1,6 @@
 //! What a mailbox holds: when it is new, and after its first message.
 
-use super::peers::{AsyncChannel, Crossbeam, Flume, Kanal, Mailbox, Thingbuf, Tokio};
+use super::peers::{AsyncChannel, Crossbeam, Flume, Kanal, Mailbox, Ryker, Thingbuf, Tokio};
 use super::Message;
 use crate::harness::Group;
 use crate::memory;
@@ -14,7 +14,8 @@ pub fn group() -> Group {
         .measure("capacity 64, used", "B")
         .measure("capacity 1,024, new", "B")
         .measure("capacity 1,024, used", "B")
-        .case("tokio mpsc", all::<Tokio>)
+        .case("ryker", all::<Ryker>)
+    .case("tokio mpsc", all::<Tokio>)
         .case("flume", all::<Flume>)
         .case("kanal", all::<Kanal>)
         .case("crossbeam", all::<Crossbeam>)

@@ -5,8 +5,10 @@
 use super::{Message, BATCH};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::pin::pin;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use thingbuf::recycling::DefaultRecycle;
 use tokio::sync::mpsc;
 
@@ -59,6 +61,8 @@ pub trait AsyncMailbox: Mailbox {
     }
 }
 
+/// With deadlines, accounts and metrics, as it comes.
+pub struct Ryker;
 pub struct Tokio;
 pub struct Flume;
 pub struct Kanal;
@@ -69,6 +73,69 @@ pub struct Thingbuf;
 pub struct Crossbeam;
 /// `std::sync::Mutex<VecDeque>`, which nobody can wait for; swapped out whole.
 pub struct Locked;
+
+impl Mailbox for Ryker {
+    type Sender = ryker::Sender<Message>;
+    type Receiver = ryker::Receiver<Message>;
+
+    fn open(capacity: usize) -> (Self::Sender, Self::Receiver) {
+        static RUNTIME: LazyLock<ryker::Runtime> =
+            LazyLock::new(|| ryker::Runtime::new(ryker::RykerConfig::default()));
+        let mailbox = RUNTIME.mailbox("bench").capacity(capacity);
+        // Long, so that no message is dropped where a round is held up.
+        let mailbox = mailbox.deadline(Duration::from_secs(60)).build();
+        mailbox.expect("a mailbox").split()
+    }
+
+    fn try_send(sender: &Self::Sender, message: Message) -> bool {
+        sender.try_send(message).is_ok()
+    }
+
+    fn try_recv<R>(receiver: &mut Self::Receiver, look: impl FnOnce(&Message) -> R) -> Option<R> {
+        receiver.try_recv().as_ref().ok().map(look)
+    }
+
+    fn drain(
+        receiver: &mut Self::Receiver,
+        buffer: &mut Vec<Message>,
+        look: impl FnMut(&Message),
+    ) -> usize {
+        let mut nobody = Context::from_waker(Waker::noop());
+        // It is pending once, too, when it gives others their turn.
+        for _ in 0..2 {
+            let received = pin!(receiver.recv_many(buffer, BATCH)).poll(&mut nobody);
+            if let Poll::Ready(taken) = received {
+                buffer.iter().for_each(look);
+                buffer.clear();
+                return taken;
+            }
+        }
+        0
+    }
+}
+
+impl AsyncMailbox for Ryker {
+    async fn send(sender: &Self::Sender, message: Message) {
+        sender.send(message).await.expect("a receiver");
+    }
+
+    async fn recv<R: Send>(
+        receiver: &mut Self::Receiver,
+        look: impl FnOnce(&Message) -> R + Send,
+    ) -> R {
+        look(receiver.recv().await.as_ref().expect("a sender"))
+    }
+
+    async fn recv_many(
+        receiver: &mut Self::Receiver,
+        buffer: &mut Vec<Message>,
+        look: impl FnMut(&Message) + Send,
+    ) {
+        receiver.recv_many(buffer, BATCH).await;
+        buffer.iter().for_each(look);
+        buffer.clear();
+    }
+}
 
 impl Mailbox for Tokio {
     type Sender = mpsc::Sender<Message>;
@@ -360,7 +427,8 @@ mod tests {
     }
 
     fn waits_for_messages_and_for_room<M: AsyncMailbox>() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().build();
         runtime.expect("a runtime").block_on(async {
             let (sender, mut receiver) = M::open(128);
             let receiving = tokio::spawn(async move {
@@ -391,8 +459,8 @@ mod tests {
     }
 
     mod every_mailbox {
-        use super::super::{AsyncChannel, Crossbeam, Flume, Kanal, Locked, Thingbuf, Tokio};
-        of!(has_room_for_its_capacity_and_hands_out_in_order: Tokio, Flume, Kanal, AsyncChannel, Thingbuf, Crossbeam, Locked);
-        of!(waits_for_messages_and_for_room: Tokio, Flume, Kanal, AsyncChannel, Thingbuf);
+        use super::super::{AsyncChannel, Crossbeam, Flume, Kanal, Locked, Ryker, Thingbuf, Tokio};
+        of!(has_room_for_its_capacity_and_hands_out_in_order: Ryker, Tokio, Flume, Kanal, AsyncChannel, Thingbuf, Crossbeam, Locked);
+        of!(waits_for_messages_and_for_room: Ryker, Tokio, Flume, Kanal, AsyncChannel, Thingbuf);
     }
 }

@@ -1,6 +1,6 @@
 //! A message there and one back, between two tasks.
 
-use super::peers::{AsyncChannel, AsyncMailbox, Flume, Kanal, Thingbuf, Tokio};
+use super::peers::{AsyncChannel, AsyncMailbox, Flume, Kanal, Ryker, Thingbuf, Tokio};
 use super::{Message, Tape, CAPACITY};
 use crate::harness::Group;
 use std::time::Instant;
@@ -16,6 +16,7 @@ pub fn group() -> Group {
     )
     .measure("current_thread", "ns")
     .measure("2 workers", "ns")
+    .case("ryker", all::<Ryker>)
     .case("tokio mpsc", all::<Tokio>)
     .case("flume", all::<Flume>)
     .case("kanal", all::<Kanal>)

@@ -1,8 +1,10 @@
 //! Sending and receiving on one thread, with nobody in the way.
 
-use super::peers::{AsyncChannel, Crossbeam, Flume, Kanal, Locked, Mailbox, Thingbuf, Tokio};
+use super::peers::{
+    AsyncChannel, Crossbeam, Flume, Kanal, Locked, Mailbox, Ryker, Thingbuf, Tokio,
+};
 use super::{Message, Tape, BATCH, CAPACITY};
-use crate::harness::{median, Group};
+use crate::harness::{median, Goal, Group};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -14,15 +16,19 @@ pub fn group() -> Group {
         .measure("try_send", "ns")
         .measure("try_recv", "ns")
         .measure("drain of 512", "ns")
-        .case("tokio mpsc", all::<Tokio>)
+        .case("ryker", all::<Ryker>)
+    .case("tokio mpsc", all::<Tokio>)
         .case("flume", all::<Flume>)
         .case("kanal", all::<Kanal>)
         .case("crossbeam", all::<Crossbeam>)
         .case("thingbuf", all::<Thingbuf>)
         .case("async-channel", all::<AsyncChannel>)
         .case("Mutex<VecDeque>", all::<Locked>)
+        .goal("try_send", "ryker", Goal::AtMost(10.0))
+        .goal("try_recv", "ryker", Goal::AtMost(8.0))
+        .goal("drain of 512", "ryker", Goal::AtMost(1.7))
         .note(
-            "Capacity 1,024, bursts of 512. drain: tokio recv_many(32), flume drain, kanal drain_into, Mutex<VecDeque> \
+            "Capacity 1,024, bursts of 512. drain: ryker and tokio recv_many(32), flume drain, kanal drain_into, Mutex<VecDeque> \
              swapped whole; the others have no way to take many at once.",
         )
 }

@@ -1,8 +1,10 @@
 //! 1, 4 and 16 producers to one receiver, on two workers; whoever finds no room waits.
 
-use super::peers::{AsyncChannel, AsyncMailbox, Crossbeam, Flume, Kanal, Mailbox, Thingbuf, Tokio};
+use super::peers::{
+    AsyncChannel, AsyncMailbox, Crossbeam, Flume, Kanal, Mailbox, Ryker, Thingbuf, Tokio,
+};
 use super::{Message, Tape, BATCH, CAPACITY};
-use crate::harness::Group;
+use crate::harness::{Goal, Group};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -23,6 +25,8 @@ pub fn group() -> Group {
         |group, (measure, ..)| group.measure(measure, "ns"),
     );
     group
+        .case("ryker, recv", on_tasks::<Ryker>(Receive::Singly))
+        .case("ryker, recv_many(32)", on_tasks::<Ryker>(Receive::Many))
         .case("tokio mpsc, recv", on_tasks::<Tokio>(Receive::Singly))
         .case("tokio mpsc, recv_many(32)", on_tasks::<Tokio>(Receive::Many))
         .case("flume, recv", on_tasks::<Flume>(Receive::Singly))
@@ -33,6 +37,8 @@ pub fn group() -> Group {
         .case("thingbuf, recv_ref and try_recv_ref", on_tasks::<Thingbuf>(Receive::Many))
         .case("async-channel, recv", on_tasks::<AsyncChannel>(Receive::Singly))
         .case("crossbeam, recv, threads", on_threads)
+        .goal("1 -> 1", "ryker, recv_many(32)", Goal::Ratio(0.25))
+        .goal("4 -> 1", "ryker, recv_many(32)", Goal::Ratio(0.25))
         .rates()
         .note(
             "ns per message, from the first until the last was received. Capacity 1,024. The receiver checks that each \
