@@ -198,6 +198,58 @@ fn the_axum_service_survives_its_packer_only_inside_a_kernel() {
     );
 }
 
+#[test]
+fn supervised_actor_keeps_its_mailbox_while_the_kernel_restarts_it() {
+    let output = run(env!("CARGO_BIN_EXE_supervised_actor"));
+    assert_tells(
+        &output,
+        &[
+            "thumbs: incarnation 1 has its codecs",
+            "/readyz answers 200",
+            "first.png by incarnation 1",
+            "thumbs: incarnation 2 has its codecs",
+            "cat.png by incarnation 1",
+            "cat.avif: the actor did not answer the message it handled",
+            "dog.png by incarnation 2",
+            "the kernel restarted it 1 time",
+            "thumbs: 6 made since the start; nothing is left",
+            "a.png by incarnation 2",
+            "e.png by incarnation 2",
+            "late.png: the mailbox is closed",
+            "kernel: 1 started, 1 stopped",
+            "9 accepted = 8 ok + 1 panicked, 1 refused after the end, balanced: true",
+        ],
+    );
+}
+
+#[test]
+fn overload_is_429_lateness_504_and_a_drain_503_and_nobody_waits_beyond_the_deadline() {
+    let output = run(env!("CARGO_BIN_EXE_overload"));
+    let row = |what: &str| -> Vec<u64> {
+        let line = output.lines().find(|line| line.starts_with(what)).unwrap();
+        let numbers = line[what.len()..].split_whitespace();
+        numbers.filter_map(|word| word.parse().ok()).collect()
+    };
+    let [requests, ok, busy, late, draining, told, slowest] = row("100 pages at once")[..] else {
+        panic!("{output}");
+    };
+    assert_eq!(ok + busy + late + draining, requests, "{output}");
+    assert!(ok > 0 && busy > 0 && late > 0 && draining == 0, "{output}");
+    assert_eq!(told, busy, "a 429 says when to come back:\n{output}");
+    // The deadline is 200 ms; the rest is for a machine with other work.
+    assert!((200..2_000).contains(&slowest), "{output}");
+    assert_eq!(row("one page beyond the deadline")[..5], [1, 0, 0, 1, 0]);
+    assert_eq!(row("10 pages while it drains")[..6], [10, 0, 0, 0, 10, 10]);
+    assert_tells(
+        &output,
+        &[
+            "the page in hand: 200",
+            "drain: 1 pending = 1 handled, clean: true",
+            "10 refused while draining; balanced: true",
+        ],
+    );
+}
+
 /// A service that `v1_health` plays. One that a test leaves behind is killed.
 struct Service(Child);
 
