@@ -191,6 +191,21 @@ pub(crate) struct Letter<M> {
 }
 
 impl<M> Letter<M> {
+    pub(crate) fn open(self) -> (M, Option<Arc<dyn Caller>>) {
+        (self.message, self.caller)
+    }
+
+    /// Whether it is an ask that nobody waits for any more.
+    #[inline(always)]
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.is_gone())
+    }
+
+    /// Whether it is an ask of an actor's handler.
+    pub(crate) fn is_inner_ask(&self) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.is_inner())
+    }
+
     /// For [`Spec::discard`](crate::mailbox::Spec::discard).
     pub(crate) fn discard(&self, kind: ErrorKind) {
         if let Some(caller) = &self.caller {

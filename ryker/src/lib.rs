@@ -111,6 +111,8 @@ mod core;
 mod deadlines;
 mod error;
 mod fate;
+#[cfg(all(loom, test))]
+mod interleavings;
 mod mailbox;
 mod observer;
 mod reply;

@@ -6,9 +6,10 @@ use std::future::{pending, poll_fn, Future};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::pin::{pin, Pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{self, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tracing::Span;
 
 use crate::account::End;
@@ -20,7 +21,7 @@ use crate::mailbox::{Inbox, Phase, Shared};
 use crate::observer::Outcome;
 use crate::reply::Caller;
 use crate::scope::Scope;
-use crate::supervision::{Dice, Failures, Policy, Verdict};
+use crate::supervision::{Failures, Policy, Verdict};
 use crate::timer::Timer;
 
 /// Runs an actor that somebody else supervises; see [`ActorBuilder::runner`](crate::ActorBuilder::runner).
@@ -39,7 +40,7 @@ struct Seat<A: Actor> {
     shared: Arc<Shared<Letter<A::Msg>>>,
 }
 
-struct Place<A: Actor> {
+pub(crate) struct Place<A: Actor> {
     inbox: Inbox<Letter<A::Msg>>,
     factory: Box<dyn FnMut() -> A + Send>,
     generation: u64,
@@ -50,11 +51,7 @@ impl<A: Actor> Runner<A> {
         shared: Arc<Shared<Letter<A::Msg>>>,
         factory: impl FnMut() -> A + Send + 'static,
     ) -> Self {
-        let place = Place {
-            inbox: Inbox::new(Arc::clone(&shared)),
-            factory: Box::new(factory),
-            generation: 0,
-        };
+        let place = Place::new(Arc::clone(&shared), factory);
         Self {
             seat: Arc::new(Seat {
                 place: Mutex::new(Some(place)),
@@ -89,8 +86,8 @@ impl<A: Actor> Runner<A> {
             let ended = place.incarnate(stopping).await;
             if ended.is_ok() {
                 // There is no next one.
+                place.end(ActorExit::Normal);
                 drop(taken.place.take());
-                seat.seal(ActorExit::Normal);
             }
             ended
         }
@@ -113,27 +110,6 @@ impl<A: Actor> Clone for Runner<A> {
 impl<A: Actor> fmt::Debug for Runner<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Runner").field(&self.seat.shared).finish()
-    }
-}
-
-impl<A: Actor> Seat<A> {
-    /// Ends the actor for good: whoever sees that it has ended sees what became of its messages, too.
-    fn seal(&self, exit: ActorExit) {
-        let place = self
-            .place
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        // A message or the factory may panic in its destructor.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(place)));
-        self.shared.fate.seal(exit);
-        self.shared.core.changed();
-    }
-}
-
-impl<A: Actor> Drop for Seat<A> {
-    fn drop(&mut self) {
-        self.seal(ActorExit::Cancelled);
     }
 }
 
@@ -164,22 +140,54 @@ impl<A: Actor> Drop for Taken<'_, A> {
 }
 
 impl<A: Actor> Place<A> {
+    pub(crate) fn new(
+        shared: Arc<Shared<Letter<A::Msg>>>,
+        factory: impl FnMut() -> A + Send + 'static,
+    ) -> Self {
+        Self {
+            inbox: Inbox::new(shared),
+            factory: Box::new(factory),
+            generation: 0,
+        }
+    }
+
     /// One incarnation, in its span.
     async fn incarnate<S: Future + Send>(&mut self, stopping: S) -> Result<(), ActorExit> {
         self.generation += 1;
-        let shared = Arc::clone(&self.inbox.shared);
-        let generation = self.generation;
-        let span = if shared.core.hot.spans() >= SpanLevel::Info {
-            tracing::info_span!("ryker.actor", actor = &*shared.spec.name, generation)
-        } else {
-            Span::none()
+        let span = self.span();
+        let actor = match &span {
+            Some(span) => span.in_scope(|| (self.factory)()),
+            None => (self.factory)(),
         };
-        let actor = span.in_scope(|| (self.factory)());
-        let mut life = pin!(live(&mut self.inbox, actor, generation, stopping));
-        if span.is_none() {
-            return life.await;
-        }
-        poll_fn(|task| span.in_scope(|| life.as_mut().poll(task))).await
+        let mut life = pin!(live(&mut self.inbox, actor, self.generation, stopping));
+        poll_fn(|task| {
+            let _inside = span.as_deref().map(Span::enter);
+            life.as_mut().poll(task)
+        })
+        .await
+    }
+
+    fn span(&self) -> Option<Box<Span>> {
+        let shared = &self.inbox.shared;
+        (shared.core.hot.spans() >= SpanLevel::Info).then(|| {
+            let generation = self.generation;
+            let actor = &*shared.spec.name;
+            Box::new(tracing::info_span!("ryker.actor", actor, generation))
+        })
+    }
+
+    /// Ends the actor for good: whoever sees that it has ended sees what became of its messages, too.
+    fn end(&mut self, exit: ActorExit) {
+        // A message may panic in its destructor.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.inbox.retire()));
+        self.inbox.shared.fate.seal(exit);
+        self.inbox.shared.core.changed();
+    }
+}
+
+impl<A: Actor> Drop for Place<A> {
+    fn drop(&mut self) {
+        self.end(ActorExit::Cancelled);
     }
 }
 
@@ -192,169 +200,158 @@ enum Handled<E> {
     Cut,
 }
 
-/// The life of one incarnation.
-async fn live<A: Actor, S: Future + Send>(
-    inbox: &mut Inbox<Letter<A::Msg>>,
+/// The life of one incarnation. Not an `async fn`, which would keep its arguments twice.
+fn live<'a, A: Actor, S: Future + Send + 'a>(
+    inbox: &'a mut Inbox<Letter<A::Msg>>,
     mut actor: A,
     generation: u64,
     stopping: S,
-) -> Result<(), ActorExit> {
-    let shared = Arc::clone(&inbox.shared);
-    let mut cx = Context::new(Arc::clone(&shared), generation);
-    let mut stopping = pin!(Some(stopping));
-    let mut timer: Option<Pin<Box<Timer>>> = None;
+) -> impl Future<Output = Result<(), ActorExit>> + Send + 'a {
+    async move {
+        let shared = Arc::clone(&inbox.shared);
+        let mut cx = Context::new(Arc::clone(&shared), generation);
+        let mut stopping = pin!(Some(stopping));
 
-    let started = {
-        let mut start = pin!(actor.on_start(&mut cx));
-        poll_fn(|task| {
-            poll_stop(&mut stopping, &shared, task);
-            if let Poll::Ready(started) = start.as_mut().poll(task) {
-                return Poll::Ready(Some(started));
-            }
-            shared.attend(task.waker());
-            match shared.is_cut() {
-                true => Poll::Ready(None),
-                false => Poll::Pending,
-            }
-        })
-        .await
-    };
-    match started {
-        Some(Ok(())) => {}
-        Some(Err(error)) => return Err(ActorExit::failed(error.into())),
-        None => {
-            inbox.drop_rest();
-            return Err(ActorExit::Cancelled);
-        }
-    }
-
-    // Messages since the last look at whether the supervisor wants it to stop.
-    let mut run = u32::MAX;
-    while let Some(envelope) = poll_fn(|task| {
-        run = run.saturating_add(1);
-        if run >= shared.core.hot.batch() {
-            run = 0;
-            poll_stop(&mut stopping, &shared, task);
-        }
-        let taken = inbox.poll_take(task);
-        if taken.is_pending() && run > 0 {
-            // Whatever comes next is to wake this task.
-            run = u32::MAX;
-            poll_stop(&mut stopping, &shared, task);
-        }
-        taken
-    })
-    .await
-    {
-        if envelope
-            .message
-            .caller
-            .as_ref()
-            .is_some_and(|c| c.is_gone())
-        {
-            inbox.end_unhandled(envelope, End::Abandoned, ErrorKind::Timeout);
-            continue;
-        }
-        let deadline = envelope.deadline;
-        let waited = inbox.now.saturating_sub(envelope.enqueued());
-        let span = if shared.core.hot.traces_messages() {
-            handle_span(&shared, deadline, envelope.message.origin.as_deref())
-        } else {
-            Span::none()
-        };
-        let Letter {
-            message, caller, ..
-        } = envelope.message;
-        let hand = Hand {
-            shared: &shared,
-            caller,
-            taken: inbox.now,
-            waited,
-            booked: false,
-        };
-        cx.deadline = deadline;
-        let handled = {
-            let mut handler = pin!(actor.handle(message, &mut cx));
-            let mut timed = false;
-            let mut rejected = false;
+        let started = {
+            let mut start = pin!(actor.on_start(&mut cx));
             poll_fn(|task| {
-                let polled = {
-                    let _scope = Scope::enter(deadline);
-                    let _span = span.enter();
-                    handler.as_mut().poll(task)
-                };
-                if let Poll::Ready(result) = polled {
-                    return Poll::Ready(Handled::Done(result));
-                }
-                inbox.rested();
                 poll_stop(&mut stopping, &shared, task);
-                let phase = shared.attend(task.waker());
-                if shared.is_cut() {
-                    hand.fail(ErrorKind::Draining);
-                    return Poll::Ready(Handled::Cut);
+                if let Poll::Ready(started) = start.as_mut().poll(task) {
+                    return Poll::Ready(Some(started));
                 }
-                if is_ending(&shared, phase) && !rejected {
-                    // Whoever asks from a handler may be what this handler waits for.
-                    rejected = true;
-                    inbox.reject(End::Dropped, ErrorKind::Draining, |letter| {
-                        letter.caller.as_ref().is_some_and(|c| c.is_inner())
-                    });
+                shared.attend(task.waker());
+                match shared.is_cut() {
+                    true => Poll::Ready(None),
+                    false => Poll::Pending,
                 }
-                if A::CANCEL_SAFE {
-                    let timer = timer.get_or_insert_with(|| Box::pin(Timer::at(deadline)));
-                    if !timed {
-                        timed = true;
-                        timer.set(Timer::at(deadline));
-                    }
-                    if timer.as_mut().poll(task).is_ready() {
-                        hand.fail(ErrorKind::Timeout);
-                        return Poll::Ready(Handled::Late);
-                    }
-                }
-                Poll::Pending
             })
             .await
         };
-        cx.deadline = Tick::MAX;
-        match handled {
-            Handled::Done(Ok(())) => hand.end(if shared.core.clock.now() > deadline {
-                End::TimedOut
-            } else {
-                End::Ok
-            }),
-            Handled::Done(Err(error)) => {
-                hand.end(End::Error);
-                return Err(ActorExit::failed(error.into()));
-            }
-            Handled::Late => {
-                hand.end(End::TimedOut);
-                if actor.on_deadline(&mut cx) == OnDeadline::Restart {
-                    return Err(ActorExit::failed(Box::new(DeadlineExceeded)));
-                }
-            }
-            Handled::Cut => {
-                hand.end(End::Aborted);
+        match started {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err(ActorExit::failed(error.into())),
+            None => {
                 inbox.drop_rest();
                 return Err(ActorExit::Cancelled);
             }
         }
-    }
 
-    if shared.is_cut() {
-        return Err(ActorExit::Cancelled);
+        let mut timer: Option<Pin<Box<Timer>>> = None;
+        // Messages since the last look at whether the supervisor wants it to stop.
+        let mut run = u32::MAX;
+        loop {
+            let taken = poll_fn(|task| {
+                run = run.saturating_add(1);
+                if run >= shared.core.hot.batch() {
+                    run = 0;
+                    poll_stop(&mut stopping, &shared, task);
+                }
+                let taken = inbox.poll_take(task);
+                if taken.is_pending() && run > 0 {
+                    // Whatever comes next is to wake this task.
+                    run = u32::MAX;
+                    poll_stop(&mut stopping, &shared, task);
+                }
+                taken
+            });
+            let Some(envelope) = taken.await else {
+                break;
+            };
+            if envelope.message.is_abandoned() {
+                inbox.end_unhandled(envelope, End::Abandoned, ErrorKind::Timeout);
+                continue;
+            }
+            let deadline = envelope.deadline;
+            let span = handle_span(&shared, deadline, &envelope.message);
+            let waited = inbox.now.saturating_sub(envelope.enqueued());
+            let (message, caller) = envelope.message.open();
+            let hand = Hand {
+                shared: &shared,
+                caller,
+                taken: inbox.now,
+                waited: waited as u32,
+                booked: false,
+            };
+            cx.deadline = deadline;
+            let handled = {
+                let mut handler = pin!(actor.handle(message, &mut cx));
+                let (mut timed, mut rejected) = (false, false);
+                poll_fn(|task| {
+                    let polled = {
+                        let _scope = Scope::enter(deadline);
+                        let _inside = span.as_deref().map(Span::enter);
+                        handler.as_mut().poll(task)
+                    };
+                    if let Poll::Ready(result) = polled {
+                        return Poll::Ready(Handled::Done(result));
+                    }
+                    inbox.rested();
+                    poll_stop(&mut stopping, &shared, task);
+                    let phase = shared.attend(task.waker());
+                    if shared.is_cut() {
+                        hand.fail(ErrorKind::Draining);
+                        return Poll::Ready(Handled::Cut);
+                    }
+                    if is_ending(&shared, phase) && !rejected {
+                        // Whoever asks from a handler may be what this handler waits for.
+                        rejected = true;
+                        inbox.reject(End::Dropped, ErrorKind::Draining, Letter::is_inner_ask);
+                    }
+                    if A::CANCEL_SAFE {
+                        let timer = timer.get_or_insert_with(|| Box::pin(Timer::at(deadline)));
+                        if !timed {
+                            timed = true;
+                            timer.set(Timer::at(deadline));
+                        }
+                        if timer.as_mut().poll(task).is_ready() {
+                            hand.fail(ErrorKind::Timeout);
+                            return Poll::Ready(Handled::Late);
+                        }
+                    }
+                    Poll::Pending
+                })
+                .await
+            };
+            cx.deadline = Tick::MAX;
+            match handled {
+                Handled::Done(Ok(())) if shared.core.clock.now() > deadline => {
+                    hand.end(End::TimedOut);
+                }
+                Handled::Done(Ok(())) => hand.end(End::Ok),
+                Handled::Done(Err(error)) => {
+                    hand.end(End::Error);
+                    return Err(ActorExit::failed(error.into()));
+                }
+                Handled::Late => {
+                    hand.end(End::TimedOut);
+                    if actor.on_deadline(&mut cx) == OnDeadline::Restart {
+                        return Err(ActorExit::failed(Box::new(DeadlineExceeded)));
+                    }
+                }
+                Handled::Cut => {
+                    hand.end(End::Aborted);
+                    inbox.drop_rest();
+                    return Err(ActorExit::Cancelled);
+                }
+            }
+        }
+
+        if shared.is_cut() {
+            return Err(ActorExit::Cancelled);
+        }
+        let mut stop = pin!(actor.on_stop(&mut cx));
+        poll_fn(|task| {
+            if stop.as_mut().poll(task).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            shared.attend(task.waker());
+            match shared.is_cut() {
+                true => Poll::Ready(Err(ActorExit::Cancelled)),
+                false => Poll::Pending,
+            }
+        })
+        .await
     }
-    let mut stop = pin!(actor.on_stop(&mut cx));
-    poll_fn(|task| {
-        if stop.as_mut().poll(task).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        shared.attend(task.waker());
-        match shared.is_cut() {
-            true => Poll::Ready(Err(ActorExit::Cancelled)),
-            false => Poll::Pending,
-        }
-    })
-    .await
 }
 
 /// Whether the actor is to come to an end, other than by nobody being left to send to it.
@@ -366,7 +363,7 @@ fn is_ending<M>(shared: &Shared<Letter<M>>, phase: Phase) -> bool {
 fn poll_stop<S: Future, M>(
     stopping: &mut Pin<&mut Option<S>>,
     shared: &Shared<Letter<M>>,
-    task: &mut std::task::Context<'_>,
+    task: &mut task::Context<'_>,
 ) {
     let Some(stop) = stopping.as_mut().as_pin_mut() else {
         return;
@@ -377,19 +374,26 @@ fn poll_stop<S: Future, M>(
     }
 }
 
-#[cold]
-fn handle_span<M>(shared: &Shared<Letter<M>>, deadline: Tick, origin: Option<&Span>) -> Span {
-    let left = deadline.saturating_sub(shared.core.clock.now());
+/// The span of one message, where those are wanted.
+#[inline(always)]
+fn handle_span<M>(
+    shared: &Shared<Letter<M>>,
+    deadline: Tick,
+    letter: &Letter<M>,
+) -> Option<Box<Span>> {
+    if !shared.core.hot.traces_messages() {
+        return None;
+    }
     let span = tracing::debug_span!(
         "ryker.actor.handle",
         actor = &*shared.spec.name,
-        deadline_ms = left,
+        deadline_ms = deadline.saturating_sub(shared.core.clock.now()),
         queue_depth = shared.depth(),
     );
-    if let Some(origin) = origin {
-        span.follows_from(origin);
+    if let Some(origin) = &letter.origin {
+        span.follows_from(&**origin);
     }
-    span
+    Some(Box::new(span))
 }
 
 /// The message in hand. Dropped without an end it was aborted, or its handler panicked.
@@ -397,7 +401,7 @@ struct Hand<'a, M> {
     shared: &'a Shared<Letter<M>>,
     caller: Option<Arc<dyn Caller>>,
     taken: Tick,
-    waited: u64,
+    waited: u32,
     booked: bool,
 }
 
@@ -432,7 +436,7 @@ impl<M> Hand<'_, M> {
             self.shared.stats.handled(outcome, took);
         }
         if let Some(observer) = &self.shared.spec.observer {
-            let waited = Duration::from_millis(self.waited);
+            let waited = Duration::from_millis(u64::from(self.waited));
             let took = Duration::from_millis(took);
             observer.on_handled(&self.shared.spec.name, outcome, waited, took);
         }
@@ -453,41 +457,56 @@ impl<M> Drop for Hand<'_, M> {
 
 /// Runs incarnations until one ends in peace, or too many fail: what [`Runtime::spawn`](crate::Runtime::spawn) does
 /// where there is no other supervisor.
-pub(crate) async fn supervise<A: Actor>(runner: Runner<A>) {
-    let shared = Arc::clone(&runner.seat.shared);
-    let mut failures = Failures::default();
-    let mut dice = Dice::new();
-    let exit = loop {
-        let began = shared.core.clock.now();
-        let exit = match contained(runner.run(pending::<()>())).await {
-            Ok(Ok(())) => break ActorExit::Normal,
-            Ok(Err(exit)) => exit,
-            Err(panic) => ActorExit::Panicked {
-                text: text_of(&*panic),
-            },
-        };
-        if !exit.is_failure() {
-            break exit;
-        }
-        let now = shared.core.clock.now();
-        let policy = Policy::of(&shared.core.config());
-        let ran = Duration::from_millis(now.saturating_sub(began));
-        match failures.judge(policy, now, ran, dice.throw()) {
-            Verdict::GiveUp(failures) => {
-                break ActorExit::RapidFail {
-                    failures,
-                    window: policy.window,
-                    last: Arc::new(exit),
+pub(crate) fn supervise<A: Actor>(mut place: Place<A>) -> impl Future<Output = ()> + Send {
+    async move {
+        let mut failures = Box::<Failures>::default();
+        loop {
+            let began = place.inbox.shared.core.clock.now();
+            let ended = Contained::new(place.incarnate(pending::<()>())).await;
+            let exit = match ended {
+                Ok(Ok(())) => ActorExit::Normal,
+                Ok(Err(exit)) => exit,
+                Err(panic) => ActorExit::Panicked {
+                    text: text_of(&*panic),
+                },
+            };
+            let shared = &*place.inbox.shared;
+            match judge(shared, exit, began, &mut failures) {
+                Ok((now, delay)) => rest(shared, now, delay).await,
+                Err(exit) => {
+                    tell_exit(shared, &exit);
+                    place.end(exit);
+                    return;
                 }
             }
-            Verdict::Restart(delay, failures) => {
-                tell_restart(&shared, &exit, failures, delay);
-                rest(&shared, now, delay).await;
-            }
         }
-    };
-    tell_exit(&shared, &exit);
-    runner.seat.seal(exit);
+    }
+}
+
+/// When the next incarnation is to start, from now on, or how the actor ends.
+fn judge<M>(
+    shared: &Shared<Letter<M>>,
+    exit: ActorExit,
+    began: Tick,
+    failures: &mut Failures,
+) -> Result<(Tick, Duration), ActorExit> {
+    if !exit.is_failure() {
+        return Err(exit);
+    }
+    let now = shared.core.clock.now();
+    let policy = Policy::of(&shared.core.config());
+    let ran = Duration::from_millis(now.saturating_sub(began));
+    match failures.judge(policy, now, ran) {
+        Verdict::GiveUp(failures) => Err(ActorExit::RapidFail {
+            failures,
+            window: policy.window,
+            last: Arc::new(exit),
+        }),
+        Verdict::Restart(delay, failures) => {
+            tell_restart(shared, &exit, failures, delay);
+            Ok((now, delay))
+        }
+    }
 }
 
 /// Waits for `delay`, unless the actor is to come to an end: then what is queued wants to be handled at once.
@@ -503,24 +522,40 @@ async fn rest<M>(shared: &Shared<Letter<M>>, now: Tick, delay: Duration) {
     .await;
 }
 
-/// `future`, whose panics are its result, those of its destructors too.
-async fn contained<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
-    let mut future = pin!(Some(future));
-    let result = poll_fn(|task| {
-        let Some(running) = future.as_mut().as_pin_mut() else {
+pin_project! {
+    /// A future whose panics are its result, those of its destructor too.
+    struct Contained<F> {
+        #[pin]
+        future: Option<F>,
+    }
+}
+
+impl<F> Contained<F> {
+    fn new(future: F) -> Self {
+        Self {
+            future: Some(future),
+        }
+    }
+}
+
+impl<F: Future> Future for Contained<F> {
+    type Output = Result<F::Output, Box<dyn Any + Send>>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let mut slot = self.project().future;
+        let Some(future) = slot.as_mut().as_pin_mut() else {
             return Poll::Pending;
         };
-        match catch_unwind(AssertUnwindSafe(|| running.poll(task))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Err(panic) => Poll::Ready(Err(panic)),
-        }
-    })
-    .await;
-    let dropped = catch_unwind(AssertUnwindSafe(|| future.set(None)));
-    match (result, dropped) {
-        (Ok(output), Ok(())) => Ok(output),
-        (Err(panic), _) | (Ok(_), Err(panic)) => Err(panic),
+        let ended = match catch_unwind(AssertUnwindSafe(|| future.poll(task))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(panic) => Err(panic),
+        };
+        let dropped = catch_unwind(AssertUnwindSafe(|| slot.set(None)));
+        Poll::Ready(match (ended, dropped) {
+            (Ok(_), Err(panic)) => Err(panic),
+            (ended, _) => ended,
+        })
     }
 }
 

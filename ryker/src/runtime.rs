@@ -13,9 +13,9 @@ use crate::actor::{Actor, ActorRef, Letter};
 use crate::config::{self, Change, ReloadClass, RykerConfig};
 use crate::core::{Core, Resident};
 use crate::error::BuildError;
-use crate::mailbox::{open, MailboxBuilder, MessageSize, Options, Sender};
+use crate::mailbox::{open, MailboxBuilder, MessageSize, Options, Sender, Shared};
 use crate::observer::Observer;
-use crate::runner::{supervise, Runner};
+use crate::runner::{supervise, Place, Runner};
 
 /// Makes mailboxes and actors; cheap to clone, and clones are the same runtime.
 ///
@@ -308,8 +308,9 @@ where
                 name: self.options.name,
             });
         };
-        let (actor, runner) = self.runner()?;
-        drop(executor.spawn(supervise(runner)));
+        let (shared, factory) = self.open()?;
+        let actor = ActorRef::new(Sender::new(Arc::clone(&shared)));
+        drop(executor.spawn(supervise(Place::new(shared, factory))));
         Ok(actor)
     }
 
@@ -340,12 +341,17 @@ where
     /// # Errors
     /// See [`BuildError`].
     pub fn runner(self) -> Result<(ActorRef<A::Msg>, Runner<A>), BuildError> {
+        let (shared, factory) = self.open()?;
+        let actor = ActorRef::new(Sender::new(Arc::clone(&shared)));
+        Ok((actor, Runner::new(shared, factory)))
+    }
+
+    fn open(self) -> Result<(Arc<Shared<Letter<A::Msg>>>, F), BuildError> {
         let mut spec = self.options.spec(&self.core)?;
         spec.discard = Some(Letter::discard);
         spec.is_actor = true;
         let shared = open(spec, &self.core)?;
-        let actor = ActorRef::new(Sender::new(Arc::clone(&shared)));
-        Ok((actor, Runner::new(shared, self.factory)))
+        Ok((shared, self.factory))
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Failures {
     recent: VecDeque<Tick>,
     /// The last delay, unless a healthy period has passed since.
     previous: Option<Duration>,
+    /// Made at the first failure.
+    dice: Option<Dice>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -46,14 +48,20 @@ pub(crate) enum Verdict {
 }
 
 impl Failures {
-    /// Judges a failure at `now` of an incarnation that ran for `ran`, with 64 random bits.
+    /// Judges a failure at `now` of an incarnation that ran for `ran`.
+    pub(crate) fn judge(&mut self, policy: Policy, now: Tick, ran: Duration) -> Verdict {
+        let dice = self.dice.get_or_insert_with(Dice::new).throw();
+        self.decide(policy, now, ran, dice)
+    }
+
+    /// [`judge`](Self::judge) with 64 random bits.
     ///
     /// A failure is the threshold's when that many, itself included, lie no further back than the window. An
     /// incarnation that ran for the length of the window was healthy, and the delays begin anew.
     ///
     /// The delay is decorrelated jitter ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015): uniform in
     /// `[base, min(cap, 3 * previous)]`. Without jitter it doubles.
-    pub(crate) fn judge(&mut self, policy: Policy, now: Tick, ran: Duration, dice: u64) -> Verdict {
+    fn decide(&mut self, policy: Policy, now: Tick, ran: Duration, dice: u64) -> Verdict {
         let window = policy.window.as_millis() as u64;
         while self
             .recent
@@ -95,16 +103,16 @@ fn uniform(low: Duration, high: Duration, dice: u64) -> Duration {
 /// Random bits that no other actor has: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) over a seed from the process's
 /// hash keys, which the operating system gave.
 #[derive(Debug)]
-pub(crate) struct Dice(u64);
+struct Dice(u64);
 
 impl Dice {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         use std::hash::{BuildHasher, Hasher, RandomState};
         // Every `RandomState` has keys of its own.
         Self(RandomState::new().build_hasher().finish())
     }
 
-    pub(crate) fn throw(&mut self) -> u64 {
+    fn throw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -127,7 +135,7 @@ mod tests {
 
     fn delays(policy: Policy, dice: &mut Dice, ran: Duration) -> Vec<Duration> {
         let mut failures = Failures::default();
-        let judge = |n: u64| match failures.judge(policy, n * 100_000, ran, dice.throw()) {
+        let judge = |n: u64| match failures.decide(policy, n * 100_000, ran, dice.throw()) {
             Verdict::Restart(delay, _) => delay,
             Verdict::GiveUp(n) => panic!("gave up after {n}"),
         };
@@ -151,7 +159,7 @@ mod tests {
 
     #[test]
     fn both_ends_of_the_range_are_reached() {
-        let judge = |dice| Failures::default().judge(POLICY, 1, Duration::ZERO, dice);
+        let judge = |dice| Failures::default().decide(POLICY, 1, Duration::ZERO, dice);
         assert_eq!(judge(0), Verdict::Restart(POLICY.base, 1));
         assert_eq!(judge(u64::MAX), Verdict::Restart(3 * POLICY.base, 1));
     }
@@ -204,7 +212,7 @@ mod tests {
         let run = |gap: u64| {
             let mut failures = Failures::default();
             (1..=100).find(|n| {
-                let verdict = failures.judge(policy, n * gap, Duration::ZERO, 0);
+                let verdict = failures.decide(policy, n * gap, Duration::ZERO, 0);
                 matches!(verdict, Verdict::GiveUp(5))
             })
         };
@@ -216,7 +224,7 @@ mod tests {
             threshold: 1,
             ..POLICY
         };
-        let verdict = Failures::default().judge(once, 1, Duration::ZERO, 0);
+        let verdict = Failures::default().decide(once, 1, Duration::ZERO, 0);
         assert_eq!(verdict, Verdict::GiveUp(1));
     }
 
@@ -230,7 +238,7 @@ mod tests {
             };
             let mut failures = Failures::default();
             (1..=100).find(|n| {
-                let verdict = failures.judge(policy, n * 4_000, Duration::ZERO, 0);
+                let verdict = failures.decide(policy, n * 4_000, Duration::ZERO, 0);
                 matches!(verdict, Verdict::GiveUp(_))
             })
         };

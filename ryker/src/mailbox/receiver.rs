@@ -360,9 +360,16 @@ impl<T> Inbox<T> {
     }
 }
 
-impl<T> Drop for Inbox<T> {
-    fn drop(&mut self) {
+impl<T> Inbox<T> {
+    /// Takes nothing more in and drops everything queued.
+    pub(crate) fn retire(&mut self) {
         self.shared.close(Phase::Closed);
         self.drop_rest();
+    }
+}
+
+impl<T> Drop for Inbox<T> {
+    fn drop(&mut self) {
+        self.retire();
     }
 }
