@@ -115,7 +115,7 @@ impl Clock {
 }
 
 impl Cell {
-    /// Stops the cell, unless somebody has just read it.
+    /// Stops the cell, unless somebody has just read it or waits for a deadline.
     fn stop(&self) -> bool {
         let _starting = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = !self.read.load(Ordering::Relaxed) && self.deadlines.park();
@@ -144,13 +144,13 @@ fn tick(weak: &Weak<Cell>) {
         } else {
             idle += 1;
         }
-        if idle < IDLE_TICKS {
+        if idle < IDLE_TICKS || !cell.stop() {
             let now = tick_of(Instant::now());
             cell.now.store(now, Ordering::Relaxed);
             cell.deadlines.turn(now);
             drop(cell);
             thread::sleep(TICK);
-        } else if cell.stop() {
+        } else {
             idle = 0;
             while cell.now.load(Ordering::Relaxed) == STOPPED {
                 drop(cell);

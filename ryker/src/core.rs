@@ -16,6 +16,8 @@ pub(crate) trait Resident: Send + Sync {
     fn name(&self) -> &Arc<str>;
     fn accounts(&self) -> Accounts;
     fn stats(&self) -> &Stats;
+    /// Messages in the mailbox, those in hand not counted.
+    fn depth(&self) -> u64;
     /// Takes nothing more in.
     fn drain(&self);
     /// Has what is left dropped.

@@ -132,11 +132,13 @@ impl World {
     fn sending(&self, sender: Sender<Token>, id: usize, count: usize) -> thread::JoinHandle<usize> {
         let tokens: Vec<Token> = (0..count).map(|number| self.token(id, number)).collect();
         thread::spawn(move || {
-            for (number, token) in tokens.into_iter().enumerate() {
+            let mut tokens = tokens.into_iter().enumerate();
+            while let Some((number, token)) = tokens.next() {
                 if let Err(error) = block_on(sender.send(token)) {
                     let is_end = matches!(error, SendError::Closed(_) | SendError::Draining(_));
                     assert!(is_end, "{error:?}");
                     assert_eq!(error.into_inner().out(), (id, number), "it comes back");
+                    tokens.for_each(|(_, unsent)| drop(unsent.out()));
                     return number;
                 }
             }
@@ -658,12 +660,14 @@ fn asks_that_are_queued_when_the_actor_goes_fail_at_once() {
                 assert!(taken.is_err_and(|error| error == TryRecvError::Closed));
             }
             drop(inbox);
-            let answers = asking.map(joined);
-            let all = match cut {
-                true => ErrorKind::Draining,
-                false => ErrorKind::Closed,
-            };
-            assert_eq!(answers, [Err(all), Err(all)]);
+            for answer in asking.map(joined) {
+                let is_end = match answer {
+                    Err(ErrorKind::Closed) => true,
+                    Err(ErrorKind::Draining) => cut,
+                    _ => false,
+                };
+                assert!(is_end, "{answer:?}");
+            }
             let accounts = shared.accounts();
             assert!(accounts.balances() && accounts.pending == 0, "{accounts:?}");
             let refused = accounts.refused.draining + accounts.refused.closed;

@@ -14,7 +14,7 @@ use zeroize::Zeroize;
 pub use receiver::{Delivery, Receiver};
 pub use sender::Sender;
 
-pub(crate) use intake::Phase;
+pub(crate) use intake::{Envelope, Phase};
 pub(crate) use receiver::Inbox;
 pub(crate) use shared::{Shared, Spec};
 

@@ -40,11 +40,11 @@ pub enum DropReason {
     Capacity,
     /// Refused: larger than a message may be.
     TooLarge,
-    /// Refused as the mailbox was closed, or dropped as it ended.
+    /// Refused as the mailbox was closed or draining, or dropped as it ended.
     Closed,
     /// Refused or dropped: the deadline had passed. Asks that nobody waits for any more count here.
     Deadline,
-    /// Refused or dropped by a drain.
+    /// Accepted, and dropped or aborted by a drain: what more time might have saved.
     Shutdown,
 }
 

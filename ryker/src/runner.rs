@@ -17,7 +17,7 @@ use crate::actor::{Actor, ActorExit, Context, DeadlineExceeded, Letter, OnDeadli
 use crate::clock::Tick;
 use crate::config::SpanLevel;
 use crate::error::ErrorKind;
-use crate::mailbox::{Inbox, Phase, Shared};
+use crate::mailbox::{Envelope, Inbox, Phase, Shared};
 use crate::observer::Outcome;
 use crate::reply::Caller;
 use crate::scope::Scope;
@@ -192,7 +192,7 @@ impl<A: Actor> Drop for Place<A> {
 }
 
 /// How the handling of one message ended.
-enum Handled<E> {
+pub(crate) enum Handled<E> {
     Done(Result<(), E>),
     /// Cancelled at its deadline.
     Late,
@@ -262,78 +262,21 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
                 continue;
             }
             let deadline = envelope.deadline;
-            let span = handle_span(&shared, deadline, &envelope.message);
-            let waited = inbox.now.saturating_sub(envelope.enqueued());
-            let (message, caller) = envelope.message.open();
-            let hand = Hand {
-                shared: &shared,
-                caller,
-                taken: inbox.now,
-                waited: waited as u32,
-                booked: false,
-            };
+            let (message, hand, span) = take_in_hand(&shared, inbox.now, envelope);
             cx.deadline = deadline;
-            let handled = {
-                let mut handler = pin!(actor.handle(message, &mut cx));
-                let (mut timed, mut rejected) = (false, false);
-                poll_fn(|task| {
-                    let polled = {
-                        let _scope = Scope::enter(deadline);
-                        let _inside = span.as_deref().map(Span::enter);
-                        handler.as_mut().poll(task)
-                    };
-                    if let Poll::Ready(result) = polled {
-                        return Poll::Ready(Handled::Done(result));
-                    }
-                    inbox.rested();
-                    poll_stop(&mut stopping, &shared, task);
-                    let phase = shared.attend(task.waker());
-                    if shared.is_cut() {
-                        hand.fail(ErrorKind::Draining);
-                        return Poll::Ready(Handled::Cut);
-                    }
-                    if is_ending(&shared, phase) && !rejected {
-                        // Whoever asks from a handler may be what this handler waits for.
-                        rejected = true;
-                        inbox.reject(End::Dropped, ErrorKind::Draining, Letter::is_inner_ask);
-                    }
-                    if A::CANCEL_SAFE {
-                        let timer = timer.get_or_insert_with(|| Box::pin(Timer::at(deadline)));
-                        if !timed {
-                            timed = true;
-                            timer.set(Timer::at(deadline));
-                        }
-                        if timer.as_mut().poll(task).is_ready() {
-                            hand.fail(ErrorKind::Timeout);
-                            return Poll::Ready(Handled::Late);
-                        }
-                    }
-                    Poll::Pending
-                })
-                .await
-            };
-            cx.deadline = Tick::MAX;
-            match handled {
-                Handled::Done(Ok(())) if shared.core.clock.now() > deadline => {
-                    hand.end(End::TimedOut);
-                }
-                Handled::Done(Ok(())) => hand.end(End::Ok),
-                Handled::Done(Err(error)) => {
-                    hand.end(End::Error);
-                    return Err(ActorExit::failed(error.into()));
-                }
-                Handled::Late => {
-                    hand.end(End::TimedOut);
-                    if actor.on_deadline(&mut cx) == OnDeadline::Restart {
-                        return Err(ActorExit::failed(Box::new(DeadlineExceeded)));
-                    }
-                }
-                Handled::Cut => {
-                    hand.end(End::Aborted);
-                    inbox.drop_rest();
-                    return Err(ActorExit::Cancelled);
-                }
+            let handled = Serve::<A, _, _> {
+                handler: actor.handle(message, &mut cx),
+                deadline,
+                span,
+                hand: &hand,
+                inbox,
+                stopping: &mut stopping,
+                timer: &mut timer,
+                timed: false,
+                rejected: false,
             }
+            .await;
+            conclude(handled, hand, &mut actor, &mut cx, inbox)?;
         }
 
         if shared.is_cut() {
@@ -351,6 +294,128 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
             }
         })
         .await
+    }
+}
+
+/// Parts a message from what is known of it.
+pub(crate) fn take_in_hand<M>(
+    shared: &Shared<Letter<M>>,
+    now: Tick,
+    envelope: Envelope<Letter<M>>,
+) -> (M, Hand<'_, M>, Option<Box<Span>>) {
+    let span = handle_span(shared, envelope.deadline, &envelope.message);
+    let waited = now.saturating_sub(envelope.enqueued());
+    let (message, caller) = envelope.message.open();
+    let hand = Hand {
+        shared,
+        caller,
+        taken: now,
+        waited: waited as u32,
+        booked: false,
+    };
+    (message, hand, span)
+}
+
+pin_project! {
+    /// The handling of one message, beside everything that may end it early.
+    pub(crate) struct Serve<'a, 's, A: Actor, S, F> {
+        #[pin]
+        pub(crate) handler: F,
+        pub(crate) deadline: Tick,
+        pub(crate) span: Option<Box<Span>>,
+        pub(crate) hand: &'a Hand<'a, A::Msg>,
+        pub(crate) inbox: &'a mut Inbox<Letter<A::Msg>>,
+        pub(crate) stopping: &'a mut Pin<&'s mut Option<S>>,
+        // Made by the first handler that has to be timed.
+        pub(crate) timer: &'a mut Option<Pin<Box<Timer>>>,
+        pub(crate) timed: bool,
+        pub(crate) rejected: bool,
+    }
+}
+
+impl<A, S, F> Future for Serve<'_, '_, A, S, F>
+where
+    A: Actor,
+    S: Future,
+    F: Future<Output = Result<(), A::Error>>,
+{
+    type Output = Handled<A::Error>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let polled = {
+            let _scope = Scope::enter(*this.deadline);
+            let _inside = this.span.as_deref().map(Span::enter);
+            this.handler.poll(task)
+        };
+        if let Poll::Ready(result) = polled {
+            return Poll::Ready(Handled::Done(result));
+        }
+        let shared = this.hand.shared;
+        this.inbox.rested();
+        poll_stop(this.stopping, shared, task);
+        let phase = shared.attend(task.waker());
+        if shared.is_cut() {
+            this.hand.fail(ErrorKind::Draining);
+            return Poll::Ready(Handled::Cut);
+        }
+        if is_ending(shared, phase) && !*this.rejected {
+            // Whoever asks from a handler may be what this handler waits for.
+            *this.rejected = true;
+            this.inbox
+                .reject(End::Dropped, ErrorKind::Draining, Letter::is_inner_ask);
+        }
+        if A::CANCEL_SAFE {
+            let deadline = Timer::at(*this.deadline);
+            let timer = match this.timer {
+                Some(timer) if *this.timed => timer,
+                Some(timer) => {
+                    timer.set(deadline);
+                    timer
+                }
+                none => none.insert(Box::pin(deadline)),
+            };
+            *this.timed = true;
+            if timer.as_mut().poll(task).is_ready() {
+                this.hand.fail(ErrorKind::Timeout);
+                return Poll::Ready(Handled::Late);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Books how a message ended, and tells whether the incarnation goes on.
+pub(crate) fn conclude<A: Actor>(
+    handled: Handled<A::Error>,
+    hand: Hand<'_, A::Msg>,
+    actor: &mut A,
+    cx: &mut Context<A>,
+    inbox: &mut Inbox<Letter<A::Msg>>,
+) -> Result<(), ActorExit> {
+    let late = hand.shared.core.clock.now() > cx.deadline;
+    cx.deadline = Tick::MAX;
+    match handled {
+        Handled::Done(Ok(())) => {
+            hand.end(if late { End::TimedOut } else { End::Ok });
+            Ok(())
+        }
+        Handled::Done(Err(error)) => {
+            hand.end(End::Error);
+            Err(ActorExit::failed(error.into()))
+        }
+        Handled::Late => {
+            hand.end(End::TimedOut);
+            match actor.on_deadline(cx) {
+                OnDeadline::Keep => Ok(()),
+                OnDeadline::Restart => Err(ActorExit::failed(Box::new(DeadlineExceeded))),
+            }
+        }
+        Handled::Cut => {
+            hand.end(End::Aborted);
+            inbox.drop_rest();
+            Err(ActorExit::Cancelled)
+        }
     }
 }
 
@@ -397,7 +462,7 @@ fn handle_span<M>(
 }
 
 /// The message in hand. Dropped without an end it was aborted, or its handler panicked.
-struct Hand<'a, M> {
+pub(crate) struct Hand<'a, M> {
     shared: &'a Shared<Letter<M>>,
     caller: Option<Arc<dyn Caller>>,
     taken: Tick,
@@ -524,14 +589,14 @@ async fn rest<M>(shared: &Shared<Letter<M>>, now: Tick, delay: Duration) {
 
 pin_project! {
     /// A future whose panics are its result, those of its destructor too.
-    struct Contained<F> {
+    pub(crate) struct Contained<F> {
         #[pin]
         future: Option<F>,
     }
 }
 
 impl<F> Contained<F> {
-    fn new(future: F) -> Self {
+    pub(crate) fn new(future: F) -> Self {
         Self {
             future: Some(future),
         }
@@ -559,7 +624,7 @@ impl<F: Future> Future for Contained<F> {
     }
 }
 
-fn text_of(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&'static str>() {
         return (*text).to_owned();
     }

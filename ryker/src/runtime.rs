@@ -346,7 +346,7 @@ where
         Ok((actor, Runner::new(shared, factory)))
     }
 
-    fn open(self) -> Result<(Arc<Shared<Letter<A::Msg>>>, F), BuildError> {
+    pub(crate) fn open(self) -> Result<(Arc<Shared<Letter<A::Msg>>>, F), BuildError> {
         let mut spec = self.options.spec(&self.core)?;
         spec.discard = Some(Letter::discard);
         spec.is_actor = true;

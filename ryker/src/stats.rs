@@ -59,6 +59,7 @@ pub(crate) struct Stats {
     handled: [OnceLock<Box<Histogram>>; 3],
     waited: OnceLock<Box<Histogram>>,
     shutdown: AtomicU64,
+    closed: AtomicU64,
     restarts: AtomicU64,
 }
 
@@ -80,8 +81,11 @@ impl Stats {
 
     /// Accepted messages were dropped or aborted.
     pub(crate) fn dropped(&self, reason: DropReason, count: u64) {
-        if reason == DropReason::Shutdown {
-            add(&self.shutdown, count);
+        match reason {
+            DropReason::Shutdown => add(&self.shutdown, count),
+            DropReason::Closed => add(&self.closed, count),
+            // Those are in the accounts.
+            _ => {}
         }
     }
 
@@ -95,6 +99,7 @@ impl Stats {
             handled: std::array::from_fn(|i| of(&self.handled[i])),
             waited: of(&self.waited),
             shutdown: self.shutdown.load(Ordering::Relaxed),
+            closed: self.closed.load(Ordering::Relaxed),
             restarts: self.restarts.load(Ordering::Relaxed),
         }
     }
@@ -108,6 +113,8 @@ pub(crate) struct Read {
     pub(crate) waited: Option<Observed>,
     /// Accepted messages dropped or aborted by a drain.
     pub(crate) shutdown: u64,
+    /// Accepted messages dropped or aborted otherwise.
+    pub(crate) closed: u64,
     pub(crate) restarts: u64,
 }
 
@@ -123,6 +130,7 @@ impl Read {
         }
         merge(&mut self.waited, &other.waited);
         self.shutdown += other.shutdown;
+        self.closed += other.closed;
         self.restarts += other.restarts;
     }
 }

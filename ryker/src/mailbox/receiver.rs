@@ -270,26 +270,49 @@ impl<T> Inbox<T> {
         }
     }
 
+    /// The first message queued, or `None` if it had expired and was dropped.
+    #[cfg(feature = "test-kit")]
+    pub(crate) fn try_take_one(&mut self) -> Result<Option<Envelope<T>>, TryRecvError> {
+        if self.batch.is_empty() {
+            if let Err(phase) = self.shared.swap(&mut self.batch, &mut None) {
+                return Err(match phase {
+                    Phase::Open => TryRecvError::Empty,
+                    _ => TryRecvError::Closed,
+                });
+            }
+        }
+        self.pop().ok_or(TryRecvError::Closed)
+    }
+
     /// The next message of the batch that has not expired.
     #[inline(always)]
     fn next(&mut self) -> Option<Envelope<T>> {
         loop {
-            if self.shared.is_cut() {
-                return None;
-            }
-            let envelope = self.batch.pop_front()?;
-            self.shared.progress.0.take(1, u64::from(envelope.bytes));
-            self.run += 1;
-            self.now = self.shared.core.clock.now();
-            if envelope.deadline > self.now {
-                if self.shared.core.hot.metrics() {
-                    let waited = self.now.saturating_sub(envelope.enqueued());
-                    self.shared.stats.waited(waited);
-                }
+            if let Some(envelope) = self.pop()? {
                 return Some(envelope);
             }
-            self.end_unhandled(envelope, End::Expired, ErrorKind::Timeout);
         }
+    }
+
+    /// The next message of the batch; `Some(None)` if it had expired and was dropped.
+    #[inline(always)]
+    fn pop(&mut self) -> Option<Option<Envelope<T>>> {
+        if self.shared.is_cut() {
+            return None;
+        }
+        let envelope = self.batch.pop_front()?;
+        self.shared.progress.0.take(1, u64::from(envelope.bytes));
+        self.run += 1;
+        self.now = self.shared.core.clock.now();
+        if envelope.deadline > self.now {
+            if self.shared.core.hot.metrics() {
+                let waited = self.now.saturating_sub(envelope.enqueued());
+                self.shared.stats.waited(waited);
+            }
+            return Some(Some(envelope));
+        }
+        self.end_unhandled(envelope, End::Expired, ErrorKind::Timeout);
+        Some(None)
     }
 
     /// Books and drops a message that was taken and is not to be handled.

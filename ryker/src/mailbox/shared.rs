@@ -251,7 +251,7 @@ impl<T> Shared<T> {
                 SendError::TooLarge(_) => (&mut refused.too_large, DropReason::TooLarge),
                 SendError::Closed(_) => (&mut refused.closed, DropReason::Closed),
                 SendError::Deadline(_) => (&mut refused.deadline, DropReason::Deadline),
-                SendError::Draining(_) => (&mut refused.draining, DropReason::Shutdown),
+                SendError::Draining(_) => (&mut refused.draining, DropReason::Closed),
             };
             *counter += 1;
             reason
@@ -449,6 +449,10 @@ impl<T: Send + 'static> Resident for Shared<T> {
 
     fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    fn depth(&self) -> u64 {
+        Shared::depth(self)
     }
 
     fn drain(&self) {
