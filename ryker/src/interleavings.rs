@@ -138,7 +138,9 @@ impl World {
                     let is_end = matches!(error, SendError::Closed(_) | SendError::Draining(_));
                     assert!(is_end, "{error:?}");
                     assert_eq!(error.into_inner().out(), (id, number), "it comes back");
-                    tokens.for_each(|(_, unsent)| drop(unsent.out()));
+                    tokens.for_each(|(_, unsent)| {
+                        unsent.out();
+                    });
                     return number;
                 }
             }

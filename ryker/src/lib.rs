@@ -114,6 +114,9 @@ mod fate;
 #[cfg(all(loom, test))]
 mod interleavings;
 mod mailbox;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
 mod observer;
 mod reply;
 mod runner;
@@ -134,3 +137,8 @@ pub use observer::{DropReason, Observer, Outcome};
 pub use reply::{Ask, Reply};
 pub use runner::Runner;
 pub use runtime::{ActorBuilder, DrainReport, Reloaded, Runtime};
+
+/// The example of the README compiles and holds.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
