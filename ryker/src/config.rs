@@ -280,7 +280,9 @@ impl RykerConfig {
         self.duration(Key::RapidFailWindow)
     }
 
-    /// Messages an actor handles per wake-up at most; 1 to [`yield_every_n_msgs`](Self::yield_every_n_msgs).
+    /// Messages between two looks of a busy actor at whether its supervisor wants it to stop, and the most that
+    /// [`recv_many`](crate::Receiver::recv_many) takes at a time; 1 to
+    /// [`yield_every_n_msgs`](Self::yield_every_n_msgs).
     pub fn batch_messages(&self) -> u32 {
         self.count(Key::BatchMessages)
     }

@@ -126,7 +126,7 @@ pub(crate) const OTHERS: &str = "(others)";
 
 /// Where a mailbox is registered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Residence(usize);
+pub(crate) struct Residence(pub(crate) usize);
 
 impl Core {
     pub(crate) fn new(config: RykerConfig) -> Self {

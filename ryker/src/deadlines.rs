@@ -5,6 +5,7 @@
 //! hardly share. The clock's thread turns it. A wait beyond one turn is passed over once per turn.
 
 use std::cell::Cell;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -66,7 +67,8 @@ impl Deadlines {
         for wheel in &self.0 {
             let due = wheel.0.lock().turn(now);
             for who in due {
-                who.expire();
+                // Foreign wakers and destructors must not stop the clock.
+                let _ = catch_unwind(AssertUnwindSafe(move || who.expire()));
             }
         }
     }

@@ -12,7 +12,8 @@ pub(crate) struct Fate(Lock<State>);
 #[derive(Debug, Default)]
 struct State {
     exit: Option<Box<ActorExit>>,
-    waiting: Vec<Waker>,
+    /// Boxed, as most have none.
+    waiting: Option<Box<Vec<Waker>>>,
 }
 
 impl Default for Fate {
@@ -36,7 +37,7 @@ impl Fate {
             std::mem::take(&mut state.waiting)
         };
         drop(surplus);
-        for waker in waiting {
+        for waker in waiting.into_iter().flat_map(|waiting| *waiting) {
             waker.wake();
         }
     }
@@ -60,11 +61,12 @@ impl Fate {
             return Poll::Ready(exit);
         }
         // One entry per task that waits: a task that is polled again replaces its own.
-        let own = state.waiting.iter_mut().find(|w| w.will_wake(&waker));
+        let waiting = state.waiting.get_or_insert_with(Box::default);
+        let own = waiting.iter_mut().find(|w| w.will_wake(&waker));
         let old = match own {
             Some(own) => Some(std::mem::replace(own, waker)),
             None => {
-                state.waiting.push(waker);
+                waiting.push(waker);
                 None
             }
         };

@@ -103,6 +103,11 @@
 //! die with the process.
 #![forbid(unsafe_code)]
 
+// The README is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod account;
 mod actor;
 mod clock;
@@ -111,6 +116,7 @@ mod core;
 mod deadlines;
 mod error;
 mod fate;
+pub mod guide;
 #[cfg(all(loom, test))]
 mod interleavings;
 mod mailbox;
@@ -137,8 +143,3 @@ pub use observer::{DropReason, Observer, Outcome};
 pub use reply::{Ask, Reply};
 pub use runner::Runner;
 pub use runtime::{ActorBuilder, DrainReport, Reloaded, Runtime};
-
-/// The example of the README compiles and holds.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;

@@ -6,6 +6,7 @@ mod sender;
 mod shared;
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub use sender::Sender;
 
 pub(crate) use intake::{Envelope, Phase};
 pub(crate) use receiver::Inbox;
+use shared::{Extras, Measured};
 pub(crate) use shared::{Shared, Spec};
 
 use crate::account::Accounts;
@@ -100,7 +102,7 @@ pub struct MailboxBuilder<T> {
 
 /// What can be set of a mailbox, as it was set.
 pub(crate) struct Options<T> {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) capacity: Option<usize>,
     pub(crate) max_msg_bytes: Option<usize>,
     pub(crate) max_bytes: Option<u64>,
@@ -111,7 +113,7 @@ pub(crate) struct Options<T> {
 }
 
 impl<T> Options<T> {
-    pub(crate) fn new(name: String) -> Self {
+    pub(crate) fn new(name: Arc<str>) -> Self {
         Self {
             name,
             capacity: None,
@@ -133,7 +135,7 @@ impl<T> Options<T> {
     ) -> Result<(), BuildError> {
         match value {
             Some(value) if !range.contains(&value) => Err(BuildError::Invalid {
-                name: self.name.clone(),
+                name: self.name.to_string(),
                 option,
                 value: format!("{value:?}"),
                 expected,
@@ -145,7 +147,8 @@ impl<T> Options<T> {
     pub(crate) fn spec(self, core: &Core) -> Result<Spec<T>, BuildError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/".contains(&byte);
         if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
-            return Err(BuildError::Name { name: self.name });
+            let name = self.name.to_string();
+            return Err(BuildError::Name { name });
         }
         let config = core.config();
         self.check(
@@ -171,23 +174,30 @@ impl<T> Options<T> {
             "at least one message of max_msg_bytes, and at most capacity of them",
         )?;
         let scrubs = config.amnesia() && config.zeroize_on_drop();
-        Ok(Spec {
-            name: Arc::from(self.name),
-            capacity: capacity as u32,
-            max_msg_bytes: max_msg_bytes as u32,
-            max_bytes: self.max_bytes.unwrap_or(largest),
-            deadline: self.deadline,
-            measure: self.measure,
+        let extras = Extras {
+            bytes: self.measure.map(|size| Measured {
+                size,
+                max_msg: max_msg_bytes as u32,
+                max: self.max_bytes.unwrap_or(largest),
+            }),
             scrub: self.scrub.filter(|_| scrubs),
-            discard: None,
             observer: self.observer,
-            is_actor: false,
+        };
+        let ordinary =
+            extras.bytes.is_none() && extras.scrub.is_none() && extras.observer.is_none();
+        let millis = |deadline: Duration| NonZeroU32::new(deadline.as_millis() as u32);
+        Ok(Spec {
+            name: self.name,
+            capacity: capacity as u32,
+            deadline: self.deadline.and_then(millis),
+            discard: None,
+            extras: (!ordinary).then(|| Box::new(extras)),
         })
     }
 }
 
 impl<T: Send + 'static> MailboxBuilder<T> {
-    pub(crate) fn new(core: Arc<Core>, name: String) -> Self {
+    pub(crate) fn new(core: Arc<Core>, name: Arc<str>) -> Self {
         Self {
             core,
             options: Options::new(name),

@@ -366,7 +366,7 @@ where
                 .reject(End::Dropped, ErrorKind::Draining, Letter::is_inner_ask);
         }
         if A::CANCEL_SAFE {
-            let deadline = Timer::at(*this.deadline);
+            let deadline = Timer::on(&shared.core.clock, *this.deadline);
             let timer = match this.timer {
                 Some(timer) if *this.timed => timer,
                 Some(timer) => {
@@ -500,7 +500,7 @@ impl<M> Hand<'_, M> {
         if self.shared.core.hot.metrics() {
             self.shared.stats.handled(outcome, took);
         }
-        if let Some(observer) = &self.shared.spec.observer {
+        if let Some(observer) = self.shared.spec.observer() {
             let waited = Duration::from_millis(u64::from(self.waited));
             let took = Duration::from_millis(took);
             observer.on_handled(&self.shared.spec.name, outcome, waited, took);
@@ -645,7 +645,7 @@ fn tell_restart<M>(shared: &Shared<Letter<M>>, exit: &ActorExit, failures: u32, 
         failures,
         delay_ms = delay.as_millis() as u64,
     );
-    if let Some(observer) = &shared.spec.observer {
+    if let Some(observer) = shared.spec.observer() {
         let tell = || observer.on_restart(&shared.spec.name, exit, failures, delay);
         let _ = catch_unwind(AssertUnwindSafe(tell));
     }
@@ -660,7 +660,7 @@ fn tell_exit<M>(shared: &Shared<Letter<M>>, exit: &ActorExit) {
             reason = %exit,
         );
     }
-    if let Some(observer) = &shared.spec.observer {
+    if let Some(observer) = shared.spec.observer() {
         let tell = || observer.on_exit(&shared.spec.name, exit);
         let _ = catch_unwind(AssertUnwindSafe(tell));
     }

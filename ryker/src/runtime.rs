@@ -117,7 +117,7 @@ impl Runtime {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn mailbox<T: Send + 'static>(&self, name: impl Into<String>) -> MailboxBuilder<T> {
+    pub fn mailbox<T: Send + 'static>(&self, name: impl Into<Arc<str>>) -> MailboxBuilder<T> {
         MailboxBuilder::new(Arc::clone(&self.core), name.into())
     }
 
@@ -127,14 +127,14 @@ impl Runtime {
     /// See [`BuildError`].
     pub fn spawn<A: Actor>(
         &self,
-        name: impl Into<String>,
+        name: impl Into<Arc<str>>,
         factory: impl FnMut() -> A + Send + 'static,
     ) -> Result<ActorRef<A::Msg>, BuildError> {
         self.actor(name, factory).spawn()
     }
 
     /// An actor with options of its own.
-    pub fn actor<A, F>(&self, name: impl Into<String>, factory: F) -> ActorBuilder<A, F>
+    pub fn actor<A, F>(&self, name: impl Into<Arc<str>>, factory: F) -> ActorBuilder<A, F>
     where
         A: Actor,
         F: FnMut() -> A + Send + 'static,
@@ -305,7 +305,7 @@ where
     pub fn spawn(self) -> Result<ActorRef<A::Msg>, BuildError> {
         let Ok(executor) = tokio::runtime::Handle::try_current() else {
             return Err(BuildError::NoExecutor {
-                name: self.options.name,
+                name: self.options.name.to_string(),
             });
         };
         let (shared, factory) = self.open()?;
@@ -349,7 +349,6 @@ where
     pub(crate) fn open(self) -> Result<(Arc<Shared<Letter<A::Msg>>>, F), BuildError> {
         let mut spec = self.options.spec(&self.core)?;
         spec.discard = Some(Letter::discard);
-        spec.is_actor = true;
         let shared = open(spec, &self.core)?;
         Ok((shared, self.factory))
     }

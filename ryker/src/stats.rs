@@ -53,30 +53,53 @@ impl Observed {
     }
 }
 
-/// Histograms are made when they are first needed: most actors never time out, and many never handle anything.
+/// What nearly every message adds to is at hand; histograms are made for the first message that is slow or fails.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
-    handled: [OnceLock<Box<Histogram>>; 3],
-    waited: OnceLock<Box<Histogram>>,
+    /// Handled well, and within the first bucket: how many, and in how many milliseconds.
+    fast: [AtomicU64; 2],
+    /// Waited no longer than the first bucket.
+    brief: [AtomicU64; 2],
+    slow: OnceLock<Box<Slow>>,
     shutdown: AtomicU64,
     closed: AtomicU64,
     restarts: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct Slow {
+    ok: Histogram,
+    waited: Histogram,
+    timeout: OnceLock<Box<Histogram>>,
+    error: OnceLock<Box<Histogram>>,
+}
+
 impl Stats {
     #[inline(always)]
     pub(crate) fn waited(&self, ms: u64) {
-        self.waited.get_or_init(Box::default).observe(ms);
+        if ms > BOUNDS_MS[0] {
+            return self.slow().waited.observe(ms);
+        }
+        observe(&self.brief, ms);
     }
 
     #[inline(always)]
     pub(crate) fn handled(&self, outcome: Outcome, ms: u64) {
-        let histogram = match outcome {
-            Outcome::Ok => &self.handled[0],
-            Outcome::Timeout => &self.handled[1],
-            Outcome::Error => &self.handled[2],
-        };
-        histogram.get_or_init(Box::default).observe(ms);
+        if outcome == Outcome::Ok && ms <= BOUNDS_MS[0] {
+            return observe(&self.fast, ms);
+        }
+        let slow = self.slow();
+        match outcome {
+            Outcome::Ok => &slow.ok,
+            Outcome::Timeout => slow.timeout.get_or_init(Box::default),
+            Outcome::Error => slow.error.get_or_init(Box::default),
+        }
+        .observe(ms);
+    }
+
+    #[cold]
+    fn slow(&self) -> &Slow {
+        self.slow.get_or_init(Box::default)
     }
 
     /// Accepted messages were dropped or aborted.
@@ -94,10 +117,21 @@ impl Stats {
     }
 
     pub(crate) fn read(&self) -> Read {
-        let of = |histogram: &OnceLock<Box<Histogram>>| histogram.get().map(|h| h.read());
+        let slow = self.slow.get();
+        let rare = |histogram: &OnceLock<Box<Histogram>>| histogram.get().map(|h| h.read());
+        let sum = |first: &[AtomicU64; 2], rest: Option<Observed>| {
+            let mut sum = rest.unwrap_or_default();
+            sum.buckets[0] += first[0].load(Ordering::Relaxed);
+            sum.sum_ms += first[1].load(Ordering::Relaxed);
+            (sum.buckets != [0; BOUNDS_MS.len() + 1]).then_some(sum)
+        };
         Read {
-            handled: std::array::from_fn(|i| of(&self.handled[i])),
-            waited: of(&self.waited),
+            handled: [
+                sum(&self.fast, slow.map(|slow| slow.ok.read())),
+                slow.and_then(|slow| rare(&slow.timeout)),
+                slow.and_then(|slow| rare(&slow.error)),
+            ],
+            waited: sum(&self.brief, slow.map(|slow| slow.waited.read())),
             shutdown: self.shutdown.load(Ordering::Relaxed),
             closed: self.closed.load(Ordering::Relaxed),
             restarts: self.restarts.load(Ordering::Relaxed),
@@ -132,6 +166,14 @@ impl Read {
         self.shutdown += other.shutdown;
         self.closed += other.closed;
         self.restarts += other.restarts;
+    }
+}
+
+#[inline(always)]
+fn observe([count, sum_ms]: &[AtomicU64; 2], ms: u64) {
+    add(count, 1);
+    if ms > 0 {
+        add(sum_ms, ms);
     }
 }
 

@@ -102,7 +102,8 @@ impl RykerConfigBuilder {
         self.duration(Key::RapidFailWindow, window)
     }
 
-    /// Messages an actor handles per wake-up at most, 1 to the number after which it yields.
+    /// Messages between two looks at whether to stop and the most taken at a time, 1 to the number after which it
+    /// yields.
     pub fn batch_messages(self, messages: u32) -> Self {
         self.number(Key::BatchMessages, messages.into())
     }

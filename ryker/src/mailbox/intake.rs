@@ -36,7 +36,17 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) messages: u64,
-    pub(crate) bytes: u64,
+    /// `None` where messages are not measured.
+    pub(crate) bytes: Option<u64>,
+}
+
+/// Bytes accepted so far, and how many may have been before the mailbox is full.
+#[derive(Debug)]
+struct Bytes {
+    accepted: u64,
+    limit: u64,
+    /// Kept for waiting senders who have not come back yet.
+    reserved: u64,
 }
 
 /// Senders that wait for room, in the order in which they came.
@@ -59,18 +69,15 @@ pub(crate) struct Ticket(u64);
 
 pub(crate) struct Intake<T> {
     pub(crate) queue: VecDeque<Envelope<T>>,
-    bounds: Bounds,
     accepted: u64,
-    bytes_accepted: u64,
-    /// How many messages and bytes had left the bounds when somebody last looked.
-    taken: u64,
-    bytes_taken: u64,
-    /// Room that is kept for waiting senders who have not come back yet.
-    reserved: u64,
-    bytes_reserved: u64,
+    /// How many may have been before the mailbox is full: as many as were taken when somebody last looked, and the
+    /// capacity, less what is reserved for waiting senders.
+    limit: u64,
+    /// The same of bytes, where they are bounded.
+    bytes: Option<Box<Bytes>>,
     waiting: Option<Box<Waiting>>,
     pub(crate) phase: Phase,
-    pub(crate) refused: Refusals,
+    refused: Option<Box<Refusals>>,
     /// Whoever is to be woken: the parked receiver, or one whose handler is under way.
     reader: Option<Waker>,
     /// Whether a message is what the reader waits for.
@@ -81,16 +88,18 @@ impl<T> Intake<T> {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             queue: VecDeque::new(),
-            bounds,
             accepted: 0,
-            bytes_accepted: 0,
-            taken: 0,
-            bytes_taken: 0,
-            reserved: 0,
-            bytes_reserved: 0,
+            limit: bounds.messages,
+            bytes: bounds.bytes.map(|limit| {
+                Box::new(Bytes {
+                    accepted: 0,
+                    limit,
+                    reserved: 0,
+                })
+            }),
             waiting: None,
             phase: Phase::Open,
-            refused: Refusals::default(),
+            refused: None,
             reader: None,
             reader_is_idle: false,
         }
@@ -108,9 +117,8 @@ impl<T> Intake<T> {
 
     #[inline(always)]
     fn fits(&self, bytes: u32) -> bool {
-        let messages = self.accepted + self.reserved - self.taken;
-        let charged = self.bytes_accepted + self.bytes_reserved - self.bytes_taken;
-        messages < self.bounds.messages && charged + u64::from(bytes) <= self.bounds.bytes
+        let has_room = |b: &Bytes| b.accepted + u64::from(bytes) <= b.limit;
+        self.accepted < self.limit && self.bytes.as_deref().map_or(true, has_room)
     }
 
     /// Whether somebody waits for room that is not reserved yet.
@@ -124,14 +132,23 @@ impl<T> Intake<T> {
     #[inline(always)]
     pub(crate) fn push(&mut self, envelope: Envelope<T>) {
         self.accepted += 1;
-        self.bytes_accepted += u64::from(envelope.bytes);
+        if let Some(bytes) = &mut self.bytes {
+            bytes.accepted += u64::from(envelope.bytes);
+        }
+        if self.queue.capacity() == 0 {
+            // Many actors never have two messages at a time.
+            self.queue.reserve_exact(1);
+        }
         self.queue.push_back(envelope);
     }
 
     /// Reserves room for those who wait, in order, and returns whom to wake.
-    pub(crate) fn grant(&mut self, (taken, bytes_taken): (u64, u64)) -> Vec<Waker> {
-        self.taken = taken;
-        self.bytes_taken = bytes_taken;
+    pub(crate) fn grant(&mut self, bounds: Bounds, taken: u64, bytes_taken: u64) -> Vec<Waker> {
+        let granted = self.waiting.as_ref().map_or(0, |w| w.granted.len());
+        self.limit = taken + bounds.messages - granted as u64;
+        if let (Some(bytes), Some(limit)) = (&mut self.bytes, bounds.bytes) {
+            bytes.limit = bytes_taken + limit - bytes.reserved;
+        }
         let mut wakers = Vec::new();
         let Some(mut waiting) = self.waiting.take() else {
             return wakers;
@@ -141,14 +158,29 @@ impl<T> Intake<T> {
             if !self.fits(bytes) {
                 break;
             }
-            self.reserved += 1;
-            self.bytes_reserved += u64::from(bytes);
+            self.reserve(bytes);
             let (ticket, waiter) = first.remove_entry();
             waiting.granted.insert(ticket, bytes);
             wakers.push(waiter.waker);
         }
         self.waiting = Some(waiting);
         wakers
+    }
+
+    fn reserve(&mut self, bytes: u32) {
+        self.limit -= 1;
+        if let Some(known) = &mut self.bytes {
+            known.reserved += u64::from(bytes);
+            known.limit -= u64::from(bytes);
+        }
+    }
+
+    pub(crate) fn refused(&mut self) -> &mut Refusals {
+        self.refused.get_or_insert_with(Box::default)
+    }
+
+    pub(crate) fn refusals(&self) -> Refusals {
+        self.refused.as_deref().copied().unwrap_or_default()
     }
 
     /// Takes a place at the end of those who wait.
@@ -180,8 +212,11 @@ impl<T> Intake<T> {
             return (false, None);
         };
         if let Some(bytes) = waiting.granted.remove(&ticket.0) {
-            self.reserved -= 1;
-            self.bytes_reserved -= u64::from(bytes);
+            self.limit += 1;
+            if let Some(known) = &mut self.bytes {
+                known.reserved -= u64::from(bytes);
+                known.limit += u64::from(bytes);
+            }
             return (true, None);
         }
         let waiter = waiting.queue.remove(&ticket.0);

@@ -100,7 +100,7 @@ impl<T> Sender<T> {
             Err((ErrorKind::Busy, envelope)) => envelope,
             Err((kind, envelope)) => return Err(self.refuse(kind, envelope)),
         };
-        let mut timer = pin!(Timer::at(envelope.deadline));
+        let mut timer = pin!(Timer::on(&shared.core.clock, envelope.deadline));
         let mut place = Place {
             shared,
             ticket: None,

@@ -1,9 +1,10 @@
 //! What senders and the receiver of a mailbox share.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::num::NonZeroU32;
+use std::sync::atomic::AtomicUsize as PlainUsize;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use super::intake::{Bounds, Envelope, Intake, Phase, Ticket};
 use crate::account::{Accounts, End, Progress};
@@ -19,19 +20,46 @@ use crate::sync::{AtomicBool, AtomicUsize, Guard, Lock, Ordering, Padded};
 pub(crate) struct Spec<T> {
     pub(crate) name: Arc<str>,
     pub(crate) capacity: u32,
-    pub(crate) max_msg_bytes: u32,
-    pub(crate) max_bytes: u64,
-    /// Instead of the runtime's default.
-    pub(crate) deadline: Option<Duration>,
-    /// How large a message is, where that is bounded.
-    pub(crate) measure: Option<fn(&T) -> usize>,
-    /// Overwrites what is dropped unhandled, where that is asked for.
-    pub(crate) scrub: Option<fn(&mut T)>,
-    /// Tells those who wait for an answer that there will be none.
+    /// Milliseconds, instead of the runtime's default.
+    pub(crate) deadline: Option<NonZeroU32>,
+    /// Tells those who wait for an answer that there will be none. Actors have it, which end by their own account.
     pub(crate) discard: Option<fn(&T, ErrorKind)>,
+    /// Most mailboxes have none.
+    pub(crate) extras: Option<Box<Extras<T>>>,
+}
+
+/// What a mailbox can have beyond the ordinary.
+pub(crate) struct Extras<T> {
+    pub(crate) bytes: Option<Measured<T>>,
+    /// Overwrites what is dropped unhandled.
+    pub(crate) scrub: Option<fn(&mut T)>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
-    /// Whether an actor reads it, which ends by its own account.
-    pub(crate) is_actor: bool,
+}
+
+/// The bound by bytes.
+pub(crate) struct Measured<T> {
+    pub(crate) size: fn(&T) -> usize,
+    /// Of one message.
+    pub(crate) max_msg: u32,
+    /// Of all of them.
+    pub(crate) max: u64,
+}
+
+impl<T> Spec<T> {
+    fn measured(&self) -> Option<&Measured<T>> {
+        self.extras.as_ref()?.bytes.as_ref()
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            messages: u64::from(self.capacity),
+            bytes: self.measured().map(|measured| measured.max),
+        }
+    }
+
+    pub(crate) fn observer(&self) -> Option<&dyn Observer> {
+        self.extras.as_ref()?.observer.as_deref()
+    }
 }
 
 pub(crate) struct Shared<T> {
@@ -46,21 +74,15 @@ pub(crate) struct Shared<T> {
     pub(crate) core: Arc<Core>,
     pub(crate) stats: Stats,
     pub(crate) fate: Fate,
-    residence: OnceLock<Residence>,
+    /// Where it is registered, or `usize::MAX`.
+    residence: PlainUsize,
 }
 
 impl<T> Shared<T> {
     /// With one sender.
     pub(crate) fn new(spec: Spec<T>, core: Arc<Core>) -> Self {
-        let bounds = Bounds {
-            messages: u64::from(spec.capacity),
-            bytes: match spec.measure {
-                Some(_) => spec.max_bytes,
-                None => u64::MAX,
-            },
-        };
         Self {
-            intake: Padded(Lock::new(Intake::new(bounds))),
+            intake: Padded(Lock::new(Intake::new(spec.bounds()))),
             progress: Padded(Progress::new()),
             senders: AtomicUsize::new(1),
             waiting: AtomicBool::new(false),
@@ -69,32 +91,30 @@ impl<T> Shared<T> {
             core,
             stats: Stats::default(),
             fate: Fate::default(),
-            residence: OnceLock::new(),
+            residence: PlainUsize::new(usize::MAX),
         }
     }
 
     /// Where it is registered, to be left when it is dropped.
     pub(crate) fn settle(&self, residence: Residence) {
-        // It is registered once.
-        let _ = self.residence.set(residence);
+        self.residence.store(residence.0, Ordering::Relaxed);
     }
 
     /// What `message` is charged with, or `None` if it never fits.
     #[inline(always)]
     fn charge(&self, message: &T) -> Option<u32> {
-        let Some(measure) = self.spec.measure else {
+        let Some(measured) = self.spec.measured() else {
             return Some(0);
         };
-        let bytes = u32::try_from(measure(message)).ok()?;
-        (bytes <= self.spec.max_msg_bytes && u64::from(bytes) <= self.spec.max_bytes)
-            .then_some(bytes)
+        let bytes = u32::try_from((measured.size)(message)).ok()?;
+        (bytes <= measured.max_msg).then_some(bytes)
     }
 
     /// How long a message sent now may take.
     #[inline(always)]
     pub(crate) fn deadline_ms(&self) -> u64 {
         match self.spec.deadline {
-            Some(deadline) => deadline.as_millis() as u64,
+            Some(deadline) => u64::from(deadline.get()),
             None => self.core.hot.deadline_ms(),
         }
     }
@@ -144,7 +164,7 @@ impl<T> Shared<T> {
         let mut wakers = self.grant(&mut intake);
         let refusal = match intake.phase {
             Phase::Draining => Some(ErrorKind::Draining),
-            Phase::Closed => Some(ErrorKind::Closed),
+            Phase::Closed => Some(self.closed()),
             Phase::Open if intake.admits(envelope.bytes) => None,
             Phase::Open => Some(ErrorKind::Busy),
         };
@@ -161,9 +181,19 @@ impl<T> Shared<T> {
         result
     }
 
+    /// What is in the way of a message for a closed mailbox: in a drain, the drain, even where the receiver has gone.
+    fn closed(&self) -> ErrorKind {
+        if self.core.is_draining() {
+            ErrorKind::Draining
+        } else {
+            ErrorKind::Closed
+        }
+    }
+
     /// Reserves room for those who wait, in their order.
     fn grant(&self, intake: &mut Intake<T>) -> Vec<Waker> {
-        let wakers = intake.grant(self.progress.0.taken());
+        let (taken, bytes_taken) = self.progress.0.taken();
+        let wakers = intake.grant(self.spec.bounds(), taken, bytes_taken);
         self.waiting.store(intake.has_waiting(), Ordering::Relaxed);
         wakers
     }
@@ -214,7 +244,7 @@ impl<T> Shared<T> {
             match phase {
                 Phase::Open => Poll::Pending,
                 Phase::Draining => Poll::Ready(Err(ErrorKind::Draining)),
-                Phase::Closed => Poll::Ready(Err(ErrorKind::Closed)),
+                Phase::Closed => Poll::Ready(Err(self.closed())),
             }
         };
         if result.is_pending() {
@@ -245,7 +275,7 @@ impl<T> Shared<T> {
     pub(crate) fn refuse<U>(&self, error: SendError<U>) -> SendError<U> {
         let reason = {
             let mut intake = self.intake.0.lock();
-            let refused = &mut intake.refused;
+            let refused = intake.refused();
             let (counter, reason) = match error {
                 SendError::Busy(_) => (&mut refused.busy, DropReason::Capacity),
                 SendError::TooLarge(_) => (&mut refused.too_large, DropReason::TooLarge),
@@ -256,7 +286,7 @@ impl<T> Shared<T> {
             *counter += 1;
             reason
         };
-        if let Some(observer) = &self.spec.observer {
+        if let Some(observer) = self.spec.observer() {
             observer.on_refused(&self.spec.name, reason);
         }
         error
@@ -379,7 +409,7 @@ impl<T> Shared<T> {
                 let mut accounts = Accounts {
                     accepted: intake.accepted(),
                     pending: intake.queue.len() as u64 + booked.held,
-                    refused: intake.refused,
+                    refused: intake.refusals(),
                     ..Accounts::default()
                 };
                 booked.fill(&mut accounts);
@@ -405,7 +435,7 @@ impl<T> Shared<T> {
             _ => DropReason::Closed,
         };
         self.stats.dropped(reason, count);
-        if let Some(observer) = &self.spec.observer {
+        if let Some(observer) = self.spec.observer() {
             observer.on_dropped(&self.spec.name, reason, count);
         }
     }
@@ -420,7 +450,7 @@ impl<T> Shared<T> {
         if let Some(discard) = self.spec.discard {
             discard(&message, kind);
         }
-        if let Some(scrub) = self.spec.scrub {
+        if let Some(scrub) = self.spec.extras.as_ref().and_then(|extras| extras.scrub) {
             scrub(&mut message);
         }
     }
@@ -428,12 +458,13 @@ impl<T> Shared<T> {
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        if let Some(residence) = self.residence.get() {
+        let residence = Residence(*self.residence.get_mut());
+        if residence.0 != usize::MAX {
             let last = Totals {
                 accounts: self.accounts(),
                 stats: self.stats.read(),
             };
-            self.core.deregister(*residence, &self.spec.name, last);
+            self.core.deregister(residence, &self.spec.name, last);
         }
     }
 }
@@ -469,7 +500,7 @@ impl<T: Send + 'static> Resident for Shared<T> {
     }
 
     fn is_over(&self) -> bool {
-        if self.spec.is_actor {
+        if self.spec.discard.is_some() {
             return self.fate.is_sealed();
         }
         Shared::accounts(self).pending == 0
