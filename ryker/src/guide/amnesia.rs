@@ -1,9 +1,9 @@
 //! How messages with secrets are overwritten.
 //!
 //! Two switches, so that neither the operator nor the author decides alone: the configuration has `amnesia.enabled`
-//! (which requires `zeroize_on_drop`), and the mailbox or actor is built with `zeroize()`, for which its messages implement
-//! `zeroize::Zeroize`. Then every message that is dropped unhandled is overwritten first: expired, abandoned, left behind by
-//! the end of its mailbox or by a drain.
+//! (which requires `zeroize_on_drop`), and the mailbox or actor is built with `zeroize()`, for which its messages
+//! implement `zeroize::Zeroize`. Then every message that is dropped unhandled is overwritten first: expired, abandoned,
+//! left behind by the end of its mailbox or by a drain.
 //!
 //! ```
 //! use ryker::{Runtime, RykerConfig};
@@ -42,7 +42,7 @@
 //! # }
 //! ```
 //!
-//! A message that is handed out belongs to its handler or receiver, who overwrites it (`Zeroizing` does). Moving a value in
-//! Rust leaves its old bytes where it was, and the queue moves: keep secrets behind a pointer, as `Vec`, `Box` and
-//! `String` do, so that there is one copy to overwrite. Nothing of an actor crosses its restart but its mailbox; nothing is
-//! written to disk, and no message is in a log line, label or error text.
+//! A message that is handed out belongs to its handler or receiver, who overwrites it (`Zeroizing` does). Moving a
+//! value in Rust leaves its old bytes where it was, and the queue moves: keep secrets behind a pointer, as `Vec`, `Box`
+//! and `String` do, so that there is one copy to overwrite. Nothing of an actor crosses its restart but its mailbox;
+//! nothing is written to disk, and no message is in a log line, label or error text.

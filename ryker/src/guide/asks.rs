@@ -1,8 +1,8 @@
 //! How to get an answer, and every way of not getting one.
 //!
-//! A variant that wants an answer carries a [`Reply`](crate::Reply). [`ask`](crate::ActorRef::ask) makes the reply, sends the
-//! message and waits; the handler answers with [`Reply::send`](crate::Reply::send), at once or later, itself or through a task
-//! that it gives the reply to.
+//! A variant that wants an answer carries a [`Reply`](crate::Reply). [`ask`](crate::ActorRef::ask) makes the reply,
+//! sends the message and waits; the handler answers with [`Reply::send`](crate::Reply::send), at once or later, itself
+//! or through a task that it gives the reply to.
 //!
 //! | the ask fails with | because | at |
 //! |---|---|---|

@@ -2,10 +2,11 @@
 //!
 //! # A plain task with `tokio::sync::mpsc`
 //!
-//! Enough where one task reads one queue, a panic may end it for good or the process with it, messages have no deadline,
-//! and nobody asks at shutdown what was lost. It is less to learn and one dependency less, and it has what ryker does not:
-//! reserving a place before making the message (`reserve`), weak senders, streams. What it does not have is usually written
-//! around it sooner or later: a timeout for each wait, a oneshot for each answer, a restart that keeps the queue, counters.
+//! Enough where one task reads one queue, a panic may end it for good or the process with it, messages have no
+//! deadline, and nobody asks at shutdown what was lost. It is less to learn and one dependency less, and it has what
+//! ryker does not: reserving a place before making the message (`reserve`), weak senders, streams. What it does not
+//! have is usually written around it sooner or later: a timeout for each wait, a oneshot for each answer, a restart
+//! that keeps the queue, counters.
 //!
 //! ```
 //! use ryker::{Runtime, RykerConfig, SendError};
@@ -49,6 +50,6 @@
 //! | actix | the largest user base; state that need not be `Send`; the fastest messages between actors of one thread; timers and streams in the context | `do_send` ignores the bound; a panic is not supervised |
 //! | xtra | small, runs on any executor; priorities, broadcast to many actors | its queue orders by priority only: messages of equal priority may overtake each other |
 //!
-//! ryker has none of what the second column names. Remoting, persistence, broadcast and registries lie outside of it: it has
-//! the actors of one process, and the host owns the rest. The shape of a tree (who starts after whom, who shares whose fate) is
-//! ron-kernel's, under which an actor runs as a child.
+//! ryker has none of what the second column names. Remoting, persistence, broadcast and registries lie outside of it:
+//! it has the actors of one process, and the host owns the rest. The shape of a tree (who starts after whom, who shares
+//! whose fate) is ron-kernel's, under which an actor runs as a child.

@@ -1,7 +1,8 @@
 //! Where values come from, and what a reload changes.
 //!
-//! [`RykerConfig`](crate::RykerConfig) is valid or does not exist: from the environment, a file or code, everything that is
-//! wrong is told in one error, and no bad value is replaced by another. The [module](crate::config) has the table of keys.
+//! [`RykerConfig`](crate::RykerConfig) is valid or does not exist: from the environment, a file or code, everything
+//! that is wrong is told in one error, and no bad value is replaced by another. The [module](crate::config) has the
+//! table of keys.
 //!
 //! A service reads it once and makes its runtime with it; [`reload`](crate::Runtime::reload) replaces it later:
 //!

@@ -1,9 +1,9 @@
 //! How long a message may take, and who pays when it takes longer.
 //!
 //! A message has one deadline: the mailbox's (`defaults.deadline`, 1 s) after its sending began, or an earlier one of
-//! the sender's. Waiting for room, waiting in the queue and handling all use it up. There is no second timeout to add to
-//! it, and an ask made by a handler inherits what the message in hand has left, so that a chain of actors never works
-//! longer than its first caller waits.
+//! the sender's. Waiting for room, waiting in the queue and handling all use it up. There is no second timeout to add
+//! to it, and an ask made by a handler inherits what the message in hand has left, so that a chain of actors never
+//! works longer than its first caller waits.
 //!
 //! | at the deadline the message is | what happens | account | whoever asked gets |
 //! |---|---|---|---|
@@ -66,7 +66,7 @@
 //!
 //! `CANCEL_SAFE` is a promise about state: the handler may be dropped at any of its awaits and leaves nothing half
 //! done. Handlers that write in two steps with an await in between do not have it. What blocks its thread cannot be
-//! cancelled either way: [`Context::deadline`](crate::Context::deadline) and [`Reply::is_gone`](crate::Reply::is_gone) let
-//! it look for itself.
+//! cancelled either way: [`Context::deadline`](crate::Context::deadline) and [`Reply::is_gone`](crate::Reply::is_gone)
+//! let it look for itself.
 //!
 //! A deadline is met to 2 ms, never early, unless the machine is overcommitted.

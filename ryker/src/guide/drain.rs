@@ -1,8 +1,9 @@
 //! How everything ends, and the law that says that nothing was lost unseen.
 //!
-//! [`Runtime::drain`](crate::Runtime::drain) stops the intake at once: every send and ask fails with `Draining`. What is queued
-//! is handled for as long as the deadline allows; an actor that has worked off its mailbox runs
-//! [`on_stop`](crate::Actor::on_stop) and ends. Then what is left is dropped, and handlers under way are dropped at their await.
+//! [`Runtime::drain`](crate::Runtime::drain) stops the intake at once: every send and ask fails with `Draining`. What
+//! is queued is handled for as long as the deadline allows; an actor that has worked off its mailbox runs
+//! [`on_stop`](crate::Actor::on_stop) and ends. Then what is left is dropped, and handlers under way are dropped at
+//! their await.
 //!
 //! # The law
 //!
@@ -13,8 +14,8 @@
 //! ```
 //!
 //! [`Accounts`](crate::Accounts) has the terms. `pending` is counted, not computed from the others, so
-//! [`balances`](crate::Accounts::balances) can be false, and never is. [`DrainReport`](crate::DrainReport) is the law for what
-//! was pending when the drain began.
+//! [`balances`](crate::Accounts::balances) can be false, and never is. [`DrainReport`](crate::DrainReport) is the law
+//! for what was pending when the drain began.
 //!
 //! ```
 //! use ryker::{Actor, Context, Runtime, RykerConfig};
@@ -55,13 +56,14 @@
 //!
 //! # Parents and children
 //!
-//! A handler that asks another actor while both drain could wait for an actor that waits for it. So asks of other actors'
-//! handlers that are queued behind a handler under way fail with `Draining` at once; asks from elsewhere are served.
+//! A handler that asks another actor while both drain could wait for an actor that waits for it. So asks of other
+//! actors' handlers that are queued behind a handler under way fail with `Draining` at once; asks from elsewhere are
+//! served.
 //!
 //! # Deadlines of drains
 //!
 //! Choose it as long as the slowest handler takes, times what may be queued, or shed load before: a host that turns
-//! `/readyz` to 503 first has empty mailboxes when it drains. `dropped` and `aborted` above 0 say that it was too short;
-//! `stuck` names those that do not give their thread back, for which no deadline is long enough. Under ron-kernel an
-//! actor's child drains when the kernel tells it to stop, and what its `stop_timeout` cuts off is counted as aborted and
-//! dropped.
+//! `/readyz` to 503 first has empty mailboxes when it drains. `dropped` and `aborted` above 0 say that it was too
+//! short; `stuck` names those that do not give their thread back, for which no deadline is long enough. Under
+//! ron-kernel an actor's child drains when the kernel tells it to stop, and what its `stop_timeout` cuts off is counted
+//! as aborted and dropped.

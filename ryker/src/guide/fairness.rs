@@ -2,8 +2,8 @@
 //!
 //! A tokio worker runs a task until it waits. An actor whose mailbox is never empty and whose handler never waits would
 //! hold its worker for ever, and every other task on it. So after `fairness.yield_every_n_msgs` messages (64) without a
-//! wait, an actor or receiver gives way to the tasks behind it and goes on when its turn comes; `yields` counts how often.
-//! A handler that waits has given way already, and its run is counted anew.
+//! wait, an actor or receiver gives way to the tasks behind it and goes on when its turn comes; `yields` counts how
+//! often. A handler that waits has given way already, and its run is counted anew.
 //!
 //! `fairness.batch_messages` (32) is the most that one [`recv_many`](crate::Receiver::recv_many) hands out.
 //!
@@ -56,9 +56,9 @@
 //! ```
 //!
 //! Smaller numbers mean shorter waits for the others and more switching; both keys are hot, so they can be tried in a
-//! running service. Neither helps against a handler that computes or blocks for long between two awaits: that belongs on
-//! `spawn_blocking`.
+//! running service. Neither helps against a handler that computes or blocks for long between two awaits: that belongs
+//! on `spawn_blocking`.
 //!
 //! Among senders fairness is a queue: those who wait in `send` get room in the order in which they came, and no
-//! `try_send` overtakes them. A large message at its head waits until there is room for all of its bytes, and those behind
-//! it wait too.
+//! `try_send` overtakes them. A large message at its head waits until there is room for all of its bytes, and those
+//! behind it wait too.

@@ -1,13 +1,13 @@
 //! What bounds a mailbox, and what happens at its ends.
 //!
 //! A mailbox holds at most [`capacity`](crate::MailboxBuilder::capacity) messages. Where messages tell their
-//! [size](crate::MessageSize) it also holds at most [`max_bytes`](crate::MailboxBuilder::max_bytes) of them, and none above
-//! [`max_msg_bytes`](crate::MailboxBuilder::max_msg_bytes). Both bounds are hard: there is no way in that ignores them, and
-//! nothing is displaced to make room. A message is charged when it is accepted and released when it is taken out; the one
-//! in a handler's hand is not charged.
+//! [size](crate::MessageSize) it also holds at most [`max_bytes`](crate::MailboxBuilder::max_bytes) of them, and none
+//! above [`max_msg_bytes`](crate::MailboxBuilder::max_msg_bytes). Both bounds are hard: there is no way in that ignores
+//! them, and nothing is displaced to make room. A message is charged when it is accepted and released when it is taken
+//! out; the one in a handler's hand is not charged.
 //!
-//! An actor has one, with the same options on [`ActorBuilder`](crate::ActorBuilder). Without an actor it is a queue for a loop
-//! of one's own:
+//! An actor has one, with the same options on [`ActorBuilder`](crate::ActorBuilder). Without an actor it is a queue for
+//! a loop of one's own:
 //!
 //! ```
 //! use ryker::{MessageSize, Runtime, RykerConfig, SendError};

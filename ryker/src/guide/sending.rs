@@ -7,8 +7,8 @@
 //! | [`ask`](crate::ActorRef::ask) | no | until the deadline | `NotSent(Busy)` |
 //!
 //! Every refused message comes back in its error, so it can be tried elsewhere, kept or answered. `send` is for senders
-//! that may be slowed down: a reader of a file, a consumer of a queue that waits. `try_send` and `ask` are for those that
-//! must not be: handlers of requests, which pass the refusal on to whoever sent too much
+//! that may be slowed down: a reader of a file, a consumer of a queue that waits. `try_send` and `ask` are for those
+//! that must not be: handlers of requests, which pass the refusal on to whoever sent too much
 //! ([`ErrorKind::http_status`](crate::ErrorKind::http_status) is 429). A `try_send` in a loop is neither: it burns a
 //! processor, and whoever waits in `send` is served before it.
 //!
@@ -50,5 +50,5 @@
 //! # }
 //! ```
 //!
-//! A `send` that is dropped before it returned has sent nothing, so it may stand in a `select!`. The order of one sender
-//! is kept when its sends follow each other; two sends that are polled at the same time have none.
+//! A `send` that is dropped before it returned has sent nothing, so it may stand in a `select!`. The order of one
+//! sender is kept when its sends follow each other; two sends that are polled at the same time have none.

@@ -1,8 +1,8 @@
 //! Who restarts a failed actor, when, and when no more.
 //!
-//! A handler or [`on_start`](crate::Actor::on_start) that panics or returns an error ends this incarnation. The message in hand
-//! is gone (at most once, counted as `panicked` or `error`); all others stay where they are, senders notice nothing, and the
-//! factory makes fresh state for the next incarnation.
+//! A handler or [`on_start`](crate::Actor::on_start) that panics or returns an error ends this incarnation. The message
+//! in hand is gone (at most once, counted as `panicked` or `error`); all others stay where they are, senders notice
+//! nothing, and the factory makes fresh state for the next incarnation.
 //!
 //! **Exactly one layer restarts.** Either ryker does, or another supervisor:
 //!
@@ -16,9 +16,9 @@
 //!
 //! # Delays
 //!
-//! The delay before a restart is drawn from `[backoff_base_ms, min(backoff_cap_ms, 3 x the delay before)]`, for each actor by
-//! itself, so that actors that failed together do not come back together. An incarnation that ran for the length of
-//! the window was healthy, and the next delay begins at the base again.
+//! The delay before a restart is drawn from `[backoff_base_ms, min(backoff_cap_ms, 3 x the delay before)]`, for each
+//! actor by itself, so that actors that failed together do not come back together. An incarnation that ran for the
+//! length of the window was healthy, and the next delay begins at the base again.
 //!
 //! # The window, and which way to turn it
 //!
@@ -27,10 +27,11 @@
 //!
 //! - **Widen** it to stop a storm: failures that lie further apart count together, so an actor that keeps failing ends
 //!   sooner.
-//! - **Narrow** it, or raise the threshold, to tolerate failures: fewer count together, and the actor keeps being restarted.
+//! - **Narrow** it, or raise the threshold, to tolerate failures: fewer count together, and the actor keeps being
+//!   restarted.
 //!
-//! With the defaults an actor that fails at once always ends: four delays are 8.9 s at most. One that runs for 2.5 s before
-//! each failure never does, as its fifth failure lies more than 10 s after its first.
+//! With the defaults an actor that fails at once always ends: four delays are 8.9 s at most. One that runs for 2.5 s
+//! before each failure never does, as its fifth failure lies more than 10 s after its first.
 //!
 //! ```
 //! use ryker::{Actor, ActorExit, Context, Runtime, RykerConfig};
@@ -70,5 +71,5 @@
 //! # }
 //! ```
 //!
-//! An actor that has ended for good is seen by [`ActorRef::stopped`](crate::ActorRef::stopped); what is queued in it is dropped
-//! and counted, and asks fail with `Closed`.
+//! An actor that has ended for good is seen by [`ActorRef::stopped`](crate::ActorRef::stopped); what is queued in it is
+//! dropped and counted, and asks fail with `Closed`.

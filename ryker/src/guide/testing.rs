@@ -1,10 +1,11 @@
 //! How to test an actor without waiting.
 //!
-//! Under tokio's paused clock (`#[tokio::test(start_paused = true)]`, feature `test-util`) time is tokio's for ryker too:
-//! deadlines, delays of restarts and drains pass at once and in order, and the same test gives the same result. On the
-//! current-thread flavour nothing else runs between two awaits of the test.
+//! Under tokio's paused clock (`#[tokio::test(start_paused = true)]`, feature `test-util`) time is tokio's for ryker
+//! too: deadlines, delays of restarts and drains pass at once and in order, and the same test gives the same result. On
+//! the current-thread flavour nothing else runs between two awaits of the test.
 //!
-//! Accounts are what to assert on: they tell that the message was handled, expired or refused, without a hook in the actor.
+//! Accounts are what to assert on: they tell that the message was handled, expired or refused, without a hook in the
+//! actor.
 //!
 //! ```
 //! use ryker::{Actor, Context, Reply, Runtime, RykerConfig};
@@ -52,5 +53,6 @@
 //! # }
 //! ```
 //!
-//! What sends to an actor is tested against a mailbox: build one of capacity 1 to see how it takes `Busy`, drop the receiver to
-//! see how it takes `Closed`. Feature `test-kit` has a stand-in for an actor, and an actor that is run message by message.
+//! What sends to an actor is tested against a mailbox: build one of capacity 1 to see how it takes `Busy`, drop the
+//! receiver to see how it takes `Closed`. Feature `test-kit` has a stand-in for an actor, and an actor that is run
+//! message by message.
