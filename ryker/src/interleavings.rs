@@ -102,7 +102,7 @@ impl World {
         set: impl Fn(&mut Spec<Token>),
     ) -> (Self, Sender<Token>, Receiver<Token>) {
         let core = Arc::new(Core::new(RykerConfig::default()));
-        let mut options = Options::new("tokens".to_owned());
+        let mut options = Options::new("tokens".into());
         options.capacity = Some(capacity);
         let mut spec = options.spec(&core).expect("the options are valid");
         set(&mut spec);
@@ -557,7 +557,7 @@ fn asking(actor: ActorRef<Question>, n: u64) -> thread::JoinHandle<Result<u64, E
 /// An actor's two sides without the actor.
 fn desk() -> (ActorRef<Question>, Inbox<Letter<Question>>) {
     let core = Arc::new(Core::new(RykerConfig::default()));
-    let options = Options::new("desk".to_owned());
+    let options = Options::new("desk".into());
     let mut spec = options.spec(&core).expect("the options are valid");
     spec.discard = Some(Letter::discard);
     spec.is_actor = true;
@@ -707,7 +707,7 @@ type Parts = (ActorRef<Msg>, Runner<Echo>, Arc<Shared<Letter<Msg>>>);
 
 fn echo(capacity: usize) -> Parts {
     let core = Arc::new(Core::new(RykerConfig::default()));
-    let mut options = Options::new("echo".to_owned());
+    let mut options = Options::new("echo".into());
     options.capacity = Some(capacity);
     let mut spec = options.spec(&core).expect("the options are valid");
     spec.discard = Some(Letter::discard);

@@ -167,13 +167,16 @@ impl<A: Actor> Place<A> {
         .await
     }
 
+    /// The incarnation's span, if anybody records it.
     fn span(&self) -> Option<Box<Span>> {
         let shared = &self.inbox.shared;
-        (shared.core.hot.spans() >= SpanLevel::Info).then(|| {
-            let generation = self.generation;
-            let actor = &*shared.spec.name;
-            Box::new(tracing::info_span!("ryker.actor", actor, generation))
-        })
+        if shared.core.hot.spans() < SpanLevel::Info {
+            return None;
+        }
+        let generation = self.generation;
+        let actor = &*shared.spec.name;
+        let span = tracing::info_span!("ryker.actor", actor, generation);
+        (!span.is_disabled()).then(|| Box::new(span))
     }
 
     /// Ends the actor for good: whoever sees that it has ended sees what became of its messages, too.
@@ -240,29 +243,33 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
         // Messages since the last look at whether the supervisor wants it to stop.
         let mut run = u32::MAX;
         loop {
-            let taken = poll_fn(|task| {
+            let next = poll_fn(|task| loop {
                 run = run.saturating_add(1);
                 if run >= shared.core.hot.batch() {
                     run = 0;
                     poll_stop(&mut stopping, &shared, task);
                 }
-                let taken = inbox.poll_take(task);
-                if taken.is_pending() && run > 0 {
-                    // Whatever comes next is to wake this task.
-                    run = u32::MAX;
-                    poll_stop(&mut stopping, &shared, task);
+                match inbox.poll_take(task) {
+                    Poll::Ready(Some(letter)) if letter.message.is_abandoned() => {
+                        inbox.end_unhandled(letter, End::Abandoned, ErrorKind::Timeout);
+                    }
+                    Poll::Ready(taken) => {
+                        let taken = taken.map(|letter| take_in_hand(&shared, inbox.now, letter));
+                        return Poll::Ready(taken);
+                    }
+                    Poll::Pending => {
+                        if run > 0 {
+                            // Whatever comes next is to wake this task.
+                            run = u32::MAX;
+                            poll_stop(&mut stopping, &shared, task);
+                        }
+                        return Poll::Pending;
+                    }
                 }
-                taken
             });
-            let Some(envelope) = taken.await else {
+            let Some((message, deadline, hand, span)) = next.await else {
                 break;
             };
-            if envelope.message.is_abandoned() {
-                inbox.end_unhandled(envelope, End::Abandoned, ErrorKind::Timeout);
-                continue;
-            }
-            let deadline = envelope.deadline;
-            let (message, hand, span) = take_in_hand(&shared, inbox.now, envelope);
             cx.deadline = deadline;
             let handled = Serve::<A, _, _> {
                 handler: actor.handle(message, &mut cx),
@@ -302,8 +309,9 @@ pub(crate) fn take_in_hand<M>(
     shared: &Shared<Letter<M>>,
     now: Tick,
     envelope: Envelope<Letter<M>>,
-) -> (M, Hand<'_, M>, Option<Box<Span>>) {
-    let span = handle_span(shared, envelope.deadline, &envelope.message);
+) -> (M, Tick, Hand<'_, M>, Option<Box<Span>>) {
+    let deadline = envelope.deadline;
+    let span = handle_span(shared, deadline, &envelope.message);
     let waited = now.saturating_sub(envelope.enqueued());
     let (message, caller) = envelope.message.open();
     let hand = Hand {
@@ -313,7 +321,7 @@ pub(crate) fn take_in_hand<M>(
         waited: waited as u32,
         booked: false,
     };
-    (message, hand, span)
+    (message, deadline, hand, span)
 }
 
 pin_project! {
@@ -524,7 +532,7 @@ impl<M> Drop for Hand<'_, M> {
 /// where there is no other supervisor.
 pub(crate) fn supervise<A: Actor>(mut place: Place<A>) -> impl Future<Output = ()> + Send {
     async move {
-        let mut failures = Box::<Failures>::default();
+        let mut failures: Option<Box<Failures>> = None;
         loop {
             let began = place.inbox.shared.core.clock.now();
             let ended = Contained::new(place.incarnate(pending::<()>())).await;
@@ -553,7 +561,7 @@ fn judge<M>(
     shared: &Shared<Letter<M>>,
     exit: ActorExit,
     began: Tick,
-    failures: &mut Failures,
+    failures: &mut Option<Box<Failures>>,
 ) -> Result<(Tick, Duration), ActorExit> {
     if !exit.is_failure() {
         return Err(exit);
@@ -561,6 +569,7 @@ fn judge<M>(
     let now = shared.core.clock.now();
     let policy = Policy::of(&shared.core.config());
     let ran = Duration::from_millis(now.saturating_sub(began));
+    let failures = failures.get_or_insert_with(Box::default);
     match failures.judge(policy, now, ran) {
         Verdict::GiveUp(failures) => Err(ActorExit::RapidFail {
             failures,
