@@ -223,6 +223,27 @@ fn supervised_actor_keeps_its_mailbox_while_the_kernel_restarts_it() {
 }
 
 #[test]
+fn actor_signals_shows_actors_on_the_page_of_the_kernel_and_reloads_on_its_bus() {
+    let output = run(env!("CARGO_BIN_EXE_actor_signals"));
+    assert_tells(
+        &output,
+        &[
+            "job 4: the mailbox is full",
+            "{\"source\":\"file\",\"diff\":[\"defaults.deadline: 1s -> 2s (hot)\"],\
+             \"needs_restart\":[\"defaults.mailbox_capacity: 256 -> 512 (cold)\"]}",
+            "  ron_kernel_ready 1",
+            "  ryker_mailbox_depth{actor=\"jobs\"} 0",
+            "  ryker_mailbox_dropped_total{actor=\"jobs\",reason=\"capacity\"} 3",
+            "  ryker_busy_rejections_total{actor=\"jobs\"} 3",
+            "  ryker_handler_latency_seconds_count{actor=\"jobs\",outcome=\"ok\"} 2",
+            "  ryker_config_reload_total{source=\"file\"} 1",
+            "  # EOF",
+        ],
+    );
+    assert_eq!(output.matches("# EOF").count(), 1);
+}
+
+#[test]
 fn overload_is_429_lateness_504_and_a_drain_503_and_nobody_waits_beyond_the_deadline() {
     let output = run(env!("CARGO_BIN_EXE_overload"));
     let row = |what: &str| -> Vec<u64> {
