@@ -3,11 +3,14 @@
 use super::peers::{ActixHere, Kameo, Ractor, Raw, Ryker, Tell, Xtra};
 use super::{Host, Job};
 use crate::harness::{Goal, Group};
+use crate::memory;
+use std::future::Future;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 /// The argument that has this program do one case alone; the case follows.
 pub const ALONE: &str = "actor-spawn-alone";
@@ -15,16 +18,18 @@ pub const ALONE: &str = "actor-spawn-alone";
 const ACTORS: usize = 100_000;
 const CAPACITY: usize = 64;
 
-type Case = (&'static str, fn() -> [f64; 2]);
+type Case = (&'static str, fn() -> [f64; 3]);
 
 const CASES: &[Case] = &[
-    ("ryker", || spawn::<Ryker>(WORKERS)),
-    (BASELINE, || spawn::<Raw>(WORKERS)),
-    ("bare tokio task", || WORKERS.block_on(tasks())),
-    ("kameo", || spawn::<Kameo>(WORKERS)),
-    ("ractor", || spawn::<Ractor>(WORKERS)),
-    ("xtra", || spawn::<Xtra>(WORKERS)),
-    ("actix, one arbiter", || spawn::<ActixHere>(Host::System)),
+    ("ryker", || measure(WORKERS, actors::<Ryker>)),
+    (BASELINE, || measure(WORKERS, actors::<Raw>)),
+    ("bare tokio task", || measure(WORKERS, tasks)),
+    ("kameo", || measure(WORKERS, actors::<Kameo>)),
+    ("ractor", || measure(WORKERS, actors::<Ractor>)),
+    ("xtra", || measure(WORKERS, actors::<Xtra>)),
+    ("actix, one arbiter", || {
+        measure(Host::System, actors::<ActixHere>)
+    }),
 ];
 const BASELINE: &str = "raw tokio mpsc";
 const WORKERS: Host = Host::Workers(2);
@@ -35,15 +40,18 @@ pub fn group() -> Group {
         "100,000 actors until each handled a message, 2 workers",
         BASELINE,
     );
-    let group = group.measure("all", "ms").measure("one, resident", "B");
+    let group = group
+        .measure("all", "ms")
+        .measure("one, resident", "B")
+        .measure("one, live", "B");
     CASES
         .iter()
         .fold(group, |group, &(name, _)| group.case(name, move || elsewhere(name)))
         .goal("all", "ryker", Goal::AtMost(120.0))
         .goal("one, resident", "ryker", Goal::AtMost(900.0))
         .note(
-            "A process for each case and round; resident is what VmRSS grew by, with the reference that is kept of \
-             each. Capacity 64 where there is a bound.",
+            "A process for each case and round; resident is what VmRSS grew by, live what the allocator was \
+             asked for, both with the reference that is kept of each. Capacity 64 where there is a bound.",
         )
 }
 
@@ -57,7 +65,7 @@ fn elsewhere(name: &str) -> Vec<f64> {
         .lines()
         .filter_map(|line| line.parse().ok())
         .collect();
-    assert_eq!(values.len(), 2, "{name}");
+    assert_eq!(values.len(), 3, "{name}");
     values
 }
 
@@ -99,25 +107,22 @@ impl Job for Recruit {
     }
 }
 
-fn spawn<P: Tell<Recruit>>(host: Host) -> [f64; 2] {
-    host.block_on(async {
-        let recruit = Recruit::new();
-        let (resident, began) = (resident(), Instant::now());
-        let mut actors = Vec::with_capacity(ACTORS);
-        for _ in 0..ACTORS {
-            let actor = P::spawn(recruit.clone(), CAPACITY).await;
-            P::tell(&actor, 1).await;
-            actors.push(actor);
-        }
-        recruit.all.notified().await;
-        grown(resident, began)
-    })
+/// All of them, and the reference that is kept of each.
+async fn actors<P: Tell<Recruit>>() -> Vec<P::Ref> {
+    let recruit = Recruit::new();
+    let mut actors = Vec::with_capacity(ACTORS);
+    for _ in 0..ACTORS {
+        let actor = P::spawn(recruit.clone(), CAPACITY).await;
+        P::tell(&actor, 1).await;
+        actors.push(actor);
+    }
+    recruit.all.notified().await;
+    actors
 }
 
 /// The least it can cost: a task that waits for ever.
-async fn tasks() -> [f64; 2] {
+async fn tasks() -> Vec<JoinHandle<()>> {
     let recruit = Recruit::new();
-    let (resident, began) = (resident(), Instant::now());
     let mut tasks = Vec::with_capacity(ACTORS);
     for _ in 0..ACTORS {
         let mut recruit = recruit.clone();
@@ -127,13 +132,23 @@ async fn tasks() -> [f64; 2] {
         }));
     }
     recruit.all.notified().await;
-    grown(resident, began)
+    tasks
 }
 
-/// ms since and bytes of each.
-fn grown(before: f64, began: Instant) -> [f64; 2] {
-    let ms = began.elapsed().as_secs_f64() * 1e3;
-    [ms, (resident() - before) / ACTORS as f64]
+/// Makes them twice, as counting takes time.
+fn measure<F: Future>(host: Host, make: fn() -> F) -> [f64; 3] {
+    let [ms, resident] = host.block_on(async {
+        let (before, began) = (resident(), Instant::now());
+        let _kept = make().await;
+        let ms = began.elapsed().as_secs_f64() * 1e3;
+        [ms, resident() - before]
+    });
+    let live = host.block_on(async {
+        memory::start_counting();
+        let _kept = make().await;
+        memory::stop_counting()
+    });
+    [ms, resident / ACTORS as f64, live / ACTORS as f64]
 }
 
 /// Bytes of this process in memory.
