@@ -131,6 +131,9 @@ mod scope;
 mod stats;
 mod supervision;
 mod sync;
+#[cfg(feature = "test-kit")]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-kit")))]
+pub mod test_kit;
 mod timer;
 mod units;
 
