@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The fuzz targets, those of the bus above all, from their stored inputs on: .ci/check-bus-fuzz.sh [SECONDS [SANITIZER]]
+# The fuzz targets, those of the bus and of ryker above all, from their stored inputs on: .ci/check-bus-fuzz.sh [SECONDS [SANITIZER]]
 # A bounded share of 60 seconds without sanitizer, which is six times as fast; the full run, half an hour with the address
 # sanitizer: .ci/check-bus-fuzz.sh 1800 address
 set -euo pipefail
@@ -34,10 +34,10 @@ programs=$target/$sanitizer/$(rustc -vV | sed -n 's/^host: //p')/release
 artifacts=$target/artifacts
 mkdir -p "$artifacts"
 
-# fuzz NAME TARGET SECONDS: new inputs go to a directory that is thrown away.
+# fuzz NAME TARGET SECONDS [LENGTH]: new inputs go to a directory that is thrown away.
 fuzz() {
   mkdir -p "$work/$2"
-  "$programs/$2" "$work/$2" "fuzz/corpus/$2" -max_total_time="$3" -max_len=400 -timeout=20 -reload=1 -verbosity=1 \
+  "$programs/$2" "$work/$2" "fuzz/corpus/$2" -max_total_time="$3" -max_len="${4:-400}" -timeout=20 -reload=1 -verbosity=1 \
     -artifact_prefix="$artifacts/" >"$work/$1.log" 2>&1
 }
 
@@ -45,10 +45,13 @@ fuzz() {
 failed=()
 (fuzz ops-1 bus_ops "$seconds") &
 first=$!
-fuzz names bus_names $((seconds / 10)) || failed+=(names)
-fuzz threads bus_threads $((seconds / 10)) || failed+=(threads)
-fuzz probes probe_answers $((seconds / 10)) || failed+=(probes)
-fuzz ops-2 bus_ops $((seconds - 3 * (seconds / 10))) || failed+=(ops-2)
+tenth=$((seconds / 10))
+fuzz names bus_names "$tenth" || failed+=(names)
+fuzz threads bus_threads "$tenth" || failed+=(threads)
+fuzz probes probe_answers "$tenth" || failed+=(probes)
+fuzz ryker-config ryker_config "$tenth" 800 || failed+=(ryker-config)
+fuzz ryker-ops ryker_ops $((3 * tenth)) || failed+=(ryker-ops)
+fuzz ops-2 bus_ops $((seconds - 7 * tenth)) || failed+=(ops-2)
 wait "$first" || failed+=(ops-1)
 for name in "${failed[@]}"; do
   grep -aE -A8 "panicked at|^==|ERROR|SUMMARY|Test unit written|Base64" "$work/$name.log" | grep -avE '^ +#' | head -40
@@ -56,7 +59,7 @@ done
 runs=$(cat "$work"/*.log | awk '/^Done [0-9]+ runs/ { runs += $2 } END { print runs + 0 }')
 if ((${#failed[@]})); then
   echo "fuzzing found a fault (${failed[*]}); to see the operations:" \
-    "RON_FUZZ_TRACE=1 cargo run --manifest-path fuzz/Cargo.toml --bin bus_ops -- INPUT, inputs are in $artifacts"
+    "RON_FUZZ_TRACE=1 cargo run --manifest-path fuzz/Cargo.toml --bin TARGET -- INPUT, inputs are in $artifacts"
   exit 1
 fi
 echo "$runs inputs in $seconds s, sanitizer $sanitizer: every law held"

@@ -6,12 +6,16 @@ mod input;
 mod names;
 mod owed;
 mod replay;
+mod ryker_config;
+mod ryker_ops;
 mod threads;
 mod world;
 
 pub use answers::probe_answers;
 pub use names::bus_names;
 pub use replay::replay;
+pub use ryker_config::ryker_config;
+pub use ryker_ops::ryker_ops;
 pub use threads::bus_threads;
 pub use world::bus_ops;
 

@@ -19,7 +19,7 @@ use crate::actor::{self, Actor, ActorExit, ActorRef, Letter};
 use crate::config::RykerConfig;
 use crate::core::{Core, Resident};
 use crate::error::{AskError, ErrorKind, SendError, TryRecvError};
-use crate::mailbox::{open, Inbox, Options, Receiver, Sender, Shared, Spec};
+use crate::mailbox::{open, Inbox, Options, Receiver, Sender, Shared};
 use crate::reply::Reply;
 use crate::runner::Runner;
 
@@ -90,22 +90,22 @@ impl World {
 
     /// Messages have up to 1024 bytes, and all together `bytes`.
     fn measured(capacity: usize, bytes: u64) -> (Self, Sender<Token>, Receiver<Token>) {
-        Self::with(capacity, |spec| {
-            spec.measure = Some(|token| token.bytes);
-            spec.max_msg_bytes = 1024;
-            spec.max_bytes = bytes;
+        Self::with(capacity, |options| {
+            options.measure = Some(|token| token.bytes);
+            options.max_msg_bytes = Some(1024);
+            options.max_bytes = Some(bytes);
         })
     }
 
     fn with(
         capacity: usize,
-        set: impl Fn(&mut Spec<Token>),
+        set: impl Fn(&mut Options<Token>),
     ) -> (Self, Sender<Token>, Receiver<Token>) {
         let core = Arc::new(Core::new(RykerConfig::default()));
         let mut options = Options::new("tokens".into());
         options.capacity = Some(capacity);
-        let mut spec = options.spec(&core).expect("the options are valid");
-        set(&mut spec);
+        set(&mut options);
+        let spec = options.spec(&core).expect("the options are valid");
         let shared = open(spec, &core).expect("nothing drains");
         let world = Self {
             shared: Arc::clone(&shared),
@@ -407,7 +407,7 @@ fn a_receiver_that_goes_leaves_nobody_waiting() {
 fn a_drain_wakes_both_sides_and_what_was_taken_is_received() {
     explore(|| {
         let (world, sender, mut receiver) = World::new(1);
-        let sending = [0, 1].map(|id| world.sending(sender.clone(), id, 2));
+        let sending = [0, 1].map(|id| world.sending(sender.clone(), id, 1));
         let draining = thread::spawn({
             let shared = Arc::clone(&world.shared);
             move || Resident::drain(&*shared)
@@ -560,7 +560,6 @@ fn desk() -> (ActorRef<Question>, Inbox<Letter<Question>>) {
     let options = Options::new("desk".into());
     let mut spec = options.spec(&core).expect("the options are valid");
     spec.discard = Some(Letter::discard);
-    spec.is_actor = true;
     let shared = open(spec, &core).expect("nothing drains");
     let inbox = Inbox::new(Arc::clone(&shared));
     (ActorRef::new(Sender::new(shared)), inbox)
@@ -711,7 +710,6 @@ fn echo(capacity: usize) -> Parts {
     options.capacity = Some(capacity);
     let mut spec = options.spec(&core).expect("the options are valid");
     spec.discard = Some(Letter::discard);
-    spec.is_actor = true;
     let shared = open(spec, &core).expect("nothing drains");
     let actor = ActorRef::new(Sender::new(Arc::clone(&shared)));
     let runner = Runner::new(Arc::clone(&shared), || Echo { told: 0 });
