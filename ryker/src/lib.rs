@@ -121,7 +121,6 @@ pub mod guide;
 mod interleavings;
 mod mailbox;
 #[cfg(feature = "metrics")]
-#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
 mod observer;
 mod reply;
@@ -132,7 +131,6 @@ mod stats;
 mod supervision;
 mod sync;
 #[cfg(feature = "test-kit")]
-#[cfg_attr(docsrs, doc(cfg(feature = "test-kit")))]
 pub mod test_kit;
 mod timer;
 mod units;
