@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ron_kernel::supervisor::{Child, ChildContext};
-use ron_kernel::{Kernel, KernelHandle};
+use ron_kernel::{Kernel, KernelEvent, KernelHandle, KERNEL_TOPIC};
 use ryker::{Actor, ActorExit, ActorRef, AskError, Context, Reply, Runner, Runtime, RykerConfig};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -111,6 +111,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .start()
         .await?;
     let kernel = running.handle().clone();
+    let topic = kernel.bus().topic::<KernelEvent>(KERNEL_TOPIC)?;
+    let mut events = topic.subscribe()?;
     kernel.ready().await;
     println!("/readyz answers {}", kernel.health().response().status);
     show("first.png", early.await?);
@@ -124,6 +126,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (image, answer) in [("cat.png", cat), ("cat.avif", avif), ("dog.png", dog)] {
         show(image, answer);
     }
+    let reason = loop {
+        if let KernelEvent::ServiceCrashed { reason, .. } = &events.recv().await?.event {
+            break reason.clone();
+        }
+    };
+    println!("  ServiceCrashed: {reason}");
     println!("  the kernel restarted it {} time", restarts(&kernel));
 
     println!("five more, and the end of everything");

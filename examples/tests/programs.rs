@@ -211,6 +211,7 @@ fn supervised_actor_keeps_its_mailbox_while_the_kernel_restarts_it() {
             "cat.png by incarnation 1",
             "cat.avif: the actor did not answer the message it handled",
             "dog.png by incarnation 2",
+            "ServiceCrashed: panicked: no codec for cat.avif",
             "the kernel restarted it 1 time",
             "thumbs: 6 made since the start; nothing is left",
             "a.png by incarnation 2",

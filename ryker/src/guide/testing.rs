@@ -54,5 +54,8 @@
 //! ```
 //!
 //! What sends to an actor is tested against a mailbox: build one of capacity 1 to see how it takes `Busy`, drop the
-//! receiver to see how it takes `Closed`. Feature `test-kit` has a stand-in for an actor, and an actor that is run
-//! message by message.
+//! receiver to see how it takes `Closed`.
+//!
+//! Feature `test-kit` has more, in `ryker::test_kit`: `paused` runs a test as above without an attribute, a `Probe`
+//! takes the place of an actor and hands out what it is sent, a `Stepper` handles one message per call and shows the
+//! state in between.
