@@ -41,7 +41,7 @@ impl Actor for Renderer {
     }
 }
 
-/// The handler: `GET /25` asks for a page of 25 ms.
+/// The handler: `GET /50` asks for a page of 50 ms.
 async fn respond(
     renderer: ActorRef<Render>,
     request: Request<Incoming>,
@@ -123,11 +123,11 @@ async fn load(addr: SocketAddr, what: &str, requests: usize, ms: u64) -> io::Res
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let rt = Runtime::new(RykerConfig::default());
-    // Sixteen pages of 25 ms take twice the deadline: half of what fits into the mailbox is too late.
+    // Sixteen pages of 50 ms take twice the deadline: half of what fits into the mailbox is too late.
     let renderer = rt
         .actor("renderer", || Renderer)
         .capacity(16)
-        .deadline(Duration::from_millis(200))
+        .deadline(Duration::from_millis(400))
         .spawn()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?;
@@ -137,13 +137,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "{:<28} {:>8} {:>5} {:>5} {:>5} {:>5} {:>12} {:>11}",
         "load", "requests", "200", "429", "504", "503", "Retry-After", "slowest"
     );
-    load(addr, "one page", 1, 25).await?;
-    load(addr, "100 pages at once", 100, 25).await?;
+    load(addr, "one page", 1, 50).await?;
+    load(addr, "100 pages at once", 100, 50).await?;
     load(addr, "one page beyond the deadline", 1, 2_000).await?;
 
     // One page is in hand when the drain begins, so that it lasts.
     let before = renderer.accounts().accepted;
-    let in_hand = tokio::spawn(get(addr, 150));
+    let in_hand = tokio::spawn(get(addr, 100));
     while renderer.accounts().accepted == before {
         sleep(Duration::from_millis(1)).await;
     }
@@ -154,7 +154,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while !renderer.is_closed() {
         sleep(Duration::from_millis(1)).await;
     }
-    load(addr, "10 pages while it drains", 10, 25).await?;
+    load(addr, "10 pages while it drains", 10, 50).await?;
     let page = in_hand.await??;
     println!("the page in hand: {}", page.status);
     let report = draining.await?;

@@ -258,8 +258,8 @@ fn overload_is_429_lateness_504_and_a_drain_503_and_nobody_waits_beyond_the_dead
     assert_eq!(ok + busy + late + draining, requests, "{output}");
     assert!(ok > 0 && busy > 0 && late > 0 && draining == 0, "{output}");
     assert_eq!(told, busy, "a 429 says when to come back:\n{output}");
-    // The deadline is 200 ms; the rest is for a machine with other work.
-    assert!((200..2_000).contains(&slowest), "{output}");
+    // The deadline is 400 ms; the rest is for a machine with other work.
+    assert!((400..2_000).contains(&slowest), "{output}");
     assert_eq!(row("one page beyond the deadline")[..5], [1, 0, 0, 1, 0]);
     assert_eq!(row("10 pages while it drains")[..6], [10, 0, 0, 0, 10, 10]);
     assert_tells(
