@@ -42,7 +42,8 @@
 //! # }
 //! ```
 //!
-//! A message that is handed out belongs to its handler or receiver, who overwrites it (`Zeroizing` does). Moving a
-//! value in Rust leaves its old bytes where it was, and the queue moves: keep secrets behind a pointer, as `Vec`, `Box`
-//! and `String` do, so that there is one copy to overwrite. Nothing of an actor crosses its restart but its mailbox;
-//! nothing is written to disk, and no message is in a log line, label or error text.
+//! A message that is handed out belongs to its handler or receiver, who overwrites it (`Zeroizing` does); one that was
+//! refused, or is dropped together with its `send`, belongs to its sender. Moving a value in Rust leaves its old bytes
+//! where it was, and the queue moves: keep secrets behind a pointer, as `Vec`, `Box` and `String` do, so that there is
+//! one copy to overwrite. Nothing of an actor crosses its restart but its mailbox; nothing is written to disk, and no
+//! message is in a log line, label or error text.

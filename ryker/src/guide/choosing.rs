@@ -4,9 +4,9 @@
 //!
 //! Enough where one task reads one queue, a panic may end it for good or the process with it, messages have no
 //! deadline, and nobody asks at shutdown what was lost. It is less to learn and one dependency less, and it has what
-//! ryker does not: reserving a place before making the message (`reserve`), weak senders, streams. What it does not
-//! have is usually written around it sooner or later: a timeout for each wait, a oneshot for each answer, a restart
-//! that keeps the queue, counters.
+//! ryker does not: reserving a place before making the message (`reserve`), streams. What it does not have is usually
+//! written around it sooner or later: a timeout for each wait, a oneshot for each answer, a restart that keeps the
+//! queue, counters.
 //!
 //! ```
 //! use ryker::{Runtime, RykerConfig, SendError};

@@ -60,6 +60,11 @@
 //! actors' handlers that are queued behind a handler under way fail with `Draining` at once; asks from elsewhere are
 //! served.
 //!
+//! # What a drain does not wait for
+//!
+//! A message of a plain mailbox is over when its receiver has it: join your loop before the process ends. A handler
+//! that drains its own runtime would wait for itself; let the host do it.
+//!
 //! # Deadlines of drains
 //!
 //! Choose it as long as the slowest handler takes, times what may be queued, or shed load before: a host that turns

@@ -60,5 +60,5 @@
 //! on `spawn_blocking`.
 //!
 //! Among senders fairness is a queue: those who wait in `send` get room in the order in which they came, and no
-//! `try_send` overtakes them. A large message at its head waits until there is room for all of its bytes, and those
+//! `try_send` takes it from them. A large message at its head waits until there is room for all of its bytes, and those
 //! behind it wait too.

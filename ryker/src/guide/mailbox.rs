@@ -4,7 +4,8 @@
 //! [size](crate::MessageSize) it also holds at most [`max_bytes`](crate::MailboxBuilder::max_bytes) of them, and none
 //! above [`max_msg_bytes`](crate::MailboxBuilder::max_msg_bytes). Both bounds are hard: there is no way in that ignores
 //! them, and nothing is displaced to make room. A message is charged when it is accepted and released when it is taken
-//! out; the one in a handler's hand is not charged.
+//! out; the one in a handler's hand is not charged, nor is one that waits in [`send`](crate::Sender::send), which is
+//! its sender's until there is room.
 //!
 //! An actor has one, with the same options on [`ActorBuilder`](crate::ActorBuilder). Without an actor it is a queue for
 //! a loop of one's own:

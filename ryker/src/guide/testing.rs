@@ -4,6 +4,8 @@
 //! too: deadlines, delays of restarts and drains pass at once and in order, and the same test gives the same result. On
 //! the current-thread flavour nothing else runs between two awaits of the test.
 //!
+//! The clock must stand still from the start of the runtime on; one that is paused in the middle is not followed.
+//!
 //! Accounts are what to assert on: they tell that the message was handled, expired or refused, without a hook in the
 //! actor.
 //!
