@@ -490,6 +490,21 @@ async fn reloads_count_by_source_and_refusals_by_source_and_kind() {
     assert_eq!(read(refused), before + 1.0);
 }
 
+/// Everything of a snapshot that must never fall.
+fn counters(snapshot: &Snapshot) -> BTreeMap<(String, &'static str), u64> {
+    let mut counters = BTreeMap::new();
+    for actor in snapshot.actors() {
+        let mut count = |what, value| counters.insert((actor.name().to_owned(), what), value);
+        for reason in REASONS {
+            count(reason.as_str(), actor.dropped(reason));
+        }
+        let waits = actor.queue_wait().map_or(0, |waits| waits.count());
+        count("waits", waits);
+        count("yields", actor.yields());
+    }
+    counters
+}
+
 #[test]
 fn counters_never_fall_while_mailboxes_come_and_go() {
     let rt = Runtime::new(RykerConfig::default());
@@ -500,14 +515,26 @@ fn counters_never_fall_while_mailboxes_come_and_go() {
             let mut lost = 0;
             while !ended.load(Ordering::Relaxed) {
                 let name = ["a", "b", "c"][thread % 3];
-                let mailbox = rt.mailbox(name).capacity(4).build().unwrap();
-                let (jobs, mut reader) = mailbox.split();
-                for n in 0..6 {
-                    let _ = jobs.try_send(n);
+                if thread % 2 == 0 {
+                    let mailbox = rt.mailbox(name).capacity(4).build().unwrap();
+                    let (jobs, mut reader) = mailbox.split();
+                    for n in 0..6 {
+                        let _ = jobs.try_send(n);
+                    }
+                    reader.try_recv().unwrap();
+                    drop(reader);
+                    jobs.try_send(6).unwrap_err();
+                } else {
+                    let actor = rt.actor(name, || Worker).capacity(3);
+                    let (worker, runner) = actor.runner().unwrap();
+                    for _ in 0..5 {
+                        let _ = worker.try_send(Work::Fail);
+                    }
+                    // What is queued is lost to the shutdown.
+                    worker.stop();
+                    drop(runner);
+                    worker.try_send(Work::Fail).unwrap_err();
                 }
-                reader.try_recv().unwrap();
-                drop(reader);
-                jobs.try_send(6).unwrap_err();
                 // Two found it full, three were queued, one came too late.
                 lost += 6;
             }
@@ -517,18 +544,14 @@ fn counters_never_fall_while_mailboxes_come_and_go() {
     let threads: Vec<_> = (0..4).map(|n| std::thread::spawn(churn(n))).collect();
 
     let mut last = BTreeMap::new();
-    for _ in 0..300 {
-        let page = page(&rt);
-        let mut now = BTreeMap::new();
-        for line in page.lines().filter(|line| !line.starts_with('#')) {
-            let (series, value) = line.rsplit_once(' ').unwrap();
-            if !series.contains("depth") {
-                now.insert(series.to_owned(), value.parse::<f64>().unwrap());
-            }
-        }
+    for _ in 0..2_000 {
+        let now = counters(&Snapshot::of(&rt));
         for (series, before) in &last {
-            let value = now.get(series).copied().unwrap_or(-1.0);
-            assert!(value >= *before, "{series}: {before}, then {value}");
+            let value = now.get(series);
+            assert!(
+                value >= Some(before),
+                "{series:?}: {before}, then {value:?}"
+            );
         }
         last = now;
     }
