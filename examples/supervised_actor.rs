@@ -89,7 +89,8 @@ fn restarts(kernel: &KernelHandle) -> u64 {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let rt = Runtime::new(RykerConfig::default());
+    let cfg = RykerConfig::from_env_validated()?;
+    let rt = Runtime::new(cfg);
     let started = Arc::new(Notify::new());
     let told = Arc::clone(&started);
     let (actor, runner) = rt
@@ -113,6 +114,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let kernel = running.handle().clone();
     let topic = kernel.bus().topic::<KernelEvent>(KERNEL_TOPIC)?;
     let mut events = topic.subscribe()?;
+    println!("/readyz answers {}", kernel.health().response().status);
     kernel.ready().await;
     println!("/readyz answers {}", kernel.health().response().status);
     show("first.png", early.await?);

@@ -204,6 +204,7 @@ fn supervised_actor_keeps_its_mailbox_while_the_kernel_restarts_it() {
     assert_tells(
         &output,
         &[
+            "/readyz answers 503",
             "thumbs: incarnation 1 has its codecs",
             "/readyz answers 200",
             "first.png by incarnation 1",
