@@ -28,7 +28,7 @@ impl Actor for Thumbs {
     type Error = Infallible;
 
     async fn on_start(&mut self, cx: &mut Context<Self>) -> Result<(), Infallible> {
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(200)).await;
         println!("  thumbs: incarnation {} has its codecs", cx.generation());
         self.started.notify_one();
         Ok(())
