@@ -2,13 +2,13 @@
 
 use std::error::Error;
 use std::fmt;
-use std::future::{poll_fn, Future};
+use std::future::Future;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::account::Accounts;
-use crate::clock::{instant_of, tick_of, Clock, Tick};
+use crate::clock::{instant_of, tick_from, Clock, Tick};
 use crate::error::{ErrorKind, SendError};
 use crate::mailbox::{Phase, Sender, Shared};
 use crate::reply::{Ask, Caller, Reply};
@@ -191,8 +191,9 @@ pub(crate) struct Letter<M> {
 }
 
 impl<M> Letter<M> {
-    pub(crate) fn open(self) -> (M, Option<Arc<dyn Caller>>) {
-        (self.message, self.caller)
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn open(self) -> (M, Option<Arc<dyn Caller>>, Option<Box<tracing::Span>>) {
+        (self.message, self.caller, self.origin)
     }
 
     /// Whether it is an ask that nobody waits for any more.
@@ -289,12 +290,15 @@ impl<M: Send + 'static> ActorRef<M> {
     }
 
     /// [`ask`](Self::ask) with a deadline of the caller's, which wins if it is the earliest.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask); a deadline that has passed is [`SendError::Deadline`] at once.
     pub fn ask_with_deadline<R, F>(&self, make: F, deadline: Instant) -> Ask<'_, M, R, F>
     where
         R: Send + 'static,
         F: FnOnce(Reply<R>) -> M,
     {
-        Ask::new(self, make, Some(tick_of(deadline)))
+        Ask::new(self, make, Some(tick_from(deadline)))
     }
 
     /// Sends for an ask; returns the deadline.
@@ -328,7 +332,8 @@ impl<M: Send + 'static> ActorRef<M> {
         }
     }
 
-    /// Takes nothing more in. The actor handles what is queued, runs [`on_stop`](Actor::on_stop) and ends.
+    /// Takes nothing more in. The actor handles what is queued, runs [`on_stop`](Actor::on_stop) and ends. One that
+    /// waits for its next start after a failure is started for that at once.
     pub fn stop(&self) {
         self.sender.shared.close(Phase::Draining);
     }
@@ -338,8 +343,26 @@ impl<M: Send + 'static> ActorRef<M> {
     /// # Cancel safety
     /// May be dropped and called again.
     pub async fn stopped(&self) -> ActorExit {
-        let fate = &self.sender.shared.fate;
-        poll_fn(|cx| fate.poll_exit(cx)).await
+        self.sender.shared.fate.wait().await
+    }
+
+    /// Ends the actor at once: the handler under way is dropped at its next await and its message counted as aborted,
+    /// what is queued is dropped, and whoever asked is told. There is no restart and no
+    /// [`on_stop`](Actor::on_stop); the exit is [`ActorExit::Cancelled`].
+    pub fn abort(&self) {
+        self.sender.shared.cut();
+    }
+
+    /// A reference that does not keep the actor alive.
+    pub fn downgrade(&self) -> WeakActorRef<M> {
+        WeakActorRef {
+            shared: Arc::downgrade(&self.sender.shared),
+        }
+    }
+
+    /// Whether both send to the same actor.
+    pub fn same_actor(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.sender.shared, &other.sender.shared)
     }
 
     /// How it ended, if it has.
@@ -357,7 +380,7 @@ impl<M: Send + 'static> ActorRef<M> {
         self.sender.depth()
     }
 
-    /// The most messages its mailbox holds.
+    /// The most messages its mailbox holds, not how many more fit now.
     pub fn capacity(&self) -> usize {
         self.sender.capacity()
     }
@@ -390,6 +413,34 @@ impl<M> fmt::Debug for ActorRef<M> {
         f.debug_tuple("ActorRef")
             .field(&self.sender.shared)
             .finish()
+    }
+}
+
+/// A reference to an actor that does not keep it alive; see [`ActorRef::downgrade`].
+pub struct WeakActorRef<M> {
+    shared: Weak<Shared<Letter<M>>>,
+}
+
+impl<M: Send + 'static> WeakActorRef<M> {
+    /// A reference that does, unless the last one has been dropped.
+    pub fn upgrade(&self) -> Option<ActorRef<M>> {
+        let shared = self.shared.upgrade()?;
+        let revived = shared.revive_sender();
+        revived.then(|| ActorRef::new(Sender::new(shared)))
+    }
+}
+
+impl<M> Clone for WeakActorRef<M> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Weak::clone(&self.shared),
+        }
+    }
+}
+
+impl<M> fmt::Debug for WeakActorRef<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakActorRef")
     }
 }
 
@@ -428,7 +479,7 @@ impl<A: Actor> Context<A> {
     }
 
     /// A reference to this actor; `None` once the last one outside has been dropped. An actor that keeps one does not
-    /// end by itself.
+    /// end by itself: keep it [downgraded](ActorRef::downgrade).
     pub fn actor_ref(&self) -> Option<ActorRef<A::Msg>> {
         let revived = self.shared.revive_sender();
         revived.then(|| ActorRef::new(Sender::new(Arc::clone(&self.shared))))

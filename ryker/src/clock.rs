@@ -1,9 +1,12 @@
 //! Milliseconds that cost one load to read.
 //!
 //! `Instant::now` takes longer than a whole `try_send`. So a thread writes the time into a cell every millisecond, as
-//! long as somebody reads it: after [`IDLE_TICKS`] in which nobody did it stops the cell and parks, and the next reader
-//! wakes it. What a reader sees is at most one tick and the thread's own lateness behind: 2 ms unless the machine is
-//! overcommitted, and never ahead. When tokio's clock is paused, the cell stays stopped and tokio's clock is read.
+//! long as somebody reads it: after [`IDLE_TICKS`] in which nobody did it stops the cell and sleeps until the next
+//! deadline, and the next reader wakes it. What a reader sees is never ahead, and behind by at most one tick and what the
+//! thread is late, which is nothing to speak of unless the machine is overcommitted. When tokio's clock is paused at the
+//! moment the cell would be started, it stays stopped and tokio's clock is read.
+//!
+//! Nobody joins the thread: it ends by itself when the last clock is dropped.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -58,11 +61,14 @@ impl Clock {
         now
     }
 
-    /// Has `who` told at `deadline`, unless the cell is stopped: tokio's clock is paused then, or there is no thread.
+    /// Has `who` told at `deadline`, unless tokio's clock is paused, or there is no thread.
     #[inline]
     pub(crate) fn call_at(&self, deadline: Tick, who: Arc<dyn Waits>) -> Option<Key> {
         if self.0.now.load(Ordering::Relaxed) == STOPPED {
-            return None;
+            self.start();
+            if self.0.now.load(Ordering::Relaxed) == STOPPED {
+                return None;
+            }
         }
         let (key, is_parked) = self.0.deadlines.enter(deadline, who);
         if is_parked {
@@ -82,15 +88,17 @@ impl Clock {
         if cfg!(loom) {
             return 1;
         }
-        let now = tick_of(tokio::time::Instant::now().into_std());
         if is_paused() {
-            return now;
+            return tick_of(tokio::time::Instant::now().into_std());
         }
         let mut ticker = self.0.ticker.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.read.store(true, Ordering::Relaxed);
-        if self.0.now.load(Ordering::Relaxed) != STOPPED {
-            return now;
+        let running = self.0.now.load(Ordering::Relaxed);
+        if running != STOPPED {
+            return running;
         }
+        // Under the lock, so that no later time is overwritten.
+        let now = tick_of(Instant::now());
         match &*ticker {
             Some(thread) => {
                 self.0.deadlines.unpark();
@@ -115,14 +123,29 @@ impl Clock {
 }
 
 impl Cell {
-    /// Stops the cell, unless somebody has just read it or waits for a deadline.
+    /// Stops the cell, unless somebody has just read it.
     fn stop(&self) -> bool {
         let _starting = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = !self.read.load(Ordering::Relaxed) && self.deadlines.park();
+        let idle = !self.read.load(Ordering::Relaxed);
         if idle {
+            self.deadlines.park();
             self.now.store(STOPPED, Ordering::Relaxed);
         }
         idle
+    }
+
+    /// Tells whose deadline has come. That may take long, and time goes on.
+    fn turn(&self) {
+        let stopped = self.is_stopped();
+        self.deadlines.turn(tick_of(Instant::now()), || {
+            if !stopped {
+                self.now.store(tick_of(Instant::now()), Ordering::Relaxed);
+            }
+        });
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.now.load(Ordering::Relaxed) == STOPPED
     }
 }
 
@@ -145,21 +168,28 @@ fn tick(weak: &Weak<Cell>) {
             idle += 1;
         }
         if idle < IDLE_TICKS || !cell.stop() {
-            let now = tick_of(Instant::now());
-            cell.now.store(now, Ordering::Relaxed);
-            cell.deadlines.turn(now);
+            cell.now.store(tick_of(Instant::now()), Ordering::Relaxed);
+            cell.turn();
             drop(cell);
             thread::sleep(TICK);
-        } else {
-            idle = 0;
-            while cell.now.load(Ordering::Relaxed) == STOPPED {
-                drop(cell);
-                thread::park();
-                match weak.upgrade() {
-                    Some(woken) => cell = woken,
-                    None => return,
+            continue;
+        }
+        idle = 0;
+        while cell.is_stopped() {
+            let next = cell.deadlines.next();
+            drop(cell);
+            match next {
+                Some(tick) => {
+                    let wait = instant_of(tick).saturating_duration_since(Instant::now());
+                    thread::park_timeout(wait);
                 }
+                None => thread::park(),
             }
+            let Some(woken) = weak.upgrade() else {
+                return;
+            };
+            cell = woken;
+            cell.turn();
         }
     }
 }
@@ -186,6 +216,15 @@ fn origin() -> Instant {
 pub(crate) fn tick_of(instant: Instant) -> Tick {
     let since = instant.saturating_duration_since(origin());
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// The first tick that begins at `instant` or after it, as a deadline is not to be early; no tick, if it has passed.
+pub(crate) fn tick_from(instant: Instant) -> Tick {
+    if instant <= tokio::time::Instant::now().into_std() {
+        return STOPPED;
+    }
+    let tick = tick_of(instant);
+    tick + u64::from(instant_of(tick) < instant)
 }
 
 /// When `tick` begins.

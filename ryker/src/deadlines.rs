@@ -5,17 +5,19 @@
 //! hardly share. The clock's thread turns it. A wait beyond one turn is passed over once per turn.
 
 use std::cell::Cell;
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use crate::clock::Tick;
+use crate::contain::contain;
 use crate::sync::{Lock, Padded};
 
 /// Slots of a wheel; the default deadline, 1 s, is met within one turn.
 const SLOTS: u64 = 1_024;
 /// Wheels, so that threads which wait at the same time rarely meet at one.
 const WHEELS: usize = 8;
+/// How many are told between two pauses.
+const PAUSE: usize = 64;
 /// No entry.
 const NONE: u32 = u32::MAX;
 
@@ -40,7 +42,7 @@ impl Deadlines {
         Self(std::array::from_fn(|_| Padded(Lock::new(Wheel::default()))))
     }
 
-    /// Enters `who`, to be told at `deadline` or within a millisecond. Also tells whether nobody turns the wheel.
+    /// Enters `who`, to be told at `deadline` or within a millisecond. Also tells whether the wheel is parked.
     pub(crate) fn enter(&self, deadline: Tick, who: Arc<dyn Waits>) -> (Key, bool) {
         let wheel = home();
         let mut locked = self.0[wheel].0.lock();
@@ -62,28 +64,31 @@ impl Deadlines {
         drop(who);
     }
 
-    /// Tells everybody whose deadline is not after `now`.
-    pub(crate) fn turn(&self, now: Tick) {
+    /// Tells everybody whose deadline is not after `now`, and calls `pause` now and then.
+    pub(crate) fn turn(&self, now: Tick, pause: impl Fn()) {
         for wheel in &self.0 {
             let due = wheel.0.lock().turn(now);
-            for who in due {
-                // Foreign wakers and destructors must not stop the clock.
-                let _ = catch_unwind(AssertUnwindSafe(move || who.expire()));
+            for (told, who) in due.into_iter().enumerate() {
+                if told % PAUSE == PAUSE - 1 {
+                    pause();
+                }
+                // A destructor must not stop the clock either.
+                let _ = contain(move || who.expire());
             }
         }
     }
 
-    /// Stops the wheels if they are empty. From then on whoever enters is told that nobody turns them.
-    pub(crate) fn park(&self) -> bool {
-        let parked = self.0.iter().all(|wheel| {
-            let mut wheel = wheel.0.lock();
-            wheel.is_parked = wheel.len == 0;
-            wheel.is_parked
-        });
-        if !parked {
-            self.unpark();
+    /// The earliest deadline.
+    pub(crate) fn next(&self) -> Option<Tick> {
+        let earliest = |wheel: &Padded<Lock<Wheel>>| wheel.0.lock().earliest();
+        self.0.iter().filter_map(earliest).min()
+    }
+
+    /// From now on whoever enters is told that nobody turns the wheels every tick.
+    pub(crate) fn park(&self) {
+        for wheel in &self.0 {
+            wheel.0.lock().is_parked = true;
         }
-        parked
     }
 
     pub(crate) fn unpark(&self) {
@@ -196,6 +201,11 @@ impl Wheel {
         }
         self.len -= 1;
         Some(who)
+    }
+
+    fn earliest(&self) -> Option<Tick> {
+        let waiting = self.entries.iter().filter(|entry| entry.who.is_some());
+        waiting.map(|entry| entry.deadline).min()
     }
 
     fn turn(&mut self, now: Tick) -> Vec<Arc<dyn Waits>> {

@@ -67,7 +67,7 @@ impl<T> fmt::Debug for SendError<T> {
             Self::Deadline(_) => "Deadline",
             Self::Draining(_) => "Draining",
         };
-        f.debug_tuple(name).finish_non_exhaustive()
+        write!(f, "{name}(..)")
     }
 }
 
@@ -224,6 +224,8 @@ impl ErrorKind {
         }
     }
 }
+
+impl Error for ErrorKind {}
 
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,8 +1,13 @@
 //! How an actor ended, for whoever waits for that.
 
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::actor::ActorExit;
+use crate::contain::wake;
 use crate::sync::Lock;
 
 /// Open until the actor has ended for good.
@@ -11,9 +16,15 @@ pub(crate) struct Fate(Lock<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    exit: Option<Box<ActorExit>>,
-    /// Boxed, as most have none.
-    waiting: Option<Box<Vec<Waker>>>,
+    exit: Option<Arc<ActorExit>>,
+    /// Most have none.
+    waiting: Option<Box<Waiting>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    wakers: BTreeMap<u64, Waker>,
 }
 
 impl Default for Fate {
@@ -23,23 +34,20 @@ impl Default for Fate {
 }
 
 impl Fate {
-    /// The first exit stands.
-    pub(crate) fn seal(&self, exit: ActorExit) {
-        let exit = Box::new(exit);
-        let mut surplus = None;
+    /// Whether this was the exit: the first one stands.
+    pub(crate) fn seal(&self, exit: ActorExit) -> bool {
+        let exit = Arc::new(exit);
         let waiting = {
             let mut state = self.0.lock();
-            if state.exit.is_none() {
-                state.exit = Some(exit);
-            } else {
-                surplus = Some(exit);
+            if state.exit.is_some() {
+                return false;
             }
-            std::mem::take(&mut state.waiting)
+            state.exit = Some(exit);
+            state.waiting.take()
         };
-        drop(surplus);
-        for waker in waiting.into_iter().flat_map(|waiting| *waiting) {
-            waker.wake();
-        }
+        let wakers = waiting.map(|waiting| waiting.wakers).unwrap_or_default();
+        wakers.into_values().for_each(wake);
+        true
     }
 
     pub(crate) fn is_sealed(&self) -> bool {
@@ -47,31 +55,58 @@ impl Fate {
     }
 
     pub(crate) fn exit(&self) -> Option<ActorExit> {
-        // The clone allocates nothing: causes are shared.
-        self.0.lock().exit.as_deref().cloned()
+        let exit = self.0.lock().exit.clone();
+        exit.map(|exit| (*exit).clone())
     }
 
-    pub(crate) fn poll_exit(&self, cx: &mut Context<'_>) -> Poll<ActorExit> {
-        let waker = cx.waker().clone();
-        let mut state = self.0.lock();
-        if let Some(exit) = state.exit.as_deref() {
-            let exit = exit.clone();
-            drop(state);
-            drop(waker);
+    pub(crate) fn wait(&self) -> Wait<'_> {
+        Wait {
+            fate: self,
+            place: None,
+        }
+    }
+}
+
+/// Ends when the fate is sealed.
+pub(crate) struct Wait<'a> {
+    fate: &'a Fate,
+    place: Option<u64>,
+}
+
+impl Future for Wait<'_> {
+    type Output = ActorExit;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ActorExit> {
+        if let Some(exit) = self.fate.exit() {
             return Poll::Ready(exit);
         }
-        // One entry per task that waits: a task that is polled again replaces its own.
+        let waker = cx.waker().clone();
+        let mut state = self.fate.0.lock();
+        if state.exit.is_some() {
+            drop(state);
+            return self.poll(cx);
+        }
         let waiting = state.waiting.get_or_insert_with(Box::default);
-        let own = waiting.iter_mut().find(|w| w.will_wake(&waker));
-        let old = match own {
-            Some(own) => Some(std::mem::replace(own, waker)),
-            None => {
-                waiting.push(waker);
-                None
-            }
-        };
+        let place = self.place.unwrap_or(waiting.next);
+        waiting.next = waiting.next.max(place + 1);
+        let old = waiting.wakers.insert(place, waker);
         drop(state);
         drop(old);
+        self.place = Some(place);
         Poll::Pending
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            let mut state = self.fate.0.lock();
+            let waker = state
+                .waiting
+                .as_mut()
+                .and_then(|waiting| waiting.wakers.remove(&place));
+            drop(state);
+            drop(waker);
+        }
     }
 }

@@ -112,6 +112,7 @@ mod account;
 mod actor;
 mod clock;
 pub mod config;
+mod contain;
 mod core;
 mod deadlines;
 mod error;
@@ -136,7 +137,7 @@ mod timer;
 mod units;
 
 pub use account::{Accounts, Refusals};
-pub use actor::{Actor, ActorExit, ActorRef, Context, DeadlineExceeded, OnDeadline};
+pub use actor::{Actor, ActorExit, ActorRef, Context, DeadlineExceeded, OnDeadline, WeakActorRef};
 pub use config::RykerConfig;
 pub use error::{AskError, BuildError, ErrorKind, SendError, TryRecvError};
 pub use mailbox::{Delivery, Mailbox, MailboxBuilder, MessageSize, Receiver, Sender};

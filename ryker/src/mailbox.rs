@@ -7,7 +7,7 @@ mod shared;
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use zeroize::Zeroize;
@@ -17,7 +17,8 @@ pub use sender::Sender;
 
 pub(crate) use intake::{Envelope, Phase};
 pub(crate) use receiver::Inbox;
-use shared::{Extras, Measured};
+use shared::Measured;
+pub(crate) use shared::{Extras, Vacant};
 pub(crate) use shared::{Shared, Spec};
 
 use crate::account::Accounts;
@@ -30,25 +31,46 @@ use crate::observer::Observer;
 /// It is asked once, when the message is sent, on the sender's thread and outside all locks. What it answers is
 /// charged while the message is in the mailbox and released when it leaves, even if it would answer otherwise by then.
 pub trait MessageSize {
-    /// Bytes, including what the message owns on the heap.
+    /// Bytes, those that the message owns on the heap included: what the sender is to be charged with.
     fn message_size(&self) -> usize;
 }
 
+/// Its capacity, as that is what it takes.
 impl MessageSize for Vec<u8> {
     fn message_size(&self) -> usize {
-        self.len()
+        self.capacity()
     }
 }
 
-impl MessageSize for Box<[u8]> {
+impl MessageSize for [u8] {
     fn message_size(&self) -> usize {
         self.len()
     }
 }
 
+impl<T: MessageSize + ?Sized> MessageSize for Box<T> {
+    fn message_size(&self) -> usize {
+        (**self).message_size()
+    }
+}
+
+/// Each reference counts in full, as any of them may be the one that keeps the value.
+impl<T: MessageSize + ?Sized> MessageSize for Arc<T> {
+    fn message_size(&self) -> usize {
+        (**self).message_size()
+    }
+}
+
+impl<T: MessageSize> MessageSize for Option<T> {
+    fn message_size(&self) -> usize {
+        self.as_ref().map_or(0, T::message_size)
+    }
+}
+
+/// Its capacity, as that is what it takes.
 impl MessageSize for String {
     fn message_size(&self) -> usize {
-        self.len()
+        self.capacity()
     }
 }
 
@@ -182,6 +204,7 @@ impl<T> Options<T> {
             }),
             scrub: self.scrub.filter(|_| scrubs),
             observer: self.observer,
+            vacant: OnceLock::new(),
         };
         let ordinary =
             extras.bytes.is_none() && extras.scrub.is_none() && extras.observer.is_none();

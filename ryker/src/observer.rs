@@ -8,11 +8,11 @@ use crate::actor::ActorExit;
 /// Is told what happens to one mailbox or actor.
 ///
 /// Every method has an empty body to begin with. They are called on the thread on which it happens, outside all locks;
-/// a slow one slows that thread. One that panics does so in the sender, or in the actor, where it counts as the
-/// actor's panic.
+/// a slow one slows that thread. A panic of theirs is contained and changes nothing else.
 ///
 /// The counts behind [`Accounts`](crate::Accounts) and behind the metrics do not need an observer.
-#[allow(unused_variables, reason = "the names document the arguments")]
+// The names document the arguments.
+#[allow(unused_variables)]
 pub trait Observer: Debug + Send + Sync + 'static {
     /// A message was refused and handed back.
     fn on_refused(&self, actor: &str, reason: DropReason) {}
@@ -25,10 +25,10 @@ pub trait Observer: Debug + Send + Sync + 'static {
     fn on_handled(&self, actor: &str, outcome: Outcome, waited: Duration, took: Duration) {}
 
     /// An incarnation failed; `delay` is how long until the next one starts. `failures` counts those inside the
-    /// rapid-fail window, this one included.
+    /// rapid-fail window, this one included. Not told of a [`Runner`](crate::Runner)'s, whose supervisor decides.
     fn on_restart(&self, actor: &str, cause: &ActorExit, failures: u32, delay: Duration) {}
 
-    /// The actor has ended for good.
+    /// The actor has ended for good, and what was left in its mailbox has been dropped.
     fn on_exit(&self, actor: &str, exit: &ActorExit) {}
 }
 

@@ -10,6 +10,7 @@ use zeroize::Zeroize;
 
 use crate::actor::ActorRef;
 use crate::clock::{Clock, Tick};
+use crate::contain::wake;
 use crate::deadlines::{Key, Waits};
 use crate::error::{AskError, ErrorKind};
 use crate::sync::{AtomicBool, Lock, Ordering};
@@ -116,7 +117,7 @@ impl<R> Slot<R> {
     fn answer(&self, answer: R) -> Result<(), R> {
         match self.leave(State::Answered(answer)) {
             Ok(State::Open(caller, _)) => {
-                caller.wake();
+                wake(caller);
                 Ok(())
             }
             Err(State::Answered(answer)) => Err(answer),
@@ -126,9 +127,9 @@ impl<R> Slot<R> {
 
     fn fail(&self, kind: ErrorKind) {
         if let Ok(State::Open(caller, handler)) = self.leave(State::Failed(kind)) {
-            caller.wake();
+            wake(caller);
             if let Some(handler) = handler {
-                handler.wake();
+                wake(handler);
             }
         }
     }
@@ -136,9 +137,12 @@ impl<R> Slot<R> {
     /// The caller waits no more.
     fn abandon(&self) {
         match self.leave(State::Over) {
-            Ok(State::Open(_, Some(handler))) => handler.wake(),
+            Ok(State::Open(_, Some(handler))) => wake(handler),
             Ok(_) => {}
-            Err(_) => drop(std::mem::replace(&mut *self.state.lock(), State::Over)),
+            Err(_) => {
+                let left = std::mem::replace(&mut *self.state.lock(), State::Over);
+                drop(left);
+            }
         }
     }
 
@@ -292,7 +296,10 @@ where
             };
             let deadline = match this.actor.deliver(make(reply), Some(caller), own) {
                 Ok(deadline) => deadline,
-                Err(error) => return Poll::Ready(Err(AskError::NotSent(error))),
+                Err(error) => {
+                    slot.abandon();
+                    return Poll::Ready(Err(AskError::NotSent(error)));
+                }
             };
             let clock = this.actor.clock();
             let call = clock.call_at(deadline, Arc::clone(&slot) as Arc<dyn Waits>);

@@ -5,19 +5,21 @@ use std::fmt;
 use std::future::{pending, poll_fn, Future};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::pin::{pin, Pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{self, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tracing::Span;
+use tracing::{span, Span};
 
 use crate::account::End;
 use crate::actor::{Actor, ActorExit, Context, DeadlineExceeded, Letter, OnDeadline};
 use crate::clock::Tick;
 use crate::config::SpanLevel;
+use crate::contain::{contain, text_of};
 use crate::error::ErrorKind;
-use crate::mailbox::{Envelope, Inbox, Phase, Shared};
+use crate::mailbox::{Envelope, Inbox, Phase, Shared, Vacant};
 use crate::observer::Outcome;
 use crate::reply::Caller;
 use crate::scope::Scope;
@@ -52,12 +54,16 @@ impl<A: Actor> Runner<A> {
         factory: impl FnMut() -> A + Send + 'static,
     ) -> Self {
         let place = Place::new(Arc::clone(&shared), factory);
-        Self {
-            seat: Arc::new(Seat {
-                place: Mutex::new(Some(place)),
-                shared,
-            }),
+        let seat = Arc::new(Seat {
+            place: Mutex::new(Some(place)),
+            shared,
+        });
+        if let Some(extras) = &seat.shared.spec.extras {
+            let vacant: Weak<Seat<A>> = Arc::downgrade(&seat);
+            // There is one runner per mailbox.
+            let _ = extras.vacant.set(vacant as Weak<dyn Vacant>);
         }
+        Self { seat }
     }
 
     /// Runs one incarnation until the actor ends: it was stopped or drained and has worked off its mailbox, or nobody
@@ -67,8 +73,9 @@ impl<A: Actor> Runner<A> {
     /// child's.
     ///
     /// # Errors
-    /// [`ActorExit::Failed`] when the actor returned an error, [`ActorExit::Cancelled`] when a drain ran out of time or
-    /// when another incarnation runs.
+    /// [`ActorExit::Failed`] when the actor returned an error, and [`ActorExit::Cancelled`] when it was aborted, when a
+    /// drain ran out of time, or when another incarnation is running. Of an actor that has ended for good: how it ended,
+    /// at once.
     ///
     /// # Cancel safety
     /// Dropping it aborts the handler under way, whose message is counted as aborted; the mailbox stays for the next
@@ -79,14 +86,18 @@ impl<A: Actor> Runner<A> {
     {
         let seat = Arc::clone(&self.seat);
         async move {
-            let mut taken = Taken::take(&seat).ok_or(ActorExit::Cancelled)?;
+            let mut taken = match Taken::take(&seat) {
+                Some(taken) => taken,
+                None => return seat.ended(),
+            };
             let Some(place) = taken.place.as_mut() else {
-                return Err(ActorExit::Cancelled);
+                return seat.ended();
             };
             let ended = place.incarnate(stopping).await;
-            if ended.is_ok() {
+            if ended.is_ok() || seat.shared.is_cut() {
                 // There is no next one.
-                place.end(ActorExit::Normal);
+                let exit = ended.as_ref().err().cloned();
+                place.end(exit.unwrap_or(ActorExit::Normal));
                 drop(taken.place.take());
             }
             ended
@@ -113,6 +124,29 @@ impl<A: Actor> fmt::Debug for Runner<A> {
     }
 }
 
+impl<A: Actor> Seat<A> {
+    fn place(&self) -> MutexGuard<'_, Option<Place<A>>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the actor ended, or that it runs.
+    fn ended(&self) -> Result<(), ActorExit> {
+        match self.shared.fate.exit() {
+            Some(ActorExit::Normal) => Ok(()),
+            Some(exit) => Err(exit),
+            None => Err(ActorExit::Cancelled),
+        }
+    }
+}
+
+impl<A: Actor> Vacant for Seat<A> {
+    fn sweep(&self) {
+        // Its end is in its destructor.
+        let place = self.place().take();
+        drop(place);
+    }
+}
+
 /// The place of the incarnation that runs, given back when it is dropped.
 struct Taken<'a, A: Actor> {
     seat: &'a Seat<A>,
@@ -121,8 +155,7 @@ struct Taken<'a, A: Actor> {
 
 impl<'a, A: Actor> Taken<'a, A> {
     fn take(seat: &'a Seat<A>) -> Option<Self> {
-        let mut place = seat.place.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = Some(place.take()?);
+        let place = Some(seat.place().take()?);
         Some(Self { seat, place })
     }
 }
@@ -130,11 +163,11 @@ impl<'a, A: Actor> Taken<'a, A> {
 impl<A: Actor> Drop for Taken<'_, A> {
     fn drop(&mut self) {
         if let Some(place) = self.place.take() {
-            *self
-                .seat
-                .place
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(place);
+            *self.seat.place() = Some(place);
+        }
+        if self.seat.shared.is_cut() {
+            // It was cut while nobody could see the place.
+            self.seat.sweep();
         }
     }
 }
@@ -154,6 +187,9 @@ impl<A: Actor> Place<A> {
     /// One incarnation, in its span.
     async fn incarnate<S: Future + Send>(&mut self, stopping: S) -> Result<(), ActorExit> {
         self.generation += 1;
+        if self.generation > 1 {
+            self.inbox.shared.stats.restarted();
+        }
         let span = self.span();
         let actor = match &span {
             Some(span) => span.in_scope(|| (self.factory)()),
@@ -181,10 +217,13 @@ impl<A: Actor> Place<A> {
 
     /// Ends the actor for good: whoever sees that it has ended sees what became of its messages, too.
     fn end(&mut self, exit: ActorExit) {
-        // A message may panic in its destructor.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.inbox.retire()));
-        self.inbox.shared.fate.seal(exit);
-        self.inbox.shared.core.changed();
+        self.inbox.retire();
+        let shared = &self.inbox.shared;
+        if !shared.fate.is_sealed() {
+            shared.tell(|observer, name| observer.on_exit(name, &exit));
+            shared.fate.seal(exit);
+        }
+        shared.core.changed();
     }
 }
 
@@ -194,12 +233,12 @@ impl<A: Actor> Drop for Place<A> {
     }
 }
 
-/// How the handling of one message ended.
-pub(crate) enum Handled<E> {
-    Done(Result<(), E>),
+/// How a part of an actor's life ended.
+pub(crate) enum Handled<T> {
+    Done(T),
     /// Cancelled at its deadline.
     Late,
-    /// Cancelled by the end of a drain.
+    /// Cancelled by the end of a drain, or by an abort.
     Cut,
 }
 
@@ -215,31 +254,18 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
         let mut cx = Context::new(Arc::clone(&shared), generation);
         let mut stopping = pin!(Some(stopping));
 
-        let started = {
-            let mut start = pin!(actor.on_start(&mut cx));
-            poll_fn(|task| {
-                poll_stop(&mut stopping, &shared, task);
-                if let Poll::Ready(started) = start.as_mut().poll(task) {
-                    return Poll::Ready(Some(started));
-                }
-                shared.attend(task.waker());
-                match shared.is_cut() {
-                    true => Poll::Ready(None),
-                    false => Poll::Pending,
-                }
-            })
-            .await
-        };
-        match started {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return Err(ActorExit::failed(error.into())),
-            None => {
+        let mut timer: Option<Pin<Box<Timer>>> = None;
+
+        let start = actor.on_start(&mut cx);
+        match Serve::new::<A>(start, None, inbox, &mut stopping, &mut timer).await {
+            Handled::Done(Ok(())) => {}
+            Handled::Done(Err(error)) => return Err(ActorExit::failed(error.into())),
+            Handled::Late | Handled::Cut => {
                 inbox.drop_rest();
                 return Err(ActorExit::Cancelled);
             }
         }
 
-        let mut timer: Option<Pin<Box<Timer>>> = None;
         // Messages since the last look at whether the supervisor wants it to stop.
         let mut run = u32::MAX;
         loop {
@@ -267,40 +293,25 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
                     }
                 }
             });
-            let Some((message, deadline, hand, span)) = next.await else {
+            let Some((message, hand)) = next.await else {
                 break;
             };
-            cx.deadline = deadline;
-            let handled = Serve::<A, _, _> {
-                handler: actor.handle(message, &mut cx),
-                deadline,
-                span,
-                hand: &hand,
-                inbox,
-                stopping: &mut stopping,
-                timer: &mut timer,
-                timed: false,
-                rejected: false,
-            }
-            .await;
+            cx.deadline = hand.deadline;
+            let handler = actor.handle(message, &mut cx);
+            let handled =
+                Serve::new::<A>(handler, Some(&hand), inbox, &mut stopping, &mut timer).await;
             conclude(handled, hand, &mut actor, &mut cx, inbox)?;
         }
 
         if shared.is_cut() {
             return Err(ActorExit::Cancelled);
         }
-        let mut stop = pin!(actor.on_stop(&mut cx));
-        poll_fn(|task| {
-            if stop.as_mut().poll(task).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            shared.attend(task.waker());
-            match shared.is_cut() {
-                true => Poll::Ready(Err(ActorExit::Cancelled)),
-                false => Poll::Pending,
-            }
-        })
-        .await
+        inbox.is_done = true;
+        let stop = actor.on_stop(&mut cx);
+        match Serve::new::<A>(stop, None, inbox, &mut stopping, &mut timer).await {
+            Handled::Done(()) => Ok(()),
+            Handled::Late | Handled::Cut => Err(ActorExit::Cancelled),
+        }
     }
 }
 
@@ -309,93 +320,119 @@ pub(crate) fn take_in_hand<M>(
     shared: &Shared<Letter<M>>,
     now: Tick,
     envelope: Envelope<Letter<M>>,
-) -> (M, Tick, Hand<'_, M>, Option<Box<Span>>) {
-    let deadline = envelope.deadline;
-    let span = handle_span(shared, deadline, &envelope.message);
+) -> (M, Hand<'_, M>) {
     let waited = now.saturating_sub(envelope.enqueued());
-    let (message, caller) = envelope.message.open();
-    let hand = Hand {
+    let deadline = envelope.deadline;
+    let (message, caller, origin) = envelope.message.open();
+    let mut hand = Hand {
         shared,
+        deadline,
         caller,
+        span: None,
         taken: now,
         waited: waited as u32,
+        in_handler: AtomicBool::new(true),
         booked: false,
     };
-    (message, deadline, hand, span)
+    if shared.core.hot.traces_messages() {
+        hand.span = Some(handle_span(shared, deadline, origin.as_deref()));
+    }
+    (message, hand)
 }
 
 pin_project! {
-    /// The handling of one message, beside everything that may end it early.
-    pub(crate) struct Serve<'a, 's, A: Actor, S, F> {
+    /// A handler, or the start or stop of an actor, beside everything that may end it early.
+    pub(crate) struct Serve<'a, 's, M, S, F> {
         #[pin]
-        pub(crate) handler: F,
-        pub(crate) deadline: Tick,
-        pub(crate) span: Option<Box<Span>>,
-        pub(crate) hand: &'a Hand<'a, A::Msg>,
-        pub(crate) inbox: &'a mut Inbox<Letter<A::Msg>>,
-        pub(crate) stopping: &'a mut Pin<&'s mut Option<S>>,
+        work: F,
+        // The message that is handled.
+        hand: Option<&'a Hand<'a, M>>,
+        inbox: &'a mut Inbox<Letter<M>>,
+        stopping: &'a mut Pin<&'s mut Option<S>>,
         // Made by the first handler that has to be timed.
-        pub(crate) timer: &'a mut Option<Pin<Box<Timer>>>,
-        pub(crate) timed: bool,
-        pub(crate) rejected: bool,
+        timer: &'a mut Option<Pin<Box<Timer>>>,
+        is_cancel_safe: bool,
+        is_timed: bool,
+        has_rejected: bool,
     }
 }
 
-impl<A, S, F> Future for Serve<'_, '_, A, S, F>
-where
-    A: Actor,
-    S: Future,
-    F: Future<Output = Result<(), A::Error>>,
-{
-    type Output = Handled<A::Error>;
+impl<'a, 's, M, S, F> Serve<'a, 's, M, S, F> {
+    pub(crate) fn new<A: Actor>(
+        work: F,
+        hand: Option<&'a Hand<'a, M>>,
+        inbox: &'a mut Inbox<Letter<M>>,
+        stopping: &'a mut Pin<&'s mut Option<S>>,
+        timer: &'a mut Option<Pin<Box<Timer>>>,
+    ) -> Self {
+        Self {
+            work,
+            hand,
+            inbox,
+            stopping,
+            timer,
+            is_cancel_safe: A::CANCEL_SAFE,
+            is_timed: false,
+            has_rejected: false,
+        }
+    }
+}
+
+impl<M, S: Future, F: Future> Future for Serve<'_, '_, M, S, F> {
+    type Output = Handled<F::Output>;
 
     fn poll(self: Pin<&mut Self>, task: &mut task::Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let hand = *this.hand;
         let polled = {
-            let _scope = Scope::enter(*this.deadline);
-            let _inside = this.span.as_deref().map(Span::enter);
-            this.handler.poll(task)
+            let _scope = Scope::enter(hand.map_or(Tick::MAX, |hand| hand.deadline));
+            let _inside = hand.map(Hand::enter);
+            this.work.poll(task)
         };
-        if let Poll::Ready(result) = polled {
-            return Poll::Ready(Handled::Done(result));
+        let result = match polled {
+            Poll::Ready(result) => return Poll::Ready(Handled::Done(result)),
+            Poll::Pending => Poll::Pending,
+        };
+        let shared = Arc::clone(&this.inbox.shared);
+        if let Some(hand) = hand {
+            hand.in_handler.store(false, Ordering::Relaxed);
         }
-        let shared = this.hand.shared;
         this.inbox.rested();
-        poll_stop(this.stopping, shared, task);
+        poll_stop(this.stopping, &shared, task);
         let phase = shared.attend(task.waker());
         if shared.is_cut() {
-            this.hand.fail(ErrorKind::Draining);
+            hand.into_iter()
+                .for_each(|hand| hand.fail(ErrorKind::Draining));
             return Poll::Ready(Handled::Cut);
         }
-        if is_ending(shared, phase) && !*this.rejected {
-            // Whoever asks from a handler may be what this handler waits for.
-            *this.rejected = true;
+        if is_ending(&shared, phase) && !*this.has_rejected {
+            // Whoever asks from an actor may be what this one waits for. Nothing is accepted after this.
+            *this.has_rejected = true;
             this.inbox
                 .reject(End::Dropped, ErrorKind::Draining, Letter::is_inner_ask);
         }
-        if A::CANCEL_SAFE {
-            let deadline = Timer::on(&shared.core.clock, *this.deadline);
+        if let (Some(hand), true) = (hand, *this.is_cancel_safe) {
             let timer = match this.timer {
-                Some(timer) if *this.timed => timer,
+                Some(timer) if *this.is_timed => timer,
                 Some(timer) => {
-                    timer.set(deadline);
+                    timer.set(Timer::on(&shared.core.clock, hand.deadline));
                     timer
                 }
-                none => none.insert(Box::pin(deadline)),
+                none => none.insert(Box::pin(Timer::on(&shared.core.clock, hand.deadline))),
             };
-            *this.timed = true;
+            *this.is_timed = true;
             if timer.as_mut().poll(task).is_ready() {
-                this.hand.fail(ErrorKind::Timeout);
+                hand.fail(ErrorKind::Timeout);
                 return Poll::Ready(Handled::Late);
             }
         }
-        Poll::Pending
+        result
     }
 }
 
 /// Books how a message ended, and tells whether the incarnation goes on.
 pub(crate) fn conclude<A: Actor>(
-    handled: Handled<A::Error>,
+    handled: Handled<Result<(), A::Error>>,
     hand: Hand<'_, A::Msg>,
     actor: &mut A,
     cx: &mut Context<A>,
@@ -427,9 +464,13 @@ pub(crate) fn conclude<A: Actor>(
     }
 }
 
-/// Whether the actor is to come to an end, other than by nobody being left to send to it.
+/// Whether the actor is to come to an end, other than by nobody being left to send to it. Its intake has ended then.
 fn is_ending<M>(shared: &Shared<Letter<M>>, phase: Phase) -> bool {
-    phase == Phase::Draining || shared.core.is_draining()
+    match phase {
+        Phase::Open => false,
+        Phase::Draining => true,
+        Phase::Closed => shared.core.is_draining(),
+    }
 }
 
 /// Ends the intake when whoever supervises says so.
@@ -447,38 +488,41 @@ fn poll_stop<S: Future, M>(
     }
 }
 
-/// The span of one message, where those are wanted.
-#[inline(always)]
-fn handle_span<M>(
-    shared: &Shared<Letter<M>>,
-    deadline: Tick,
-    letter: &Letter<M>,
-) -> Option<Box<Span>> {
-    if !shared.core.hot.traces_messages() {
-        return None;
-    }
+#[cold]
+fn handle_span<M>(shared: &Shared<Letter<M>>, deadline: Tick, origin: Option<&Span>) -> Box<Span> {
     let span = tracing::debug_span!(
         "ryker.actor.handle",
         actor = &*shared.spec.name,
         deadline_ms = deadline.saturating_sub(shared.core.clock.now()),
         queue_depth = shared.depth(),
     );
-    if let Some(origin) = &letter.origin {
-        span.follows_from(&**origin);
+    if let Some(origin) = origin {
+        span.follows_from(origin);
     }
-    Some(Box::new(span))
+    Box::new(span)
 }
 
 /// The message in hand. Dropped without an end it was aborted, or its handler panicked.
 pub(crate) struct Hand<'a, M> {
     shared: &'a Shared<Letter<M>>,
+    pub(crate) deadline: Tick,
     caller: Option<Arc<dyn Caller>>,
+    /// Where single messages have one.
+    span: Option<Box<Span>>,
     taken: Tick,
     waited: u32,
+    /// Whether the handler is being called: if it is dropped now, it has panicked.
+    in_handler: AtomicBool,
     booked: bool,
 }
 
 impl<M> Hand<'_, M> {
+    /// While what it returns lives, the handler is being polled.
+    fn enter(&self) -> Option<span::Entered<'_>> {
+        self.in_handler.store(true, Ordering::Relaxed);
+        self.span.as_deref().map(Span::enter)
+    }
+
     fn fail(&self, kind: ErrorKind) {
         if let Some(caller) = &self.caller {
             caller.fail(kind);
@@ -498,7 +542,9 @@ impl<M> Hand<'_, M> {
             return;
         }
         self.shared.progress.0.end(1, end);
-        self.shared.make_room(false);
+        if end != End::Ok {
+            self.shared.make_room(true);
+        }
         let outcome = match end {
             End::Ok => Outcome::Ok,
             End::TimedOut => Outcome::Timeout,
@@ -508,22 +554,21 @@ impl<M> Hand<'_, M> {
         if self.shared.core.hot.metrics() {
             self.shared.stats.handled(outcome, took);
         }
-        if let Some(observer) = self.shared.spec.observer() {
-            let waited = Duration::from_millis(u64::from(self.waited));
-            let took = Duration::from_millis(took);
-            observer.on_handled(&self.shared.spec.name, outcome, waited, took);
-        }
+        let waited = Duration::from_millis(u64::from(self.waited));
+        let took = Duration::from_millis(took);
+        self.shared
+            .tell(|observer, name| observer.on_handled(name, outcome, waited, took));
     }
 }
 
 impl<M> Drop for Hand<'_, M> {
     fn drop(&mut self) {
         if !self.booked {
-            self.book(if std::thread::panicking() {
-                End::Panicked
-            } else {
-                End::Aborted
-            });
+            let end = match *self.in_handler.get_mut() {
+                true => End::Panicked,
+                false => End::Aborted,
+            };
+            self.book(end);
         }
     }
 }
@@ -533,36 +578,58 @@ impl<M> Drop for Hand<'_, M> {
 pub(crate) fn supervise<A: Actor>(mut place: Place<A>) -> impl Future<Output = ()> + Send {
     async move {
         let mut failures: Option<Box<Failures>> = None;
+        let mut hurried = false;
         loop {
+            let taken = place.inbox.shared.progress.0.taken().0;
             let began = place.inbox.shared.core.clock.now();
-            let ended = Contained::new(place.incarnate(pending::<()>())).await;
-            let exit = match ended {
+            let exit = match Contained::new(place.incarnate(pending::<()>())).await {
                 Ok(Ok(())) => ActorExit::Normal,
                 Ok(Err(exit)) => exit,
                 Err(panic) => ActorExit::Panicked {
-                    text: text_of(&*panic),
+                    text: text_of(panic),
                 },
             };
             let shared = &*place.inbox.shared;
-            match judge(shared, exit, began, &mut failures) {
-                Ok((now, delay)) => rest(shared, now, delay).await,
-                Err(exit) => {
-                    tell_exit(shared, &exit);
-                    place.end(exit);
-                    return;
-                }
+            if shared.progress.0.taken().0 > taken {
+                hurried = false;
             }
+            let judged = if place.inbox.is_done {
+                // After the last message there is nothing to start again for.
+                Err(exit)
+            } else {
+                judge(shared, exit, began, &mut failures)
+            };
+            let exit = match judged {
+                Ok(until) => {
+                    rest(shared, until, &mut hurried).await;
+                    if !shared.is_cut() {
+                        continue;
+                    }
+                    ActorExit::Cancelled
+                }
+                Err(exit) => exit,
+            };
+            if exit.is_failure() {
+                tracing::error!(
+                    "crate" = "ryker",
+                    event = "actor_gave_up",
+                    actor = &*shared.spec.name,
+                    reason = shown(&exit),
+                );
+            }
+            place.end(exit);
+            return;
         }
     }
 }
 
-/// When the next incarnation is to start, from now on, or how the actor ends.
+/// When the next incarnation is to start, or how the actor ends.
 fn judge<M>(
     shared: &Shared<Letter<M>>,
     exit: ActorExit,
     began: Tick,
     failures: &mut Option<Box<Failures>>,
-) -> Result<(Tick, Duration), ActorExit> {
+) -> Result<Tick, ActorExit> {
     if !exit.is_failure() {
         return Err(exit);
     }
@@ -576,22 +643,50 @@ fn judge<M>(
             window: policy.window,
             last: Arc::new(exit),
         }),
-        Verdict::Restart(delay, failures) => {
-            tell_restart(shared, &exit, failures, delay);
-            Ok((now, delay))
+        Verdict::Restart(delay, count) => {
+            tracing::warn!(
+                "crate" = "ryker",
+                event = "actor_restart",
+                actor = &*shared.spec.name,
+                reason = shown(&exit),
+                failures = count,
+                delay_ms = delay.as_millis() as u64,
+            );
+            shared.tell(|observer, name| observer.on_restart(name, &exit, count, delay));
+            Ok(now + delay.as_millis() as u64)
         }
     }
 }
 
-/// Waits for `delay`, unless the actor is to come to an end: then what is queued wants to be handled at once.
-async fn rest<M>(shared: &Shared<Letter<M>>, now: Tick, delay: Duration) {
-    let mut timer = pin!(Timer::at(now + delay.as_millis() as u64));
+/// An exit as a text, whatever the user's error does when it is shown.
+fn shown(exit: &ActorExit) -> String {
+    let text = contain(|| exit.to_string());
+    text.unwrap_or_else(|| "failed with an error that panics when it is shown".to_owned())
+}
+
+/// The time before the next start. It ends early when the actor is to come to an end, as what is queued wants to be
+/// handled; but not again for one that failed since without having taken a message.
+async fn rest<M>(shared: &Shared<Letter<M>>, until: Tick, hurried: &mut bool) {
+    let mut timer = pin!(Timer::on(&shared.core.clock, until));
     poll_fn(|task| {
         let phase = shared.attend(task.waker());
-        if is_ending(shared, phase) {
+        if shared.is_cut() {
+            return Poll::Ready(());
+        }
+        if is_ending(shared, phase) && !*hurried {
+            *hurried = true;
             return Poll::Ready(());
         }
         timer.as_mut().poll(task)
+    })
+    .await;
+    let mut yielded = false;
+    poll_fn(|task| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
     })
     .await;
 }
@@ -630,47 +725,5 @@ impl<F: Future> Future for Contained<F> {
             (Ok(_), Err(panic)) => Err(panic),
             (ended, _) => ended,
         })
-    }
-}
-
-pub(crate) fn text_of(panic: &(dyn Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&'static str>() {
-        return (*text).to_owned();
-    }
-    match panic.downcast_ref::<String>() {
-        Some(text) => text.clone(),
-        None => "a panic without a text".to_owned(),
-    }
-}
-
-#[cold]
-fn tell_restart<M>(shared: &Shared<Letter<M>>, exit: &ActorExit, failures: u32, delay: Duration) {
-    shared.stats.restarted();
-    tracing::warn!(
-        "crate" = "ryker",
-        event = "actor_restart",
-        actor = &*shared.spec.name,
-        reason = %exit,
-        failures,
-        delay_ms = delay.as_millis() as u64,
-    );
-    if let Some(observer) = shared.spec.observer() {
-        let tell = || observer.on_restart(&shared.spec.name, exit, failures, delay);
-        let _ = catch_unwind(AssertUnwindSafe(tell));
-    }
-}
-
-fn tell_exit<M>(shared: &Shared<Letter<M>>, exit: &ActorExit) {
-    if exit.is_failure() {
-        tracing::error!(
-            "crate" = "ryker",
-            event = "actor_gave_up",
-            actor = &*shared.spec.name,
-            reason = %exit,
-        );
-    }
-    if let Some(observer) = shared.spec.observer() {
-        let tell = || observer.on_exit(&shared.spec.name, exit);
-        let _ = catch_unwind(AssertUnwindSafe(tell));
     }
 }

@@ -1,8 +1,10 @@
 //! One configuration, one clock and one drain for any number of mailboxes and actors.
 
 use std::fmt;
+use std::future::{poll_fn, Future};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,12 +12,14 @@ use zeroize::Zeroize;
 
 use crate::account::Accounts;
 use crate::actor::{Actor, ActorRef, Letter};
+use crate::clock::tick_from;
 use crate::config::{self, Change, ReloadClass, RykerConfig};
 use crate::core::{Core, Resident};
 use crate::error::BuildError;
 use crate::mailbox::{open, MailboxBuilder, MessageSize, Options, Sender, Shared};
 use crate::observer::Observer;
 use crate::runner::{supervise, Place, Runner};
+use crate::timer::Timer;
 
 /// Makes mailboxes and actors; cheap to clone, and clones are the same runtime.
 ///
@@ -194,8 +198,12 @@ impl Runtime {
     ///
     /// Receivers of plain mailboxes get what is queued, then `None`.
     ///
-    /// It ends as soon as all is done, and shortly after `deadline` in any case. Time that a handler or receiver does
-    /// not give back to its executor cannot be taken from it: it is reported as `stuck`.
+    /// It ends as soon as all is done, and within 100 ms after `deadline` in any case. Time that a handler or receiver
+    /// does not give back to its executor cannot be taken from it: it is reported as `stuck`. So is a handler that awaits
+    /// the drain of its own runtime. Nothing happens before it is first polled.
+    ///
+    /// A plain mailbox is done when its last message has been handed out; whether the loop that got it is done, only that
+    /// loop can tell.
     ///
     /// # Cancel safety
     /// Dropped, it leaves the runtime draining without a deadline; it may be called again.
@@ -209,11 +217,18 @@ impl Runtime {
                 resident.accounts()
             })
             .collect();
-        if !self.wait(&residents, began + deadline).await {
+        if !self.wait(&residents, began.checked_add(deadline)).await {
             for resident in &residents {
                 resident.cut();
             }
-            self.wait(&residents, Instant::now() + CUT).await;
+            self.wait(
+                &residents,
+                began
+                    .elapsed()
+                    .checked_add(CUT)
+                    .and_then(|t| began.checked_add(t)),
+            )
+            .await;
         }
         let mut report = DrainReport::default();
         for (resident, before) in residents.iter().zip(before) {
@@ -232,19 +247,30 @@ impl Runtime {
         report
     }
 
-    /// Whether all are over before `until`.
-    async fn wait(&self, residents: &[Arc<dyn Resident>], until: Instant) -> bool {
+    /// Whether all are over before `until`; without one, as long as it takes.
+    async fn wait(&self, residents: &[Arc<dyn Resident>], until: Option<Instant>) -> bool {
+        // Who is over is over for good, so that nobody is asked again and again.
+        let mut left: Vec<&Arc<dyn Resident>> = residents.iter().collect();
         loop {
             let mut changed = pin!(self.core.next_change());
             changed.as_mut().enable();
-            if residents.iter().all(|resident| resident.is_over()) {
+            while left.last().is_some_and(|resident| resident.is_over()) {
+                left.pop();
+            }
+            if left.is_empty() {
                 return true;
             }
             let now = Instant::now();
-            if now >= until {
+            if until.is_some_and(|until| now >= until) {
                 return false;
             }
-            let _ = tokio::time::timeout_at(until.min(now + LOOK), changed).await;
+            let look = until.map_or(now + LOOK, |until| until.min(now + LOOK));
+            let mut look = pin!(Timer::on(&self.core.clock, tick_from(look.into_std())));
+            poll_fn(|cx| match changed.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => look.as_mut().poll(cx),
+            })
+            .await;
         }
     }
 }
@@ -308,7 +334,7 @@ where
                 name: self.options.name.to_string(),
             });
         };
-        let (shared, factory) = self.open()?;
+        let (shared, factory) = self.open(false)?;
         let actor = ActorRef::new(Sender::new(Arc::clone(&shared)));
         drop(executor.spawn(supervise(Place::new(shared, factory))));
         Ok(actor)
@@ -341,14 +367,22 @@ where
     /// # Errors
     /// See [`BuildError`].
     pub fn runner(self) -> Result<(ActorRef<A::Msg>, Runner<A>), BuildError> {
-        let (shared, factory) = self.open()?;
+        let (shared, factory) = self.open(true)?;
         let actor = ActorRef::new(Sender::new(Arc::clone(&shared)));
         Ok((actor, Runner::new(shared, factory)))
     }
 
-    pub(crate) fn open(self) -> Result<(Arc<Shared<Letter<A::Msg>>>, F), BuildError> {
+    /// What the actor and its runner share, and the factory. `is_run_elsewhere` if the runner may lie idle.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn open(
+        self,
+        is_run_elsewhere: bool,
+    ) -> Result<(Arc<Shared<Letter<A::Msg>>>, F), BuildError> {
         let mut spec = self.options.spec(&self.core)?;
         spec.discard = Some(Letter::discard);
+        if is_run_elsewhere {
+            spec.extras.get_or_insert_with(Box::default);
+        }
         let shared = open(spec, &self.core)?;
         Ok((shared, self.factory))
     }

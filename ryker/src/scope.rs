@@ -1,4 +1,4 @@
-//! What the handler that is being polled on this thread has left of its deadline.
+//! What the actor that is being polled on this thread has left of its deadline.
 
 use std::cell::Cell;
 
@@ -8,7 +8,7 @@ thread_local! {
     static DEADLINE: Cell<Option<Tick>> = const { Cell::new(None) };
 }
 
-/// While it lives, sends and asks on this thread belong to a handler with this deadline.
+/// While it lives, asks and waits for room on this thread belong to an actor that has until this deadline.
 pub(crate) struct Scope(Option<Tick>);
 
 impl Scope {
@@ -25,7 +25,7 @@ impl Drop for Scope {
     }
 }
 
-/// The earlier of `own` and the deadline of the handler under way, and whether there is one under way.
+/// The earlier of `own` and the deadline of the actor under way, and whether there is one under way.
 #[inline(always)]
 pub(crate) fn inherit(own: Option<Tick>) -> (Option<Tick>, bool) {
     match (own, DEADLINE.get()) {

@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
 use crate::clock::{instant_of, Clock, Tick};
+use crate::contain::wake;
 use crate::deadlines::{Key, Waits};
 use crate::sync::Lock;
 
@@ -113,7 +114,7 @@ impl Waits for Bell {
     fn expire(&self) {
         let waker = self.0.lock().take();
         if let Some(waker) = waker {
-            waker.wake();
+            wake(waker);
         }
     }
 }

@@ -71,5 +71,8 @@
 //! # }
 //! ```
 //!
+//! [`ActorRef::stop`](crate::ActorRef::stop) ends an actor after what is queued,
+//! [`ActorRef::abort`](crate::ActorRef::abort) at once; neither is a failure.
+//!
 //! An actor that has ended for good is seen by [`ActorRef::stopped`](crate::ActorRef::stopped); what is queued in it is
 //! dropped and counted, and asks fail with `Closed`.

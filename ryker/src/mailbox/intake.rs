@@ -22,7 +22,7 @@ impl<T> Envelope<T> {
     }
 }
 
-/// `Open` is left once: for `Draining`, from which `Closed` may follow, or for `Closed`.
+/// `Open` is left once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Open,
@@ -54,13 +54,30 @@ struct Bytes {
 struct Waiting {
     next: u64,
     queue: BTreeMap<u64, Waiter>,
-    /// Those for whom room is reserved, with their bytes.
-    granted: BTreeMap<u64, u32>,
+    /// Those for whom room is reserved until their deadline.
+    granted: BTreeMap<u64, Claim>,
 }
 
 struct Waiter {
-    bytes: u32,
+    claim: Claim,
     waker: Waker,
+}
+
+/// What a waiting sender wants.
+#[derive(Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) bytes: u32,
+    pub(crate) deadline: Tick,
+}
+
+/// How it stands with a waiting sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// There is room for it now.
+    Granted,
+    Waits,
+    /// It came too late for what was reserved, or the intake has ended.
+    Lost,
 }
 
 /// A sender's place among those who wait.
@@ -142,9 +159,26 @@ impl<T> Intake<T> {
         self.queue.push_back(envelope);
     }
 
-    /// Reserves room for those who wait, in order, and returns whom to wake.
-    pub(crate) fn grant(&mut self, bounds: Bounds, taken: u64, bytes_taken: u64) -> Vec<Waker> {
-        let granted = self.waiting.as_ref().map_or(0, |w| w.granted.len());
+    /// Reserves room for those who wait, in order, and returns whom to wake. Takes back what was reserved for somebody
+    /// who did not come before his deadline.
+    pub(crate) fn grant(
+        &mut self,
+        bounds: Bounds,
+        (taken, bytes_taken): (u64, u64),
+        now: Tick,
+    ) -> Vec<Waker> {
+        let mut granted = 0;
+        if let Some(waiting) = &mut self.waiting {
+            let bytes = &mut self.bytes;
+            waiting.granted.retain(|_, claim| {
+                let keep = claim.deadline > now;
+                if let (false, Some(known)) = (keep, bytes.as_mut()) {
+                    known.reserved -= u64::from(claim.bytes);
+                }
+                keep
+            });
+            granted = waiting.granted.len();
+        }
         self.limit = taken + bounds.messages - granted as u64;
         if let (Some(bytes), Some(limit)) = (&mut self.bytes, bounds.bytes) {
             bytes.limit = bytes_taken + limit - bytes.reserved;
@@ -154,13 +188,13 @@ impl<T> Intake<T> {
             return wakers;
         };
         while let Some(first) = waiting.queue.first_entry() {
-            let bytes = first.get().bytes;
-            if !self.fits(bytes) {
+            let claim = first.get().claim;
+            if !self.fits(claim.bytes) {
                 break;
             }
-            self.reserve(bytes);
+            self.reserve(claim.bytes);
             let (ticket, waiter) = first.remove_entry();
-            waiting.granted.insert(ticket, bytes);
+            waiting.granted.insert(ticket, claim);
             wakers.push(waiter.waker);
         }
         self.waiting = Some(waiting);
@@ -184,48 +218,55 @@ impl<T> Intake<T> {
     }
 
     /// Takes a place at the end of those who wait.
-    pub(crate) fn wait(&mut self, bytes: u32, waker: Waker) -> Ticket {
+    pub(crate) fn wait(&mut self, claim: Claim, waker: Waker) -> Ticket {
         let waiting = self.waiting.get_or_insert_with(Box::default);
         let ticket = waiting.next;
         waiting.next += 1;
-        waiting.queue.insert(ticket, Waiter { bytes, waker });
+        waiting.queue.insert(ticket, Waiter { claim, waker });
         Ticket(ticket)
     }
 
-    /// Keeps the place with another waker; returns the old one, to be dropped outside the lock.
-    pub(crate) fn wait_on(&mut self, ticket: &Ticket, waker: Waker) -> Option<Waker> {
-        let waiting = self.waiting.as_mut()?;
-        let waiter = waiting.queue.get_mut(&ticket.0)?;
-        Some(std::mem::replace(&mut waiter.waker, waker))
-    }
-
-    /// Whether room is reserved for this place.
-    pub(crate) fn is_granted(&self, ticket: &Ticket) -> bool {
-        let granted = |waiting: &Waiting| waiting.granted.contains_key(&ticket.0);
-        self.waiting.as_deref().is_some_and(granted)
-    }
-
-    /// Gives up the place and tells whether room had been reserved for it, which is free again; also returns the
-    /// waker, to be dropped outside the lock.
-    pub(crate) fn leave(&mut self, ticket: &Ticket) -> (bool, Option<Waker>) {
+    /// How it stands with a place. Kept while nothing is granted, with another waker; the old one is returned, to be
+    /// dropped outside the lock.
+    pub(crate) fn claim(&mut self, ticket: &Ticket, waker: Waker) -> (Standing, Option<Waker>) {
         let Some(waiting) = self.waiting.as_mut() else {
-            return (false, None);
+            return (Standing::Lost, Some(waker));
         };
-        if let Some(bytes) = waiting.granted.remove(&ticket.0) {
-            self.limit += 1;
-            if let Some(known) = &mut self.bytes {
-                known.reserved -= u64::from(bytes);
-                known.limit += u64::from(bytes);
+        if let Some(claim) = waiting.granted.remove(&ticket.0) {
+            self.release(claim.bytes);
+            return (Standing::Granted, Some(waker));
+        }
+        match waiting.queue.get_mut(&ticket.0) {
+            Some(waiter) => {
+                let old = std::mem::replace(&mut waiter.waker, waker);
+                (Standing::Waits, Some(old))
             }
-            return (true, None);
+            None => (Standing::Lost, Some(waker)),
+        }
+    }
+
+    /// Gives up a place; returns its waker, to be dropped outside the lock.
+    pub(crate) fn leave(&mut self, ticket: &Ticket) -> Option<Waker> {
+        let waiting = self.waiting.as_mut()?;
+        if let Some(claim) = waiting.granted.remove(&ticket.0) {
+            self.release(claim.bytes);
+            return None;
         }
         let waiter = waiting.queue.remove(&ticket.0);
-        (false, waiter.map(|waiter| waiter.waker))
+        waiter.map(|waiter| waiter.waker)
+    }
+
+    fn release(&mut self, bytes: u32) {
+        self.limit += 1;
+        if let Some(known) = &mut self.bytes {
+            known.reserved -= u64::from(bytes);
+            known.limit += u64::from(bytes);
+        }
     }
 
     /// Ends the intake; returns whom to wake.
     pub(crate) fn end(&mut self, phase: Phase) -> Vec<Waker> {
-        if self.phase != Phase::Closed {
+        if self.phase == Phase::Open {
             self.phase = phase;
         }
         let mut wakers = Vec::new();

@@ -139,11 +139,16 @@ pub(crate) struct Inbox<T> {
     batch: VecDeque<Envelope<T>>,
     /// When the last message was taken.
     pub(crate) now: u64,
+    /// Whether the last message has been taken.
+    pub(crate) is_done: bool,
     /// Messages since others last had their turn.
     run: u32,
     /// A waker of the receiving task's, to be parked with.
     waker: Option<Waker>,
 }
+
+// Nothing in it is ever pinned.
+impl<T> Unpin for Inbox<T> {}
 
 impl<T> Inbox<T> {
     pub(crate) fn new(shared: Arc<Shared<T>>) -> Self {
@@ -151,6 +156,7 @@ impl<T> Inbox<T> {
             shared,
             batch: VecDeque::new(),
             now: 0,
+            is_done: false,
             run: 0,
             waker: None,
         }
@@ -205,22 +211,19 @@ impl<T> Inbox<T> {
                     Poll::Ready(Some(envelope)) => envelope,
                 };
                 messages.push(first.message);
+                self.shared.progress.0.end(1, End::Ok);
                 let more = self.take_many(messages, limit - 1);
-                self.shared.progress.0.end(more + 1, End::Ok);
-                self.shared.make_room(true);
-                return Poll::Ready(more as usize + 1);
+                return Poll::Ready(more + 1);
             }
             let taken = self.take_many(messages, limit);
-            self.shared.progress.0.end(taken, End::Ok);
-            self.shared.make_room(true);
             if taken > 0 {
-                return Poll::Ready(taken as usize);
+                return Poll::Ready(taken);
             }
         }
     }
 
     /// Moves up to `limit` messages of the batch that have not expired to `messages`.
-    fn take_many(&mut self, messages: &mut Vec<T>, limit: usize) -> u64 {
+    fn take_many(&mut self, messages: &mut Vec<T>, limit: usize) -> usize {
         self.now = self.shared.core.clock.now();
         let metrics = self.shared.core.hot.metrics();
         let count = limit.min(self.batch.len());
@@ -240,10 +243,12 @@ impl<T> Inbox<T> {
             messages.push(envelope.message);
         }
         self.shared.progress.0.take(count as u64, bytes);
-        self.run += count as u32;
-        let taken = (messages.len() - before) as u64;
+        self.run = self.run.saturating_add(count as u32);
+        let taken = messages.len() - before;
+        self.shared.progress.0.end(taken as u64, End::Ok);
         self.shared
             .book_unhandled(expired.len() as u64, End::Expired);
+        self.shared.make_room(true);
         for envelope in expired {
             self.shared.discard(envelope, ErrorKind::Timeout);
         }
@@ -302,7 +307,8 @@ impl<T> Inbox<T> {
         }
         let envelope = self.batch.pop_front()?;
         self.shared.progress.0.take(1, u64::from(envelope.bytes));
-        self.run += 1;
+        self.run = self.run.saturating_add(1);
+        self.shared.make_room(false);
         self.now = self.shared.core.clock.now();
         if envelope.deadline > self.now {
             if self.shared.core.hot.metrics() {
@@ -386,7 +392,7 @@ impl<T> Inbox<T> {
 impl<T> Inbox<T> {
     /// Takes nothing more in and drops everything queued.
     pub(crate) fn retire(&mut self) {
-        self.shared.close(Phase::Closed);
+        self.shared.retire();
         self.drop_rest();
     }
 }

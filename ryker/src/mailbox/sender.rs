@@ -10,8 +10,9 @@ use std::time::Instant;
 use super::intake::{Envelope, Ticket};
 use super::shared::Shared;
 use crate::account::Accounts;
-use crate::clock::{tick_of, Tick};
+use crate::clock::{tick_from, Tick};
 use crate::error::{ErrorKind, SendError};
+use crate::scope::inherit;
 use crate::timer::Timer;
 
 /// Puts messages into a [`Mailbox`](crate::Mailbox); cheap to clone, and may be shared.
@@ -62,7 +63,8 @@ impl<T> Sender<T> {
     /// Puts `message` into the mailbox, waiting for room if there is none, until the mailbox's deadline. The deadline
     /// counts from this call on: time spent waiting is not available to the handler.
     ///
-    /// Those who wait get room in the order in which they came.
+    /// Those who wait get room in the order in which they came. Waiting senders and their messages are outside of the
+    /// mailbox's bounds: their number is the caller's to limit.
     ///
     /// # Errors
     /// As [`try_send`](Self::try_send), but [`Deadline`](SendError::Deadline) instead of `Busy`.
@@ -85,7 +87,7 @@ impl<T> Sender<T> {
         message: T,
         deadline: Instant,
     ) -> Result<(), SendError<T>> {
-        self.send_until(message, Some(tick_of(deadline))).await
+        self.send_until(message, Some(tick_from(deadline))).await
     }
 
     pub(crate) async fn send_until(
@@ -100,21 +102,24 @@ impl<T> Sender<T> {
             Err((ErrorKind::Busy, envelope)) => envelope,
             Err((kind, envelope)) => return Err(self.refuse(kind, envelope)),
         };
-        let mut timer = pin!(Timer::on(&shared.core.clock, envelope.deadline));
+        // A handler that waits here has no longer than its own message.
+        let (limit, _) = inherit(Some(envelope.deadline));
+        let limit = limit.unwrap_or(envelope.deadline);
+        let mut timer = pin!(Timer::on(&shared.core.clock, limit));
         let mut place = Place {
             shared,
+            envelope: Some(envelope),
             ticket: None,
         };
-        let mut envelope = Some(envelope);
-        let sent = poll_fn(
-            |cx| match shared.poll_offer(&mut envelope, &mut place.ticket, cx) {
-                Poll::Pending => timer.as_mut().poll(cx).map(|()| Err(ErrorKind::Timeout)),
-                ready => ready,
-            },
-        )
-        .await;
-        drop(place);
-        match (sent, envelope) {
+        let sent =
+            poll_fn(
+                |cx| match shared.poll_offer(&mut place.envelope, &mut place.ticket, cx) {
+                    Poll::Pending => timer.as_mut().poll(cx).map(|()| Err(ErrorKind::Timeout)),
+                    ready => ready,
+                },
+            )
+            .await;
+        match (sent, place.envelope.take()) {
             (Err(kind), Some(envelope)) => Err(self.refuse(kind, envelope)),
             _ => Ok(()),
         }
@@ -137,7 +142,7 @@ impl<T> Sender<T> {
         self.shared.depth() as usize
     }
 
-    /// The most messages that it holds.
+    /// The most messages that it holds, not how many more fit now.
     pub fn capacity(&self) -> usize {
         self.shared.spec.capacity as usize
     }
@@ -174,9 +179,10 @@ impl<T> fmt::Debug for Sender<T> {
     }
 }
 
-/// A place among those who wait for room, given up when dropped.
+/// A message on its way in, and its place among those who wait for room. Dropped, both are given up.
 struct Place<'a, T> {
     shared: &'a Shared<T>,
+    envelope: Option<Envelope<T>>,
     ticket: Option<Ticket>,
 }
 
@@ -184,6 +190,9 @@ impl<T> Drop for Place<'_, T> {
     fn drop(&mut self) {
         if let Some(ticket) = &self.ticket {
             self.shared.leave(ticket);
+        }
+        if let Some(envelope) = self.envelope.take() {
+            self.shared.discard(envelope, ErrorKind::Closed);
         }
     }
 }

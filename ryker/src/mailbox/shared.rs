@@ -3,18 +3,19 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicUsize as PlainUsize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 
-use super::intake::{Bounds, Envelope, Intake, Phase, Ticket};
+use super::intake::{Bounds, Claim, Envelope, Intake, Phase, Standing, Ticket};
 use crate::account::{Accounts, End, Progress};
 use crate::clock::Tick;
+use crate::contain::{contain, wake};
 use crate::core::{Core, Residence, Resident, Totals};
 use crate::error::{ErrorKind, SendError};
 use crate::fate::Fate;
 use crate::observer::{DropReason, Observer};
 use crate::stats::Stats;
-use crate::sync::{AtomicBool, AtomicUsize, Guard, Lock, Ordering, Padded};
+use crate::sync::{fence, AtomicBool, AtomicUsize, Guard, Lock, Ordering, Padded};
 
 /// What a mailbox is made with and keeps.
 pub(crate) struct Spec<T> {
@@ -34,6 +35,25 @@ pub(crate) struct Extras<T> {
     /// Overwrites what is dropped unhandled.
     pub(crate) scrub: Option<fn(&mut T)>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    /// Who keeps the receiver while nobody runs the actor.
+    pub(crate) vacant: OnceLock<Weak<dyn Vacant>>,
+}
+
+impl<T> Default for Extras<T> {
+    fn default() -> Self {
+        Self {
+            bytes: None,
+            scrub: None,
+            observer: None,
+            vacant: OnceLock::new(),
+        }
+    }
+}
+
+/// An actor that somebody else runs, or does not run at the moment.
+pub(crate) trait Vacant: Send + Sync {
+    /// Ends it for good, unless it runs.
+    fn sweep(&self);
 }
 
 /// The bound by bytes.
@@ -57,7 +77,7 @@ impl<T> Spec<T> {
         }
     }
 
-    pub(crate) fn observer(&self) -> Option<&dyn Observer> {
+    fn observer(&self) -> Option<&dyn Observer> {
         self.extras.as_ref()?.observer.as_deref()
     }
 }
@@ -70,6 +90,8 @@ pub(crate) struct Shared<T> {
     waiting: AtomicBool,
     /// Whether the receiver is to drop what it finds. Written under the lock.
     cut: AtomicBool,
+    /// Whether there is no receiver any more.
+    is_gone: AtomicBool,
     pub(crate) spec: Spec<T>,
     pub(crate) core: Arc<Core>,
     pub(crate) stats: Stats,
@@ -87,6 +109,7 @@ impl<T> Shared<T> {
             senders: AtomicUsize::new(1),
             waiting: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
             spec,
             core,
             stats: Stats::default(),
@@ -126,7 +149,8 @@ impl<T> Shared<T> {
             return Err(self.refuse(SendError::TooLarge(message)));
         };
         let now = self.core.clock.now();
-        let default = now + self.deadline_ms();
+        // The tick that runs has begun already, and no deadline is to be early.
+        let default = now + self.deadline_ms() + 1;
         let deadline = own.map_or(default, |own| own.min(default));
         if deadline <= now {
             return Err(self.refuse(SendError::Deadline(message)));
@@ -150,7 +174,7 @@ impl<T> Shared<T> {
         let reader = intake.reader_for_message();
         drop(intake);
         if let Some(reader) = reader {
-            reader.wake();
+            wake(reader);
         }
         Ok(())
     }
@@ -161,12 +185,12 @@ impl<T> Shared<T> {
         mut intake: Guard<'_, Intake<T>>,
         envelope: Envelope<T>,
     ) -> Result<(), (ErrorKind, Envelope<T>)> {
-        let mut wakers = self.grant(&mut intake);
+        // When it was sealed is late enough.
+        let mut wakers = self.grant(&mut intake, envelope.enqueued());
         let refusal = match intake.phase {
-            Phase::Draining => Some(ErrorKind::Draining),
-            Phase::Closed => Some(self.closed()),
             Phase::Open if intake.admits(envelope.bytes) => None,
             Phase::Open => Some(ErrorKind::Busy),
+            ended => Some(self.ended(ended)),
         };
         let result = match refusal {
             None => {
@@ -181,9 +205,11 @@ impl<T> Shared<T> {
         result
     }
 
-    /// What is in the way of a message for a closed mailbox: in a drain, the drain, even where the receiver has gone.
-    fn closed(&self) -> ErrorKind {
-        if self.core.is_draining() {
+    /// What is in the way of a message when the intake has ended: a drain, or a stop that is under way, or that there is
+    /// nobody any more.
+    fn ended(&self, phase: Phase) -> ErrorKind {
+        let is_gone = self.is_gone.load(Ordering::Relaxed);
+        if self.core.is_draining() || (phase == Phase::Draining && !is_gone) {
             ErrorKind::Draining
         } else {
             ErrorKind::Closed
@@ -191,80 +217,76 @@ impl<T> Shared<T> {
     }
 
     /// Reserves room for those who wait, in their order.
-    fn grant(&self, intake: &mut Intake<T>) -> Vec<Waker> {
-        let (taken, bytes_taken) = self.progress.0.taken();
-        let wakers = intake.grant(self.spec.bounds(), taken, bytes_taken);
+    fn grant(&self, intake: &mut Intake<T>, now: Tick) -> Vec<Waker> {
+        let wakers = intake.grant(self.spec.bounds(), self.progress.0.taken(), now);
         self.waiting.store(intake.has_waiting(), Ordering::Relaxed);
         wakers
     }
 
-    /// [`offer`](Self::offer), and where it is full waits for room; `ticket` is the place among those who wait.
+    /// [`offer`](Self::offer), and where it is full waits for room; `ticket` is the place among those who wait. The
+    /// envelope is taken if and only if that succeeds.
     pub(crate) fn poll_offer(
         &self,
         envelope: &mut Option<Envelope<T>>,
         ticket: &mut Option<Ticket>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ErrorKind>> {
-        let waker = cx.waker().clone();
-        let mut spare = None;
-        let mut intake = self.intake.0.lock();
-        let mut wakers = self.grant(&mut intake);
-        let Some(mut sealed) = envelope.take() else {
+        let Some(sealed) = envelope.as_mut() else {
             return Poll::Ready(Ok(()));
         };
-        let granted = match ticket.as_ref() {
-            Some(place) if intake.phase == Phase::Open => {
-                if intake.is_granted(place) {
-                    spare = intake.leave(place).1;
-                    true
-                } else {
-                    spare = intake.wait_on(place, waker);
-                    *envelope = Some(sealed);
-                    drop(intake);
-                    wake_all(wakers);
-                    drop(spare);
-                    return Poll::Pending;
-                }
-            }
-            _ => intake.admits(sealed.bytes),
+        let claim = Claim {
+            bytes: sealed.bytes,
+            deadline: sealed.deadline,
         };
-        let result = if granted {
-            *ticket = None;
-            let now = self.core.clock.now();
-            sealed.budget = sealed.deadline.saturating_sub(now) as u32;
-            intake.push(sealed);
+        let now = self.core.clock.now();
+        if claim.deadline <= now {
+            return Poll::Ready(Err(ErrorKind::Timeout));
+        }
+        sealed.budget = (claim.deadline - now) as u32;
+        let waker = cx.waker().clone();
+        let mut intake = self.intake.0.lock();
+        let mut wakers = self.grant(&mut intake, now);
+        let phase = intake.phase;
+        let (standing, spare) = match ticket.as_ref() {
+            Some(place) => intake.claim(place, waker),
+            None if intake.admits(claim.bytes) => (Standing::Granted, Some(waker)),
+            None if phase == Phase::Open => {
+                *ticket = Some(intake.wait(claim, waker));
+                // The receiver takes, then looks at the flag; this sets the flag, then looks at what was taken.
+                self.waiting.store(true, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                wakers.extend(self.grant(&mut intake, now));
+                (Standing::Waits, None)
+            }
+            None => (Standing::Lost, Some(waker)),
+        };
+        if let (Standing::Granted, Phase::Open) = (standing, phase) {
+            if let Some(sealed) = envelope.take() {
+                intake.push(sealed);
+            }
             wakers.extend(intake.reader_for_message());
-            Poll::Ready(Ok(()))
-        } else {
-            let phase = intake.phase;
-            if phase == Phase::Open {
-                *ticket = Some(intake.wait(sealed.bytes, waker));
-            }
-            *envelope = Some(sealed);
-            match phase {
-                Phase::Open => Poll::Pending,
-                Phase::Draining => Poll::Ready(Err(ErrorKind::Draining)),
-                Phase::Closed => Poll::Ready(Err(self.closed())),
-            }
-        };
-        if result.is_pending() {
-            // The receiver takes, then looks at the flag; this sets the flag, then looks at what was taken.
-            self.waiting.store(true, Ordering::Relaxed);
-            crate::sync::fence(Ordering::SeqCst);
-            wakers.extend(self.grant(&mut intake));
         }
         drop(intake);
         wake_all(wakers);
         drop(spare);
-        result
+        if standing != Standing::Waits {
+            *ticket = None;
+        }
+        match (standing, phase) {
+            (Standing::Granted, Phase::Open) => Poll::Ready(Ok(())),
+            (Standing::Waits, Phase::Open) => Poll::Pending,
+            (Standing::Lost, Phase::Open) => Poll::Ready(Err(ErrorKind::Timeout)),
+            (_, ended) => Poll::Ready(Err(self.ended(ended))),
+        }
     }
 
     /// Gives up a place among those who wait.
     pub(crate) fn leave(&self, ticket: &Ticket) {
+        let now = self.core.clock.now();
         let mut intake = self.intake.0.lock();
-        let (_, waker) = intake.leave(ticket);
+        let waker = intake.leave(ticket);
         // Either room is free again, or a large message is no longer in the way of smaller ones.
-        let wakers = self.grant(&mut intake);
+        let wakers = self.grant(&mut intake, now);
         drop(intake);
         wake_all(wakers);
         drop(waker);
@@ -286,9 +308,7 @@ impl<T> Shared<T> {
             *counter += 1;
             reason
         };
-        if let Some(observer) = self.spec.observer() {
-            observer.on_refused(&self.spec.name, reason);
-        }
+        self.tell(|observer, name| observer.on_refused(name, reason));
         error
     }
 
@@ -334,8 +354,9 @@ impl<T> Shared<T> {
         batch: &mut VecDeque<Envelope<T>>,
         waker: &mut Option<Waker>,
     ) -> Result<(), Phase> {
+        let now = self.core.clock.now();
         let mut intake = self.intake.0.lock();
-        let wakers = self.grant(&mut intake);
+        let wakers = self.grant(&mut intake, now);
         let swapped = if intake.queue.is_empty() {
             if let (Phase::Open, Some(reader)) = (intake.phase, waker.take()) {
                 *waker = intake.park(reader, true);
@@ -369,9 +390,10 @@ impl<T> Shared<T> {
             return phase;
         }
         let reader = waker.clone();
+        let now = self.core.clock.now();
         let mut intake = self.intake.0.lock();
         let old = intake.park(reader, false);
-        let wakers = self.grant(&mut intake);
+        let wakers = self.grant(&mut intake, now);
         let phase = intake.phase;
         drop(intake);
         wake_all(wakers);
@@ -384,7 +406,7 @@ impl<T> Shared<T> {
     pub(crate) fn make_room(&self, fenced: bool) {
         if fenced {
             // Pairs with the fence in `poll_offer`.
-            crate::sync::fence(Ordering::SeqCst);
+            fence(Ordering::SeqCst);
         }
         if self.waiting.load(Ordering::Relaxed) {
             self.announce_room();
@@ -392,8 +414,9 @@ impl<T> Shared<T> {
     }
 
     #[cold]
-    pub(crate) fn announce_room(&self) {
-        let wakers = self.grant(&mut self.intake.0.lock());
+    fn announce_room(&self) {
+        let now = self.core.clock.now();
+        let wakers = self.grant(&mut self.intake.0.lock(), now);
         wake_all(wakers);
     }
 
@@ -435,8 +458,14 @@ impl<T> Shared<T> {
             _ => DropReason::Closed,
         };
         self.stats.dropped(reason, count);
+        self.tell(|observer, name| observer.on_dropped(name, reason, count));
+    }
+
+    /// Tells the observer, if there is one.
+    #[inline(always)]
+    pub(crate) fn tell(&self, what: impl FnOnce(&dyn Observer, &str)) {
         if let Some(observer) = self.spec.observer() {
-            observer.on_dropped(&self.spec.name, reason, count);
+            let _ = contain(|| what(observer, &self.spec.name));
         }
     }
 
@@ -450,8 +479,30 @@ impl<T> Shared<T> {
         if let Some(discard) = self.spec.discard {
             discard(&message, kind);
         }
-        if let Some(scrub) = self.spec.extras.as_ref().and_then(|extras| extras.scrub) {
-            scrub(&mut message);
+        let _ = contain(move || {
+            if let Some(scrub) = self.spec.extras.as_ref().and_then(|extras| extras.scrub) {
+                scrub(&mut message);
+            }
+        });
+    }
+
+    /// Nobody receives any more.
+    pub(crate) fn retire(&self) {
+        self.is_gone.store(true, Ordering::Relaxed);
+        self.close(Phase::Closed);
+    }
+
+    /// Ends the mailbox at once: what is in it is dropped by its receiver.
+    pub(crate) fn cut(&self) {
+        let wakers = {
+            let mut intake = self.intake.0.lock();
+            self.cut.store(true, Ordering::Relaxed);
+            intake.end(Phase::Draining)
+        };
+        wake_all(wakers);
+        let vacant = self.spec.extras.as_ref().and_then(|e| e.vacant.get());
+        if let Some(vacant) = vacant.and_then(Weak::upgrade) {
+            vacant.sweep();
         }
     }
 }
@@ -491,12 +542,7 @@ impl<T: Send + 'static> Resident for Shared<T> {
     }
 
     fn cut(&self) {
-        let wakers = {
-            let mut intake = self.intake.0.lock();
-            self.cut.store(true, Ordering::Relaxed);
-            intake.end(Phase::Draining)
-        };
-        wake_all(wakers);
+        Shared::cut(self);
     }
 
     fn is_over(&self) -> bool {
@@ -518,7 +564,5 @@ impl<T> std::fmt::Debug for Shared<T> {
 }
 
 fn wake_all(wakers: Vec<Waker>) {
-    for waker in wakers {
-        waker.wake();
-    }
+    wakers.into_iter().for_each(wake);
 }

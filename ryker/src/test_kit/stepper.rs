@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::probe::built;
 use crate::account::{Accounts, End};
 use crate::actor::{Actor, ActorExit, ActorRef, Context, Letter};
+use crate::contain::text_of;
 use crate::error::{ErrorKind, TryRecvError};
 use crate::mailbox::{Inbox, Sender};
-use crate::runner::{conclude, take_in_hand, text_of, Contained, Serve};
+use crate::runner::{conclude, take_in_hand, Contained, Serve};
 use crate::runtime::ActorBuilder;
 use crate::timer::Timer;
 
@@ -99,7 +100,7 @@ impl<A: Actor> Stepper<A> {
     where
         F: FnMut() -> A + Send + 'static,
     {
-        let (shared, factory) = built(builder.open());
+        let (shared, factory) = built(builder.open(false));
         let actor = ActorRef::new(Sender::new(Arc::clone(&shared)));
         let stepper = Self {
             inbox: Inbox::new(shared),
@@ -199,21 +200,12 @@ impl<A: Actor> Stepper<A> {
                 mut cx,
                 mut timer,
             } = running;
-            let (message, deadline, hand, span) = take_in_hand(&shared, inbox.now, envelope);
-            cx.deadline = deadline;
+            let (message, hand) = take_in_hand(&shared, inbox.now, envelope);
+            cx.deadline = hand.deadline;
             let mut stopping = pin!(None::<Pending<()>>);
-            let handled = Serve::<A, _, _> {
-                handler: actor.handle(message, &mut cx),
-                deadline,
-                span,
-                hand: &hand,
-                inbox,
-                stopping: &mut stopping,
-                timer: &mut timer,
-                timed: false,
-                rejected: false,
-            }
-            .await;
+            let handler = actor.handle(message, &mut cx);
+            let handled =
+                Serve::new::<A>(handler, Some(&hand), inbox, &mut stopping, &mut timer).await;
             conclude(handled, hand, &mut actor, &mut cx, inbox)?;
             Ok(Running { actor, cx, timer })
         });
@@ -291,7 +283,7 @@ async fn contained<T>(future: impl Future<Output = Result<T, ActorExit>>) -> Res
     match Contained::new(future).await {
         Ok(ended) => ended,
         Err(panic) => Err(ActorExit::Panicked {
-            text: text_of(&*panic),
+            text: text_of(panic),
         }),
     }
 }
