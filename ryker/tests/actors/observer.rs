@@ -97,7 +97,7 @@ async fn every_refusal_is_told_of_with_its_reason() {
     let all = accounts.refused;
     assert_eq!(
         (all.busy, all.deadline, all.draining, all.closed),
-        (2, 1, 1, 2)
+        (2, 1, 2, 1)
     );
 }
 
