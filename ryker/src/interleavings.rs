@@ -329,6 +329,37 @@ fn busy_means_full_and_a_message_taken_means_room() {
 
 #[test]
 #[ignore = "run by .ci/check-ryker-loom.sh"]
+fn whoever_waits_is_told_of_room_by_the_take_alone() {
+    let ways: [fn(&mut Receiver<Token>) -> Option<Token>; 3] = [
+        |receiver| receiver.try_recv().ok(),
+        |receiver| block_on(receiver.recv()),
+        |receiver| {
+            let mut batch = Vec::new();
+            block_on(receiver.recv_many(&mut batch, 1));
+            batch.pop()
+        },
+    ];
+    for (capacity, take) in [1, 2].iter().flat_map(|c| ways.map(|way| (*c, way))) {
+        explore(move || {
+            let (world, sender, mut receiver) = World::new(capacity);
+            for number in 0..capacity {
+                sender
+                    .try_send(world.token(0, number))
+                    .expect("there is room");
+            }
+            let sending = world.sending(sender, 1, 1);
+            let mut seen = Seen::default();
+            seen.token(take(&mut receiver).expect("it is full"));
+            // The receiver does not look again before the sender is done.
+            assert_eq!(joined(sending), 1);
+            seen.to_the_end(&mut receiver);
+            world.settle(capacity + 1, seen.count);
+        });
+    }
+}
+
+#[test]
+#[ignore = "run by .ci/check-ryker-loom.sh"]
 fn one_of_two_who_race_for_the_last_slot_is_busy() {
     explore(|| {
         let (world, sender, mut receiver) = World::new(1);
