@@ -82,7 +82,9 @@ mod spelling;
 
 pub use builder::RykerConfigBuilder;
 pub use change::{Change, ReloadClass};
-pub(crate) use counts::{count_error, count_reload, errors, reloads};
+#[cfg(feature = "metrics")]
+pub(crate) use counts::errors;
+pub(crate) use counts::{count_error, count_reload, reloads};
 pub use env::Warning;
 pub use error::{ConfigError, ErrorKind, Problem};
 

@@ -9,14 +9,18 @@ use tokio::sync::Notify;
 use crate::account::Accounts;
 use crate::clock::Clock;
 use crate::config::{RykerConfig, SpanLevel};
-use crate::stats::{Read, Stats};
+use crate::stats::Read;
+#[cfg(feature = "metrics")]
+use crate::stats::Stats;
 
 /// A mailbox as its runtime sees it.
 pub(crate) trait Resident: Send + Sync {
     fn name(&self) -> &Arc<str>;
     fn accounts(&self) -> Accounts;
+    #[cfg(feature = "metrics")]
     fn stats(&self) -> &Stats;
     /// Messages in the mailbox, those in hand not counted.
+    #[cfg(feature = "metrics")]
     fn depth(&self) -> u64;
     /// Takes nothing more in.
     fn drain(&self);
@@ -108,8 +112,11 @@ impl Hot {
 pub(crate) struct Residents {
     present: Vec<Option<Weak<dyn Resident>>>,
     free: Vec<usize>,
-    departed: Vec<(Arc<str>, Totals)>,
+    departed: Departed,
 }
+
+/// Sums by name, in the order of names.
+pub(crate) type Departed = Vec<(Arc<str>, Totals)>;
 
 /// What mailboxes of one name add up to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -219,7 +226,7 @@ impl Core {
     }
 
     /// Mailboxes that exist, and the sums of those that are gone; each mailbox is in one of them.
-    pub(crate) fn census(&self) -> (Vec<Arc<dyn Resident>>, Vec<(Arc<str>, Totals)>) {
+    pub(crate) fn census(&self) -> (Vec<Arc<dyn Resident>>, Departed) {
         loop {
             let residents = locked(&self.residents);
             let registered = residents.present.iter().flatten().count();
@@ -255,6 +262,7 @@ impl Residents {
 }
 
 impl Totals {
+    #[cfg(feature = "metrics")]
     pub(crate) fn of(resident: &dyn Resident) -> Self {
         Self {
             accounts: resident.accounts(),

@@ -59,8 +59,9 @@
 //! dropped unhandled and counted. A handler that is still at work at the deadline is cancelled where the actor is
 //! [`CANCEL_SAFE`](Actor::CANCEL_SAFE) and otherwise left to finish; whoever asked gets [`AskError::Timeout`] either way.
 //!
-//! Deadlines and the times in metrics are in coarse milliseconds, up to 2 ms late and never early. Under tokio's paused
-//! clock they follow that clock.
+//! Deadlines and the times in metrics are in coarse milliseconds: a deadline is up to 2 ms late, and early only by what the
+//! thread that writes the time is late itself, on a machine that has too much to do. Where tokio's clock is paused from the
+//! start, as in `#[tokio::test(start_paused = true)]`, they follow that clock.
 //!
 //! # Accounts
 //!
@@ -87,15 +88,15 @@
 //!
 //! An actor or receiver that always finds a message gives way to the other tasks of its worker after
 //! `fairness.yield_every_n_msgs` messages, and that is counted. Senders that wait for room get it in the order in which
-//! they came, and nobody overtakes them.
+//! they came; a `try_send` finds the mailbox full while somebody waits.
 //!
 //! # Cost
 //!
 //! Senders and the receiver share one spin lock, held for some instructions. The receiver swaps the whole queue out
 //! under it, so that it takes the lock once per batch. In steady state neither sending nor receiving allocates; the queue
-//! grows with the most that it ever held, twice over, as there are two to swap. An ask allocates once. Metrics are plain
-//! stores of the receiver's. A thread named `ryker-clock` writes the time once per millisecond while messages move, and sleeps
-//! when they do not.
+//! grows with the most that it ever held, twice over, as there are two to swap. An ask allocates once, and so does a wait for room. Metrics are plain
+//! stores of the receiver's. A thread named `ryker-clock`, one per runtime, writes the time once per millisecond while messages
+//! move; when none do, it sleeps until the next deadline.
 //!
 //! # What it is not
 //!

@@ -242,7 +242,8 @@ pub(crate) enum Handled<T> {
     Cut,
 }
 
-/// The life of one incarnation. Not an `async fn`, which would keep its arguments twice.
+/// The life of one incarnation. An `async fn` would keep its arguments twice.
+#[allow(clippy::manual_async_fn)]
 fn live<'a, A: Actor, S: Future + Send + 'a>(
     inbox: &'a mut Inbox<Letter<A::Msg>>,
     mut actor: A,
@@ -574,7 +575,8 @@ impl<M> Drop for Hand<'_, M> {
 }
 
 /// Runs incarnations until one ends in peace, or too many fail: what [`Runtime::spawn`](crate::Runtime::spawn) does
-/// where there is no other supervisor.
+/// where there is no other supervisor. An `async fn` would keep its arguments twice.
+#[allow(clippy::manual_async_fn)]
 pub(crate) fn supervise<A: Actor>(mut place: Place<A>) -> impl Future<Output = ()> + Send {
     async move {
         let mut failures: Option<Box<Failures>> = None;
@@ -680,15 +682,7 @@ async fn rest<M>(shared: &Shared<Letter<M>>, until: Tick, hurried: &mut bool) {
         timer.as_mut().poll(task)
     })
     .await;
-    let mut yielded = false;
-    poll_fn(|task| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        task.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    tokio::task::yield_now().await;
 }
 
 pin_project! {

@@ -75,6 +75,13 @@ struct Slow {
 }
 
 impl Stats {
+    /// `count` messages waited no longer than the first bucket, together `sum_ms`.
+    #[inline(always)]
+    pub(crate) fn waited_briefly(&self, count: u64, sum_ms: u64) {
+        add(&self.brief[0], count);
+        add(&self.brief[1], sum_ms);
+    }
+
     #[inline(always)]
     pub(crate) fn waited(&self, ms: u64) {
         if ms > BOUNDS_MS[0] {

@@ -96,7 +96,7 @@ impl Failures {
 fn uniform(low: Duration, high: Duration, dice: u64) -> Duration {
     let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let span = nanos(high.saturating_sub(low));
-    let share = (u128::from(span) + 1) * u128::from(dice) >> 64;
+    let share = ((u128::from(span) + 1) * u128::from(dice)) >> 64;
     low + Duration::from_nanos(share as u64)
 }
 

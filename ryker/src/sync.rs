@@ -26,10 +26,11 @@ type Inner<T> = loom::sync::Mutex<T>;
 
 #[cfg(not(loom))]
 impl<T> Lock<T> {
-    /// Spins between two looks at the lock: about the time of one cache-line transfer between cores.
-    const PAUSES: u32 = 64;
+    /// Spins between two looks at the lock: some times what a cache line takes between cores, so that the holder can
+    /// go on for a while; more would cost those who wait more than it gains.
+    const PAUSES: u32 = 16;
     /// Looks before the thread yields.
-    const LOOKS: u32 = 16;
+    const LOOKS: u32 = 64;
 
     pub(crate) fn new(value: T) -> Self {
         Self(Inner::new(value))

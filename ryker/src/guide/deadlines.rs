@@ -2,8 +2,8 @@
 //!
 //! A message has one deadline: the mailbox's (`defaults.deadline`, 1 s) after its sending began, or an earlier one of
 //! the sender's. Waiting for room, waiting in the queue and handling all use it up. There is no second timeout to add
-//! to it, and an ask made by a handler inherits what the message in hand has left, so that a chain of actors never
-//! works longer than its first caller waits.
+//! to it. An ask made by a handler inherits what the message in hand has left, and a `send` of its waits no longer than
+//! that, so that a chain of actors never works longer than its first caller waits.
 //!
 //! | at the deadline the message is | what happens | account | whoever asked gets |
 //! |---|---|---|---|
@@ -69,4 +69,4 @@
 //! cancelled either way: [`Context::deadline`](crate::Context::deadline) and [`Reply::is_gone`](crate::Reply::is_gone)
 //! let it look for itself.
 //!
-//! A deadline is met to 2 ms, never early, unless the machine is overcommitted.
+//! A deadline is up to 2 ms late, more where the machine has too much to do.

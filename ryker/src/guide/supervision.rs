@@ -72,7 +72,8 @@
 //! ```
 //!
 //! [`ActorRef::stop`](crate::ActorRef::stop) ends an actor after what is queued,
-//! [`ActorRef::abort`](crate::ActorRef::abort) at once; neither is a failure.
+//! [`ActorRef::abort`](crate::ActorRef::abort) at once; neither is a failure. An actor to which nobody can send any
+//! more ends by itself; one that keeps a reference to itself should keep it [downgraded](crate::ActorRef::downgrade).
 //!
 //! An actor that has ended for good is seen by [`ActorRef::stopped`](crate::ActorRef::stopped); what is queued in it is
 //! dropped and counted, and asks fail with `Closed`.

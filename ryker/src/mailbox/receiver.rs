@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{poll_fn, Future};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use super::shared::Shared;
 use crate::account::{Accounts, End};
 use crate::clock::instant_of;
 use crate::error::{ErrorKind, TryRecvError};
+use crate::stats::BOUNDS_MS;
 
 /// Takes the messages of a [`Mailbox`](crate::Mailbox), in the order in which they were accepted.
 ///
@@ -50,19 +52,20 @@ impl<T> Receiver<T> {
 
     /// The next message; `None` when the mailbox is closed and empty.
     pub async fn recv(&mut self) -> Option<T> {
-        self.recv_delivery().await.map(|delivery| delivery.message)
+        let envelope = poll_fn(|cx| self.inner.poll_take(cx)).await?;
+        self.inner.hand_out();
+        Some(envelope.message)
     }
 
     /// The next message with its deadline; `None` when the mailbox is closed and empty.
     pub async fn recv_delivery(&mut self) -> Option<Delivery<T>> {
-        poll_fn(|cx| self.inner.poll_take(cx))
-            .await
-            .map(|envelope| {
-                let shared = &self.inner.shared;
-                shared.progress.0.end(1, End::Ok);
-                shared.make_room(true);
-                delivery(&envelope, self.inner.now).with(envelope.message)
-            })
+        let envelope = poll_fn(|cx| self.inner.poll_take(cx)).await?;
+        self.inner.hand_out();
+        Some(Delivery {
+            deadline: instant_of(envelope.deadline),
+            waited: Duration::from_millis(self.inner.now.saturating_sub(envelope.enqueued())),
+            message: envelope.message,
+        })
     }
 
     /// Adds up to `limit` messages to `messages` and returns how many; waits for the first one. No more than
@@ -81,9 +84,7 @@ impl<T> Receiver<T> {
     /// [`TryRecvError::Empty`], or [`TryRecvError::Closed`] when nothing will come.
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         let envelope = self.inner.try_take()?;
-        let shared = &self.inner.shared;
-        shared.progress.0.end(1, End::Ok);
-        shared.make_room(true);
+        self.inner.hand_out();
         Ok(envelope.message)
     }
 
@@ -111,25 +112,6 @@ impl<T> Receiver<T> {
 impl<T> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Receiver").field(&self.inner.shared).finish()
-    }
-}
-
-/// What is left of an envelope without its message.
-fn delivery<T>(envelope: &Envelope<T>, now: u64) -> Delivery<()> {
-    Delivery {
-        message: (),
-        deadline: instant_of(envelope.deadline),
-        waited: Duration::from_millis(now.saturating_sub(envelope.enqueued())),
-    }
-}
-
-impl Delivery<()> {
-    fn with<T>(self, message: T) -> Delivery<T> {
-        Delivery {
-            message,
-            deadline: self.deadline,
-            waited: self.waited,
-        }
     }
 }
 
@@ -195,6 +177,13 @@ impl<T> Inbox<T> {
         }
     }
 
+    /// Books that the message taken last is whoever received it's.
+    #[inline(always)]
+    fn hand_out(&self) {
+        self.shared.progress.0.end(1, End::Ok);
+        self.shared.make_room(true);
+    }
+
     fn poll_take_many(
         &mut self,
         cx: &mut Context<'_>,
@@ -224,35 +213,52 @@ impl<T> Inbox<T> {
 
     /// Moves up to `limit` messages of the batch that have not expired to `messages`.
     fn take_many(&mut self, messages: &mut Vec<T>, limit: usize) -> usize {
-        self.now = self.shared.core.clock.now();
-        let metrics = self.shared.core.hot.metrics();
+        let shared = &*self.shared;
+        let now = shared.core.clock.now();
         let count = limit.min(self.batch.len());
-        let (mut bytes, mut expired) = (0, VecDeque::new());
-        let before = messages.len();
-        messages.reserve(count);
-        for envelope in self.batch.drain(..count) {
+        let (mut bytes, mut expired) = (0, 0);
+        let (front, back) = self.batch.as_slices();
+        let metrics = shared.core.hot.metrics();
+        let (mut brief, mut brief_ms) = (0, 0);
+        for envelope in front.iter().chain(back).take(count) {
             bytes += u64::from(envelope.bytes);
-            if envelope.deadline <= self.now {
-                expired.push_back(envelope);
-                continue;
+            let waited = now.saturating_sub(envelope.enqueued());
+            if envelope.deadline <= now {
+                expired += 1;
+            } else if waited <= BOUNDS_MS[0] {
+                brief += 1;
+                brief_ms += waited;
+            } else if metrics {
+                shared.stats.waited(waited);
             }
-            if metrics {
-                let waited = self.now.saturating_sub(envelope.enqueued());
-                self.shared.stats.waited(waited);
-            }
-            messages.push(envelope.message);
         }
-        self.shared.progress.0.take(count as u64, bytes);
+        shared.progress.0.take(count as u64, bytes);
+        shared.progress.0.end((count - expired) as u64, End::Ok);
+        if metrics {
+            shared.stats.waited_briefly(brief, brief_ms);
+        }
+        self.now = now;
         self.run = self.run.saturating_add(count as u32);
-        let taken = messages.len() - before;
-        self.shared.progress.0.end(taken as u64, End::Ok);
-        self.shared
-            .book_unhandled(expired.len() as u64, End::Expired);
-        self.shared.make_room(true);
-        for envelope in expired {
-            self.shared.discard(envelope, ErrorKind::Timeout);
+        messages.reserve(count - expired);
+        if expired == 0 {
+            messages.extend(self.batch.drain(..count).map(|envelope| envelope.message));
+            shared.make_room(true);
+            return count;
         }
-        taken
+        let mut late = VecDeque::with_capacity(expired);
+        for envelope in self.batch.drain(..count) {
+            if envelope.deadline <= now {
+                late.push_back(envelope);
+            } else {
+                messages.push(envelope.message);
+            }
+        }
+        shared.book_unhandled(expired as u64, End::Expired);
+        shared.make_room(true);
+        for envelope in late {
+            shared.discard(envelope, ErrorKind::Timeout);
+        }
+        count - expired
     }
 
     pub(crate) fn try_take(&mut self) -> Result<Envelope<T>, TryRecvError> {
@@ -339,7 +345,9 @@ impl<T> Inbox<T> {
     fn give_way(&mut self, cx: &mut Context<'_>) -> Poll<Option<Envelope<T>>> {
         self.run = 0;
         self.shared.progress.0.yielded();
-        cx.waker().wake_by_ref();
+        // Behind the others: a task that wakes itself would be the next one on a tokio worker. On the first poll it is
+        // pending always.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
         Poll::Pending
     }
 

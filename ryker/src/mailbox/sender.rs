@@ -72,7 +72,11 @@ impl<T> Sender<T> {
     /// # Cancel safety
     /// A send that is dropped before it returned has sent nothing; the message is dropped with it.
     pub async fn send(&self, message: T) -> Result<(), SendError<T>> {
-        self.send_until(message, None).await
+        let envelope = self.shared.seal(message, None)?;
+        match self.shared.offer(envelope) {
+            Ok(()) => Ok(()),
+            Err((kind, envelope)) => self.wait(kind, envelope).await,
+        }
     }
 
     /// [`send`](Self::send) with a deadline of the caller's, which wins if it is earlier than the mailbox's.
@@ -87,21 +91,20 @@ impl<T> Sender<T> {
         message: T,
         deadline: Instant,
     ) -> Result<(), SendError<T>> {
-        self.send_until(message, Some(tick_from(deadline))).await
+        let deadline = Some(tick_from(deadline));
+        let envelope = self.shared.seal(message, deadline)?;
+        match self.shared.offer(envelope) {
+            Ok(()) => Ok(()),
+            Err((kind, envelope)) => self.wait(kind, envelope).await,
+        }
     }
 
-    pub(crate) async fn send_until(
-        &self,
-        message: T,
-        deadline: Option<Tick>,
-    ) -> Result<(), SendError<T>> {
+    /// Waits for room, if that is what was missing.
+    async fn wait(&self, kind: ErrorKind, envelope: Envelope<T>) -> Result<(), SendError<T>> {
+        if kind != ErrorKind::Busy {
+            return Err(self.refuse(kind, envelope));
+        }
         let shared = &*self.shared;
-        let envelope = shared.seal(message, deadline)?;
-        let envelope = match shared.offer(envelope) {
-            Ok(()) => return Ok(()),
-            Err((ErrorKind::Busy, envelope)) => envelope,
-            Err((kind, envelope)) => return Err(self.refuse(kind, envelope)),
-        };
         // A handler that waits here has no longer than its own message.
         let (limit, _) = inherit(Some(envelope.deadline));
         let limit = limit.unwrap_or(envelope.deadline);

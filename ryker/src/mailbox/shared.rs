@@ -529,10 +529,12 @@ impl<T: Send + 'static> Resident for Shared<T> {
         Shared::accounts(self)
     }
 
+    #[cfg(feature = "metrics")]
     fn stats(&self) -> &Stats {
         &self.stats
     }
 
+    #[cfg(feature = "metrics")]
     fn depth(&self) -> u64 {
         Shared::depth(self)
     }
