@@ -350,7 +350,7 @@ impl<M: Send + 'static> ActorRef<M> {
     /// what is queued is dropped, and whoever asked is told. There is no restart and no
     /// [`on_stop`](Actor::on_stop); the exit is [`ActorExit::Cancelled`].
     pub fn abort(&self) {
-        self.sender.shared.cut();
+        self.sender.shared.cut(Phase::Closed);
     }
 
     /// A reference that does not keep the actor alive.

@@ -403,7 +403,7 @@ impl<M, S: Future, F: Future> Future for Serve<'_, '_, M, S, F> {
         let phase = shared.attend(task.waker());
         if shared.is_cut() {
             hand.into_iter()
-                .for_each(|hand| hand.fail(ErrorKind::Draining));
+                .for_each(|hand| hand.fail(shared.why_ended()));
             return Poll::Ready(Handled::Cut);
         }
         if is_ending(&shared, phase) && !*this.has_rejected {

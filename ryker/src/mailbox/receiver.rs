@@ -373,11 +373,7 @@ impl<T> Inbox<T> {
     pub(crate) fn drop_rest(&mut self) {
         self.shared.gather(&mut self.batch);
         let rest = std::mem::take(&mut self.batch);
-        let kind = if self.shared.is_shutting_down() {
-            ErrorKind::Draining
-        } else {
-            ErrorKind::Closed
-        };
+        let kind = self.shared.why_ended();
         self.end_all(rest, End::Dropped, kind);
         self.shared.core.changed();
     }

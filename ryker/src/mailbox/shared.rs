@@ -470,7 +470,15 @@ impl<T> Shared<T> {
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {
-        self.is_cut() || self.intake.0.lock().phase == Phase::Draining || self.core.is_draining()
+        self.intake.0.lock().phase == Phase::Draining || self.core.is_draining()
+    }
+
+    /// Why those who wait for an answer get none.
+    pub(crate) fn why_ended(&self) -> ErrorKind {
+        match self.is_shutting_down() {
+            true => ErrorKind::Draining,
+            false => ErrorKind::Closed,
+        }
     }
 
     /// Drops a message that nobody handles.
@@ -493,11 +501,11 @@ impl<T> Shared<T> {
     }
 
     /// Ends the mailbox at once: what is in it is dropped by its receiver.
-    pub(crate) fn cut(&self) {
+    pub(crate) fn cut(&self, phase: Phase) {
         let wakers = {
             let mut intake = self.intake.0.lock();
             self.cut.store(true, Ordering::Relaxed);
-            intake.end(Phase::Draining)
+            intake.end(phase)
         };
         wake_all(wakers);
         let vacant = self.spec.extras.as_ref().and_then(|e| e.vacant.get());
@@ -544,7 +552,7 @@ impl<T: Send + 'static> Resident for Shared<T> {
     }
 
     fn cut(&self) {
-        Shared::cut(self);
+        Shared::cut(self, Phase::Draining);
     }
 
     fn is_over(&self) -> bool {
