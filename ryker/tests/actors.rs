@@ -11,6 +11,8 @@ mod drain;
 mod ends;
 #[path = "actors/observer.rs"]
 mod observer;
+#[path = "actors/references.rs"]
+mod references;
 #[path = "actors/reload.rs"]
 mod reload;
 #[path = "actors/rig.rs"]

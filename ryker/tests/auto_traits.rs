@@ -12,7 +12,7 @@ use ryker::{
     Accounts, Actor, ActorBuilder, ActorExit, ActorRef, AskError, BuildError, Context,
     DeadlineExceeded, Delivery, DrainReport, DropReason, ErrorKind, Mailbox, MailboxBuilder,
     Observer, OnDeadline, Outcome, Receiver, Refusals, Reloaded, Reply, Runner, Runtime,
-    RykerConfig, SendError, Sender, TryRecvError,
+    RykerConfig, SendError, Sender, TryRecvError, WeakActorRef,
 };
 
 /// A message that can be sent and nothing else.
@@ -41,6 +41,7 @@ fn handles_move_between_threads_and_can_be_shared() {
     is_open::<RykerConfig>();
     is_open::<Sender<Plain>>();
     is_open::<ActorRef<Plain>>();
+    is_open::<WeakActorRef<Plain>>();
     is_open::<Runner<Idle>>();
     is_open::<(Accounts, Refusals, DrainReport, Reloaded)>();
     is_open::<(ActorExit, DeadlineExceeded, OnDeadline)>();

@@ -72,7 +72,6 @@ async fn an_ask_of_a_full_actor_fails_at_once_with_the_message() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 3"]
 async fn the_reply_in_a_message_that_comes_back_leads_nowhere_and_says_so() {
     let (rt, log) = (runtime(), Log::default());
     let actor = busy(&rt, &log, ms(500)).await;
@@ -343,6 +342,33 @@ async fn queued_asks_that_a_drain_has_no_time_for_fail_as_draining() {
     about(took, ms(100));
     assert_eq!((report.dropped, report.aborted, report.pending), (1, 1, 0));
     balanced(actor.accounts());
+}
+
+/// Begun, it may have had an effect: it is not for the caller to send it elsewhere as if nothing had happened.
+#[tokio::test(start_paused = true)]
+#[ignore = "fault 11"]
+async fn an_ask_that_is_cut_short_in_hand_has_no_reply() {
+    for way in ["drain", "abort"] {
+        let (rt, log) = (runtime(), Log::default());
+        let actor = worker(&rt, &log);
+        let mut asking = pin!(actor.ask(|reply| Msg::SleepThenAnswer(ms(500), reply)));
+        assert!(poll(asking.as_mut()).is_pending());
+        settle().await;
+        assert!(log.has("sleeps"));
+        let end = async {
+            match way {
+                "drain" => drop(rt.drain(ms(100)).await),
+                _ => actor.abort(),
+            }
+        };
+        let (answer, ()) = tokio::join!(asking, end);
+        assert!(
+            matches!(answer, Err(AskError::NoReply)),
+            "{way}: {answer:?}"
+        );
+        actor.stopped().await;
+        assert_eq!(balanced(actor.accounts()).aborted, 1);
+    }
 }
 
 /// A handler's ask does not outlive the patience of whoever asked the handler.

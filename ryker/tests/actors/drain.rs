@@ -404,7 +404,6 @@ async fn of_two_drains_at_once_the_shorter_one_decides() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 7"]
 async fn a_drain_may_have_all_the_time_in_the_world() {
     let (rt, log) = (runtime(), Log::default());
     let actor = worker(&rt, &log);

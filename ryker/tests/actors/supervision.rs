@@ -175,7 +175,6 @@ async fn a_destructor_of_the_state_that_panics_is_one_failure_not_two() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 5"]
 async fn a_panic_while_it_stops_is_not_worth_a_restart() {
     let (rt, log) = (runtime(), Log::default());
     let actor = Fused::spawn(&rt, &["stop"], &log);
@@ -234,7 +233,6 @@ async fn the_text_of_a_panic_is_kept_whatever_it_was() {
 
 /// A payload whose destructor panics again.
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 6"]
 async fn what_was_thrown_may_throw_again_when_it_is_dropped() {
     struct Nested;
     impl Drop for Nested {

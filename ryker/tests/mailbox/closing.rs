@@ -160,7 +160,6 @@ async fn a_receiver_that_waits_learns_of_a_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 2"]
 async fn what_was_draining_stays_draining_when_the_receiver_has_gone() {
     let rt = runtime();
     let (sender, receiver) = rt.mailbox::<u8>("m").build().unwrap().split();

@@ -272,7 +272,6 @@ async fn a_drain_tells_all_who_wait() {
 }
 
 #[test]
-#[ignore = "fault 1"]
 fn a_send_may_wait_outside_of_any_executor() {
     let (sender, mut receiver) = full(1);
     let (bell, waker) = Bell::pair();
