@@ -226,10 +226,9 @@ fn spans_are_as_the_level_in_force_says() {
             assert_eq!(span.get("actor"), "cards", "{span:?}");
         }
         if let Some(handle) = opened.get(1) {
-            assert_eq!(
-                (handle.get("queue_depth"), handle.get("deadline_ms")),
-                ("0", "1000")
-            );
+            let left: u64 = handle.get("deadline_ms").parse().unwrap();
+            assert!((999..=1_001).contains(&left), "{left}: coarse milliseconds");
+            assert_eq!(handle.get("queue_depth"), "0");
         }
     }
 }
