@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -508,9 +508,13 @@ fn counters(snapshot: &Snapshot) -> BTreeMap<(String, &'static str), u64> {
 #[test]
 fn counters_never_fall_while_mailboxes_come_and_go() {
     let rt = Runtime::new(RykerConfig::default());
+    // So many that a scrape takes a while, in which others wait to leave.
+    let idle = (0..200).map(|_| rt.mailbox::<u32>("idle").build().unwrap());
+    let _idle: Vec<_> = idle.collect();
     let ended = Arc::new(AtomicBool::new(false));
+    let gone = Arc::new(AtomicU64::new(0));
     let churn = |thread: usize| {
-        let (rt, ended) = (rt.clone(), Arc::clone(&ended));
+        let (rt, ended, gone) = (rt.clone(), Arc::clone(&ended), Arc::clone(&gone));
         move || {
             let mut lost = 0;
             while !ended.load(Ordering::Relaxed) {
@@ -537,6 +541,7 @@ fn counters_never_fall_while_mailboxes_come_and_go() {
                 }
                 // Two found it full, three were queued, one came too late.
                 lost += 6;
+                gone.fetch_add(1, Ordering::Relaxed);
             }
             lost
         }
@@ -544,7 +549,7 @@ fn counters_never_fall_while_mailboxes_come_and_go() {
     let threads: Vec<_> = (0..4).map(|n| std::thread::spawn(churn(n))).collect();
 
     let mut last = BTreeMap::new();
-    for _ in 0..2_000 {
+    while gone.load(Ordering::Relaxed) < 200_000 {
         let now = counters(&Snapshot::of(&rt));
         for (series, before) in &last {
             let value = now.get(series);
@@ -559,7 +564,6 @@ fn counters_never_fall_while_mailboxes_come_and_go() {
     let lost: u64 = threads.into_iter().map(|t| t.join().unwrap()).sum();
     let shown = ["a", "b", "c"].map(|name| dropped(&rt, name).iter().sum::<u64>());
     assert_eq!(shown.iter().sum::<u64>(), lost);
-    assert!(lost > 1_000, "{lost}");
 }
 
 #[test]

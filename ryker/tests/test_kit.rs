@@ -385,7 +385,9 @@ mod stepper {
                 assert_eq!((steps.depth(), steps.state().sum), (depth, expected));
             }
             assert!(matches!(steps.step().await, Step::Idle));
-            assert_eq!(steps.accounts().ok, 3);
+            sum.try_send(Msg::Add(1)).unwrap();
+            assert!(matches!(steps.step().await, Step::Handled));
+            assert_eq!(steps.accounts().ok, 4);
         });
     }
 
