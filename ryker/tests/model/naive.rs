@@ -43,11 +43,18 @@ pub(crate) struct Item {
     pub(crate) enqueued: u64,
 }
 
-/// A send that waits for room.
+/// How it stands with a send that waits for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Waits,
+    Granted,
+    Lost,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
     pub(crate) item: Item,
-    pub(crate) granted: bool,
+    pub(crate) standing: Standing,
 }
 
 /// The sums of [`ryker::Accounts`] that a plain mailbox can have, in its order.
@@ -138,7 +145,10 @@ impl Model {
     }
 
     fn fits(&self, bytes: u64) -> bool {
-        let granted = || self.waiting.iter().filter(|(_, w)| w.granted);
+        let granted = || {
+            let all = self.waiting.iter();
+            all.filter(|(_, w)| w.standing == Standing::Granted && w.item.deadline > self.now)
+        };
         let messages = self.depth() + granted().count();
         let held: u64 = self.inside().map(|item| item.bytes).sum();
         let reserved: u64 = granted().map(|(_, w)| w.item.bytes).sum();
@@ -147,19 +157,30 @@ impl Model {
     }
 
     fn someone_waits(&self) -> bool {
-        self.waiting.iter().any(|(_, w)| !w.granted)
+        self.waiting
+            .iter()
+            .any(|(_, w)| w.standing == Standing::Waits)
     }
 
-    /// Whoever waits longest gets room first, and nobody before him.
+    /// Whoever waits longest gets room first, and nobody before him. Whoever is too late has lost his place.
     fn grant(&mut self) {
         if self.phase != Phase::Open {
             return;
         }
-        while let Some(first) = self.waiting.iter().position(|(_, w)| !w.granted) {
+        for (_, waiting) in &mut self.waiting {
+            if waiting.item.deadline <= self.now {
+                waiting.standing = Standing::Lost;
+            }
+        }
+        while let Some(first) = self
+            .waiting
+            .iter()
+            .position(|(_, w)| w.standing == Standing::Waits)
+        {
             if !self.fits(self.waiting[first].1.item.bytes) {
                 return;
             }
-            self.waiting[first].1.granted = true;
+            self.waiting[first].1.standing = Standing::Granted;
         }
     }
 
@@ -191,9 +212,8 @@ impl Model {
     fn end_kind(&self) -> Option<ErrorKind> {
         match self.phase {
             Phase::Open => None,
-            Phase::Draining => Some(ErrorKind::Draining),
-            Phase::Closed if self.runtime_drains => Some(ErrorKind::Draining),
-            Phase::Closed => Some(ErrorKind::Closed),
+            _ if self.runtime_drains => Some(ErrorKind::Draining),
+            _ => Some(ErrorKind::Closed),
         }
     }
 
@@ -206,9 +226,12 @@ impl Model {
             Some(budget) if size <= LARGEST && size as u64 <= budget => size as u64,
             Some(_) => return Err(self.refused(id, ErrorKind::TooLarge)),
         };
-        let default = self.now + self.shape.deadline_ms;
-        let deadline = own.map_or(default, |own| default.min(self.now + own));
-        if deadline <= self.now {
+        // The millisecond that runs has begun already, and no deadline is to be early.
+        let ms = own.map_or(self.shape.deadline_ms, |own| {
+            own.min(self.shape.deadline_ms)
+        });
+        let deadline = self.now + ms + 1;
+        if ms == 0 {
             return Err(self.refused(id, ErrorKind::Timeout));
         }
         Ok(Item {
@@ -219,12 +242,18 @@ impl Model {
         })
     }
 
+    /// Whether there is room, behind those who waited before.
+    fn admits(&mut self, bytes: u64) -> bool {
+        self.grant();
+        !self.someone_waits() && self.fits(bytes)
+    }
+
     pub(crate) fn try_send(&mut self, size: usize) -> Result<(), ErrorKind> {
         let item = self.seal(size, None)?;
         if let Some(kind) = self.end_kind() {
             return Err(self.refused(item.id, kind));
         }
-        if self.someone_waits() || !self.fits(item.bytes) {
+        if !self.admits(item.bytes) {
             return Err(self.refused(item.id, ErrorKind::Busy));
         }
         self.push(item);
@@ -245,10 +274,10 @@ impl Model {
         if let Some(kind) = self.end_kind() {
             return Some(Err(self.refused(item.id, kind)));
         }
-        if self.someone_waits() || !self.fits(item.bytes) {
+        if !self.admits(item.bytes) {
             let waiting = Waiting {
                 item,
-                granted: false,
+                standing: Standing::Waits,
             };
             self.waiting.push((number, waiting));
             return None;
@@ -260,15 +289,19 @@ impl Model {
     /// Another look of a send that waits.
     pub(crate) fn look(&mut self, number: usize) -> Option<Result<(), ErrorKind>> {
         let place = self.waiting.iter().position(|(n, _)| *n == number)?;
-        let Waiting { item, granted } = self.waiting[place].1.clone();
+        let item = self.waiting[place].1.item.clone();
+        let in_time = item.deadline > self.now;
+        if in_time {
+            self.grant();
+        }
         let kind = match self.end_kind() {
+            _ if !in_time => ErrorKind::Timeout,
             Some(kind) => kind,
-            None if granted => {
+            None if self.waiting[place].1.standing == Standing::Granted => {
                 self.waiting.remove(place);
                 self.push(item);
                 return Some(Ok(()));
             }
-            None if item.deadline <= self.now => ErrorKind::Timeout,
             None => return None,
         };
         self.waiting.remove(place);
@@ -286,7 +319,9 @@ impl Model {
 
     /// Whether a send that waits has something to look at.
     pub(crate) fn is_due(&self, waiting: &Waiting) -> bool {
-        waiting.granted || self.phase != Phase::Open || waiting.item.deadline <= self.now
+        waiting.standing == Standing::Granted
+            || self.phase != Phase::Open
+            || waiting.item.deadline <= self.now
     }
 
     pub(crate) fn sender_gone(&mut self) {
@@ -297,7 +332,7 @@ impl Model {
     }
 
     pub(crate) fn end(&mut self, phase: Phase) {
-        if self.phase != Phase::Closed {
+        if self.phase == Phase::Open {
             self.phase = phase;
         }
         self.wake();
@@ -405,7 +440,9 @@ impl Model {
                 break (Got::End, None);
             }
         };
-        self.grant();
+        if got.0 != Got::Yielded {
+            self.grant();
+        }
         got
     }
 
@@ -420,7 +457,7 @@ impl Model {
                         ids.extend(self.take_many(limit - 1));
                         break Got::Messages(ids);
                     }
-                    other => break other,
+                    other => return other,
                 }
             }
             self.receiver_woken = false;
