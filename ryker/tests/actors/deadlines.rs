@@ -8,7 +8,9 @@ use ryker::{
 };
 use tokio::time::{advance, sleep, Instant};
 
-use crate::rig::{about, balanced, job, ms, runtime, settle, timed, worker, Log, Msg, Witness};
+use crate::rig::{
+    about, balanced, job, ms, runtime, settle, timed, worker, Log, Msg, Witness, Worker,
+};
 
 /// Cancel-safe: sleeps for what it is sent, then answers what it has begun and finished.
 struct Sleeper {
@@ -274,4 +276,62 @@ async fn a_cancel_safe_handler_that_finishes_in_the_poll_that_is_late_has_timed_
     settle().await;
     let accounts = balanced(actor.accounts());
     assert_eq!((accounts.timed_out, accounts.ok), (1, 0));
+}
+
+/// Nor does a handler wait for room longer than whoever waits for the handler.
+#[tokio::test(start_paused = true)]
+async fn a_send_of_a_handler_waits_no_longer_than_its_own_message_may_take() {
+    let (rt, log) = (runtime(), Log::default());
+    let log_ = log.clone();
+    let full = rt.actor("full", move || Worker::new(&log_)).capacity(1);
+    let full = full.spawn().unwrap();
+    full.try_send(Msg::Sleep(ms(900))).unwrap();
+    settle().await;
+    full.try_send(Msg::Note(1)).unwrap();
+    let front = worker(&rt, &log);
+    let forward = |reply: Reply<()>| {
+        let full = full.clone();
+        job(move |worker, _| {
+            Box::pin(async move {
+                let (sent, took) = timed(full.send(Msg::Note(2))).await;
+                about(took, ms(300));
+                worker.log.add(format!("{:?}", sent.unwrap_err().kind()));
+                drop(reply);
+                Ok(())
+            })
+        })
+    };
+    let until = (Instant::now() + ms(300)).into_std();
+    let (answer, took) = timed(front.ask_with_deadline(forward, until)).await;
+    assert_eq!(answer.unwrap_err().kind(), ErrorKind::Timeout);
+    about(took, ms(300));
+    settle().await;
+    sleep(ms(5)).await;
+    assert!(log.has("Timeout"), "{:?}", log.lines());
+    assert!(rt.accounts().balances());
+}
+
+/// To the tick: not early; tokio, whose timer it is while paused, rounds up once more.
+#[tokio::test(start_paused = true)]
+async fn no_deadline_is_early() {
+    let (rt, log) = (runtime(), Log::default());
+    let actor = worker(&rt, &log);
+    for micros in [0, 1, 499, 500, 999] {
+        advance(std::time::Duration::from_micros(micros)).await;
+        for wanted in [
+            ms(10),
+            ms(11) + std::time::Duration::from_micros(700),
+            ms(100),
+        ] {
+            let until = (Instant::now() + wanted).into_std();
+            let (_, took) = timed(actor.ask_with_deadline(Msg::Keep, until)).await;
+            assert!(
+                took >= wanted && took <= wanted + ms(3),
+                "{took:?} of {wanted:?}"
+            );
+        }
+        let (_, took) = timed(actor.ask(Msg::Keep)).await;
+        assert!(took >= ms(1_000) && took <= ms(1_002), "{took:?}");
+    }
+    assert!(rt.accounts().balances());
 }

@@ -262,7 +262,9 @@ async fn a_run_after_the_end_ends_at_once_and_starts_nothing_twice() {
     actor.stop();
     runner.run(pending::<()>()).await.unwrap();
     let (end, took) = timed(runner.run(pending::<()>())).await;
-    assert_eq!(took, Duration::ZERO, "{end:?}");
+    assert!(end.is_ok(), "{end:?}");
+    assert_eq!(took, Duration::ZERO);
+    assert_eq!(log.lines(), ["start 1", "stop", "drop"]);
     balanced(actor.accounts());
 }
 

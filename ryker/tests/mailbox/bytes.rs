@@ -259,3 +259,19 @@ fn a_mailbox_that_is_not_measured_never_asks() {
     let (sender, _receiver) = runtime().mailbox("m").build().unwrap().split();
     assert!(sender.try_send(Never).is_ok());
 }
+
+#[test]
+fn what_owns_memory_is_charged_with_all_of_it() {
+    let mut roomy = Vec::with_capacity(100);
+    roomy.push(1_u8);
+    assert_eq!(roomy.message_size(), roomy.capacity());
+    let text = String::with_capacity(50);
+    assert_eq!(text.message_size(), text.capacity());
+    assert_eq!([1_u8, 2, 3][..].message_size(), 3);
+    let boxed: Box<[u8]> = vec![0; 7].into();
+    assert_eq!(boxed.message_size(), 7);
+    assert_eq!(Box::new(Sized(5)).message_size(), 5);
+    assert_eq!(Arc::new(Sized(6)).message_size(), 6);
+    assert_eq!(Some(Sized(8)).message_size(), 8);
+    assert_eq!(None::<Sized>.message_size(), 0);
+}

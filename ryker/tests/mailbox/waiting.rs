@@ -5,7 +5,7 @@ use std::pin::{pin, Pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use ryker::{Receiver, SendError, Sender};
+use ryker::{Receiver, SendError, Sender, TryRecvError};
 use tokio::time::{advance, Instant};
 
 use crate::rig::{balanced, mailbox, poll, poll_with, runtime, Bell};
@@ -189,23 +189,52 @@ async fn one_whose_time_is_up_makes_way_for_the_next() {
     balanced(sender.accounts());
 }
 
-/// Room that came in time, and a task that was polled too late: the message must not vanish, whichever way it goes.
+/// Room that came in time, and a task that was polled too late: the message comes back, and the room goes on.
 #[tokio::test(start_paused = true)]
-async fn room_granted_in_time_and_noticed_too_late_loses_no_message() {
-    let (sender, mut receiver) = full(1);
-    let mut late = pin!(sender.send(1));
+async fn room_that_is_not_used_before_the_deadline_is_the_next_ones() {
+    let (sender, mut receiver) = full(2);
+    let mut late = pin!(sender.send(10));
     assert!(poll(late.as_mut()).is_pending());
     assert_eq!(receiver.try_recv(), Ok(0));
-    advance(Duration::from_secs(5)).await;
-    match poll(late.as_mut()) {
-        Poll::Ready(Ok(())) => assert!(rest(&mut receiver).is_empty(), "it has expired"),
-        Poll::Ready(Err(SendError::Deadline(1))) => {}
-        other => panic!("{other:?}"),
+    assert_eq!(sender.try_send(11), Err(SendError::Busy(11)), "reserved");
+    advance(Duration::from_millis(1_010)).await;
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty), "expired");
+    for n in [12, 13] {
+        assert_eq!(sender.try_send(n), Ok(()), "both are free");
     }
-    for n in 2..5 {
-        sender.try_send(n).unwrap();
-        assert_eq!(receiver.try_recv(), Ok(n));
+    assert_eq!(
+        poll(late.as_mut()),
+        Poll::Ready(Err(SendError::Deadline(10)))
+    );
+    assert_eq!(rest(&mut receiver), [12, 13]);
+    let accounts = balanced(sender.accounts());
+    assert_eq!((accounts.accepted, accounts.expired), (4, 1));
+}
+
+/// The same with somebody behind who has more time: woken without another message being taken.
+#[tokio::test(start_paused = true)]
+async fn room_that_is_not_used_is_found_by_those_who_wait_behind() {
+    let (sender, mut receiver) = full(1);
+    let soon = (Instant::now() + Duration::from_millis(50)).into_std();
+    let mut late = pin!(sender.send_with_deadline(10, soon));
+    assert!(poll(late.as_mut()).is_pending());
+    let patient = tokio::spawn({
+        let sender = sender.clone();
+        async move { sender.send(11).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(receiver.try_recv(), Ok(0));
+    // The one that was granted room is not polled again, but its time is up.
+    let received = tokio::time::timeout(Duration::from_millis(900), receiver.recv()).await;
+    let held = poll(late.as_mut());
+    assert_eq!(held, Poll::Ready(Err(SendError::Deadline(10))));
+    if received.is_err() {
+        // Nobody moved in between: then giving up is what passes it on.
+        assert_eq!(receiver.recv().await, Some(11));
+    } else {
+        assert_eq!(received, Ok(Some(11)));
     }
+    assert_eq!(patient.await.unwrap(), Ok(()));
     balanced(sender.accounts());
 }
 
