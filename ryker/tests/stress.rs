@@ -24,7 +24,9 @@ fn full() -> bool {
 }
 
 fn messages() -> u64 {
-    if full() {
+    if cfg!(miri) {
+        400
+    } else if full() {
         10_000_000
     } else {
         1_000_000
@@ -339,6 +341,7 @@ impl Actor for Moody {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too few messages for a panic")]
 fn actors_that_panic_and_restart_lose_the_message_in_hand_and_no_other() {
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -419,7 +422,11 @@ fn actors_that_panic_and_restart_lose_the_message_in_hand_and_no_other() {
 
 #[test]
 fn two_threads_that_answer_each_other_through_one_slot_never_sleep_through_a_message() {
-    let rounds = if full() { 1_000_000 } else { 20_000 };
+    let rounds = match (cfg!(miri), full()) {
+        (true, _) => 50,
+        (_, true) => 1_000_000,
+        _ => 20_000,
+    };
     let runtime = Runtime::new(RykerConfig::default());
     let open = |name: &str| {
         let builder = runtime.mailbox::<u64>(name.to_owned()).capacity(1);

@@ -360,6 +360,7 @@ impl Model {
 
     /// Fetches what is queued once the batch is empty.
     fn fetch(&mut self) -> bool {
+        self.grant();
         self.batch.append(&mut self.queue);
         !self.batch.is_empty()
     }
@@ -367,6 +368,7 @@ impl Model {
     /// Takes one of the batch; `None` if it has expired.
     fn take(&mut self) -> Option<Item> {
         let item = self.batch.pop_front()?;
+        self.grant();
         self.run += 1;
         if item.deadline <= self.now {
             self.sums.expired += 1;
@@ -395,7 +397,7 @@ impl Model {
     }
 
     pub(crate) fn try_recv(&mut self) -> Got {
-        let got = loop {
+        loop {
             if let Some(item) = self.next() {
                 break Got::Messages(vec![item.id]);
             }
@@ -408,15 +410,13 @@ impl Model {
                     _ => Got::End,
                 };
             }
-        };
-        self.grant();
-        got
+        }
     }
 
     /// One poll of a receive; also the message taken, if it is one.
     pub(crate) fn recv(&mut self) -> (Got, Option<Item>) {
         self.receiver_woken = false;
-        let got = loop {
+        loop {
             if !self.batch.is_empty() {
                 if self.run >= self.shape.yield_every {
                     self.run = 0;
@@ -439,17 +439,13 @@ impl Model {
                 }
                 break (Got::End, None);
             }
-        };
-        if got.0 != Got::Yielded {
-            self.grant();
         }
-        got
     }
 
     /// One poll of a receive of up to `limit`.
     pub(crate) fn recv_many(&mut self, limit: usize) -> Got {
         let limit = limit.min(self.shape.batch as usize);
-        let got = loop {
+        loop {
             let tired = self.run >= self.shape.yield_every;
             if self.batch.is_empty() || self.cut || tired {
                 match self.recv().0 {
@@ -465,9 +461,7 @@ impl Model {
             if !ids.is_empty() {
                 break Got::Messages(ids);
             }
-        };
-        self.grant();
-        got
+        }
     }
 
     fn take_many(&mut self, limit: usize) -> Vec<usize> {
