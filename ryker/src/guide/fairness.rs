@@ -5,7 +5,8 @@
 //! wait, an actor or receiver gives way to the tasks behind it and goes on when its turn comes; `yields` counts how
 //! often. A handler that waits has given way already, and its run is counted anew.
 //!
-//! `fairness.batch_messages` (32) is the most that one [`recv_many`](crate::Receiver::recv_many) hands out.
+//! `fairness.batch_messages` (32) is the most that one [`recv_many`](crate::Receiver::recv_many) hands out, and after
+//! as many a busy actor looks whether its supervisor wants it to stop.
 //!
 //! ```
 //! use ryker::{Actor, Context, Reply, Runtime, RykerConfig};
