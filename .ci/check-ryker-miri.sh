@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# ryker under Miri, which sees data races, leaks of what it is told to watch and threads that sleep for ever. The crate has
-# no unsafe code, so this is about its dependencies' and about the orderings that it relies on.
-# The model and threads against each other, both small; more cases, 64 schedules and the unit tests, which takes more than an
-# hour: .ci/check-ryker-miri.sh full
+# ryker under Miri, which sees data races and threads that sleep for ever: the model, and threads against each other, both
+# small. The crate has no unsafe code, so this is about what it depends on and the orderings it relies on. Two to three minutes;
+# more cases, 64 schedules and the unit tests, which takes more than an hour: .ci/check-ryker-miri.sh full
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec </dev/null
