@@ -311,8 +311,8 @@ mod probe {
             let sent = tokio::spawn(async move { waiting.send(3).await });
             settle().await;
             assert_eq!(probe.next().await, 1);
-            assert_eq!(probe.next().await, 3);
             assert!(sent.await.unwrap().is_ok());
+            assert_eq!(probe.next().await, 3);
         });
     }
 
