@@ -1,6 +1,8 @@
 //! Mailboxes against their peers: what is sent, and the groups, one per file.
 
 mod contention;
+mod decision;
+mod designs;
 mod memory;
 mod peers;
 mod pingpong;
@@ -16,6 +18,7 @@ pub const NAMES: &[&str] = &[
     "mailbox-contention",
     "mailbox-pingpong",
     "mailbox-memory",
+    "mailbox-design",
 ];
 
 /// Messages that fit, unless a group says otherwise.
@@ -30,6 +33,7 @@ pub fn groups() -> Vec<Group> {
         contention::group(),
         pingpong::group(),
         memory::group(),
+        decision::group(),
     ]
 }
 

@@ -46,7 +46,7 @@ fn all<M: Mailbox>() -> Vec<f64> {
     PRODUCERS.map(enqueue::<M>).concat()
 }
 
-fn enqueue<M: Mailbox>(producers: usize) -> Vec<f64> {
+pub fn enqueue<M: Mailbox>(producers: usize) -> Vec<f64> {
     let (sender, mut receiver) = M::open(CAPACITY);
     let mut tape = Tape::new(producers, MESSAGES);
     timed(

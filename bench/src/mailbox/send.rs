@@ -16,14 +16,14 @@ pub fn group() -> Group {
         .measure("try_send", "ns")
         .measure("try_recv", "ns")
         .measure("drain of 512", "ns")
-        .case("ryker", all::<Ryker>)
-    .case("tokio mpsc", all::<Tokio>)
-        .case("flume", all::<Flume>)
-        .case("kanal", all::<Kanal>)
-        .case("crossbeam", all::<Crossbeam>)
-        .case("thingbuf", all::<Thingbuf>)
-        .case("async-channel", all::<AsyncChannel>)
-        .case("Mutex<VecDeque>", all::<Locked>)
+        .case("ryker", on_one_thread::<Ryker>)
+    .case("tokio mpsc", on_one_thread::<Tokio>)
+        .case("flume", on_one_thread::<Flume>)
+        .case("kanal", on_one_thread::<Kanal>)
+        .case("crossbeam", on_one_thread::<Crossbeam>)
+        .case("thingbuf", on_one_thread::<Thingbuf>)
+        .case("async-channel", on_one_thread::<AsyncChannel>)
+        .case("Mutex<VecDeque>", on_one_thread::<Locked>)
         .goal("try_send", "ryker", Goal::AtMost(10.0))
         .goal("try_recv", "ryker", Goal::AtMost(8.0))
         .goal("drain of 512", "ryker", Goal::AtMost(1.7))
@@ -33,7 +33,7 @@ pub fn group() -> Group {
         )
 }
 
-fn all<M: Mailbox>() -> Vec<f64> {
+pub fn on_one_thread<M: Mailbox>() -> Vec<f64> {
     let (sender, mut receiver) = M::open(CAPACITY);
     let mut tape = Tape::new(1, 2 * BURST * BURSTS);
     let mut buffer = Vec::with_capacity(BATCH.max(CAPACITY));

@@ -47,7 +47,7 @@ pub fn group() -> Group {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Receive {
+pub enum Receive {
     Singly,
     Many,
 }
@@ -59,7 +59,7 @@ fn on_tasks<M: AsyncMailbox>(how: Receive) -> impl FnMut() -> Vec<f64> {
     }
 }
 
-fn tasks<M: AsyncMailbox>(how: Receive, producers: usize, messages: u64) -> f64 {
+pub fn tasks<M: AsyncMailbox>(how: Receive, producers: usize, messages: u64) -> f64 {
     let each = messages / producers as u64;
     let (sender, receiver) = M::open(CAPACITY);
     let runtime = tokio::runtime::Builder::new_multi_thread()
