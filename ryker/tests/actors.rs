@@ -11,6 +11,8 @@ mod drain;
 mod ends;
 #[path = "actors/observer.rs"]
 mod observer;
+#[path = "actors/real_time.rs"]
+mod real_time;
 #[path = "actors/references.rs"]
 mod references;
 #[path = "actors/reload.rs"]

@@ -11,7 +11,8 @@ use ryker::{
 use tokio::time::{advance, sleep, Instant};
 
 use crate::rig::{
-    about, balanced, job, ms, poll, runtime, settle, timed, worker, Log, Msg, Told, Worker,
+    about, balanced, block_on, job, ms, poll, runtime, settle, timed, worker, Log, Msg, Told,
+    Worker,
 };
 
 /// An actor of capacity 1 that is busy for `time`.
@@ -559,7 +560,7 @@ async fn an_answer_nobody_fetched_is_dropped_once() {
     assert_eq!(balanced(actor.accounts()).ok, 2);
 }
 
-/// An executor of one's own on a thread without tokio; the actor runs elsewhere.
+/// A thread without tokio; the actor runs elsewhere.
 #[test]
 fn asks_need_no_executor_but_the_actors() {
     let executor = tokio::runtime::Builder::new_multi_thread()
@@ -579,24 +580,4 @@ fn asks_need_no_executor_but_the_actors() {
     let off = until.elapsed();
     assert!(off < ms(500), "{off:?} late");
     balanced(actor.accounts());
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Parked(std::thread::Thread);
-    impl std::task::Wake for Parked {
-        fn wake(self: std::sync::Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = std::sync::Arc::new(Parked(std::thread::current())).into();
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future
-            .as_mut()
-            .poll(&mut std::task::Context::from_waker(&waker))
-        {
-            return output;
-        }
-        std::thread::park();
-    }
 }

@@ -420,3 +420,71 @@ async fn whoever_is_told_of_the_end_finds_the_state_gone() {
     assert_eq!(Arc::strong_count(&token), 1, "the factory as well");
     balanced(actor.accounts());
 }
+
+/// Questions at the edges of a life, where no message is in hand.
+struct Curious {
+    at: &'static str,
+    log: Log,
+}
+
+impl Curious {
+    async fn ask_itself(&self, cx: &Context<Self>) {
+        let itself = cx.actor_ref().unwrap();
+        let (answer, took) = timed(itself.ask(|reply| reply)).await;
+        let kind = answer.unwrap_err().kind();
+        self.log
+            .add(format!("{kind} {}", took.as_millis() / 10 * 10));
+    }
+}
+
+impl Actor for Curious {
+    type Msg = ryker::Reply<()>;
+    type Error = Told;
+
+    async fn on_start(&mut self, cx: &mut Context<Self>) -> Result<(), Told> {
+        if self.at == "start" {
+            self.ask_itself(cx).await;
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, _: Self::Msg, _: &mut Context<Self>) -> Result<(), Told> {
+        Ok(())
+    }
+
+    async fn on_stop(&mut self, cx: &mut Context<Self>) {
+        if self.at == "stop" {
+            self.ask_itself(cx).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_that_asks_itself_when_it_starts_or_stops_lives_and_ends() {
+    for (at, end, expected) in [
+        ("start", "stop", "timeout 1000"),
+        ("start", "drain", "draining 0"),
+        ("stop", "stop", "draining 0"),
+        ("stop", "drain", "draining 0"),
+    ] {
+        let (rt, log) = (runtime(), Log::default());
+        let log_ = log.clone();
+        let make = move || Curious {
+            at,
+            log: log_.clone(),
+        };
+        let actor = rt.spawn("curious", make).unwrap();
+        settle().await;
+        if end == "drain" {
+            let (report, took) = timed(rt.drain(ms(5_000))).await;
+            assert!(report.balances() && took <= ms(10), "{at}: {report:?}");
+        } else {
+            sleep(ms(2_000)).await;
+            actor.stop();
+        }
+        let exit = actor.stopped().await;
+        assert!(matches!(exit, ActorExit::Normal), "{at} {end}: {exit:?}");
+        assert_eq!(log.lines(), [expected], "{at} {end}");
+        balanced(actor.accounts());
+    }
+}

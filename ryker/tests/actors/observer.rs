@@ -217,6 +217,25 @@ async fn every_end_is_told_of_once() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_supervised_actor_tells_of_its_end_and_leaves_restarts_to_its_supervisor() {
+    let rt = runtime();
+    let witness = Arc::new(Witness::default());
+    let builder = rt.actor("w", || Worker::new(&Log::default()));
+    let built = builder.observer(witness.clone()).runner();
+    let (actor, runner) = built.unwrap();
+    actor.try_send(Msg::Fail).unwrap();
+    runner.run(std::future::pending::<()>()).await.unwrap_err();
+    actor.stop();
+    runner.run(std::future::pending::<()>()).await.unwrap();
+    drop(runner);
+    let lines = witness.log.lines();
+    assert!(!lines.iter().any(|l| l.contains("restarts")), "{lines:?}");
+    let ends = lines.iter().filter(|l| l.contains("exits")).count();
+    assert_eq!(ends, 1, "{lines:?}");
+    balanced(actor.accounts());
+}
+
 #[derive(Debug)]
 struct Panicking(&'static str);
 

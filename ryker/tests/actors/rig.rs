@@ -171,6 +171,27 @@ pub(crate) async fn timed<F: Future>(future: F) -> (F::Output, Duration) {
     (future.await, began.elapsed())
 }
 
+/// Any executor but tokio's.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    struct Parked(std::thread::Thread);
+    impl Wake for Parked {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Parked(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let Poll::Ready(output) = future
+            .as_mut()
+            .poll(&mut std::task::Context::from_waker(&waker))
+        {
+            return output;
+        }
+        std::thread::park();
+    }
+}
+
 /// The law; returns the accounts for a closer look.
 #[track_caller]
 pub(crate) fn balanced(accounts: Accounts) -> Accounts {
