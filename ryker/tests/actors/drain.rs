@@ -644,3 +644,46 @@ async fn an_actor_that_its_supervisor_does_not_run_is_reported() {
         Err(SendError::Draining(_) | SendError::Closed(_))
     ));
 }
+
+/// An executor that nobody drives: its actors are there, and neither work nor end.
+#[test]
+fn actors_of_an_executor_that_stands_still_are_reported_as_stuck() {
+    let (rt, log) = (runtime(), Log::default());
+    let current_thread = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let still = current_thread();
+    let actor = {
+        let _inside = still.enter();
+        worker(&rt, &log)
+    };
+    actor.try_send(Msg::Note(1)).unwrap();
+    let report = current_thread().block_on(rt.drain(ms(20)));
+    let report = balanced_report(report);
+    assert_eq!(
+        (report.pending, report.stuck.as_slice()),
+        (1, &["worker".to_string()][..])
+    );
+    assert!(actor.exit().is_none());
+    drop(still);
+    assert!(matches!(actor.exit(), Some(ActorExit::Cancelled)));
+    let accounts = balanced(actor.accounts());
+    assert_eq!((accounts.dropped, accounts.pending), (1, 0));
+    assert!(log.lines().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_actors_drain_together() {
+    let (rt, log) = (runtime(), Log::default());
+    let actors: Vec<_> = (0..10_000).map(|_| worker(&rt, &log)).collect();
+    for actor in &actors {
+        actor.try_send(Msg::Note(1)).unwrap();
+    }
+    let (report, took) = timed(rt.drain(ms(1_000))).await;
+    assert!(took <= ms(10), "{took:?}");
+    let report = balanced_report(report);
+    assert!(report.is_clean() && report.handled == 10_000, "{report:?}");
+    drop(actors);
+    assert_eq!(balanced(rt.accounts()).ok, 10_000);
+}

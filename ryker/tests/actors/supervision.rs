@@ -591,3 +591,60 @@ async fn an_actor_that_panics_on_every_other_message_loses_no_other_one() {
         assert_eq!(of_one, (by * 1_000..by * 1_000 + 100).collect::<Vec<_>>());
     }
 }
+
+/// Foreign code of every kind holds references to its own actor and uses them where nobody would.
+#[tokio::test(start_paused = true)]
+async fn factories_and_destructors_may_use_the_actor_they_belong_to() {
+    type Own = Arc<std::sync::Mutex<Option<ryker::WeakActorRef<u32>>>>;
+    struct Meddler(Own, Log);
+    fn meddle(own: &Own, log: &Log, what: &str) {
+        let weak = own.lock().unwrap().clone();
+        if let Some(itself) = weak.and_then(|weak| weak.upgrade()) {
+            let sent = itself.try_send(0).is_ok();
+            assert!(itself.accounts().balances());
+            log.add(format!("{what} {sent} {}", itself.exit().is_some()));
+        }
+    }
+    impl Actor for Meddler {
+        type Msg = u32;
+        type Error = Told;
+        async fn handle(&mut self, n: u32, _: &mut Context<Self>) -> Result<(), Told> {
+            self.1.add(format!("got {n}"));
+            if n == 1 {
+                return Err(Told);
+            }
+            Ok(())
+        }
+    }
+    impl Drop for Meddler {
+        fn drop(&mut self) {
+            meddle(&self.0, &self.1, "drop");
+        }
+    }
+    let (rt, log, own) = (runtime(), Log::default(), Own::default());
+    let (own_, log_) = (own.clone(), log.clone());
+    let make = move || {
+        meddle(&own_, &log_, "make");
+        Meddler(own_.clone(), log_.clone())
+    };
+    let actor = rt.spawn("meddler", make).unwrap();
+    *own.lock().unwrap() = Some(actor.downgrade());
+    actor.try_send(1).unwrap();
+    sleep(ms(500)).await;
+    actor.stop();
+    actor.stopped().await;
+    assert_eq!(
+        log.lines(),
+        [
+            "make true false",
+            "got 1",
+            "drop true false",
+            "make true false",
+            "got 0",
+            "got 0",
+            "got 0",
+            "drop false false"
+        ]
+    );
+    assert_eq!(balanced(actor.accounts()).ok, 3);
+}
