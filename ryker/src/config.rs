@@ -82,7 +82,7 @@ mod spelling;
 
 pub use builder::RykerConfigBuilder;
 pub use change::{Change, ReloadClass};
-#[cfg(feature = "metrics")]
+#[cfg(any(test, feature = "metrics"))]
 pub(crate) use counts::errors;
 pub(crate) use counts::{count_error, count_reload, reloads};
 pub use env::Warning;

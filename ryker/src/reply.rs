@@ -77,7 +77,7 @@ impl<R> fmt::Debug for Reply<R> {
 /// Between the two sides of an ask.
 pub(crate) struct Slot<R> {
     state: Lock<State<R>>,
-    /// Whether the state has ceased to be `Open`; lags behind it.
+    /// Whether the state has ceased to be `Open`. Written under the lock.
     is_over: AtomicBool,
     /// Whether the caller is an actor's handler.
     is_inner: bool,
@@ -109,8 +109,8 @@ impl<R> Slot<R> {
             return Err(end);
         }
         let open = std::mem::replace(&mut *state, end);
-        drop(state);
         self.is_over.store(true, Ordering::Relaxed);
+        drop(state);
         Ok(open)
     }
 

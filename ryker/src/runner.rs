@@ -402,12 +402,15 @@ impl<M, S: Future, F: Future> Future for Serve<'_, '_, M, S, F> {
         poll_stop(this.stopping, &shared, task);
         let phase = shared.attend(task.waker());
         if shared.is_cut() {
+            // What it has done by now, nobody knows.
             hand.into_iter()
-                .for_each(|hand| hand.fail(shared.why_ended()));
+                .for_each(|hand| hand.fail(ErrorKind::NoReply));
             return Poll::Ready(Handled::Cut);
         }
-        if is_ending(&shared, phase) && !*this.has_rejected {
-            // Whoever asks from an actor may be what this one waits for. Nothing is accepted after this.
+        // Where more than this actor comes to an end, whoever asks from an actor may be what this one waits for. Nothing
+        // is accepted after this.
+        let all_end = shared.core.is_draining() || this.stopping.is_none();
+        if all_end && phase != Phase::Open && !*this.has_rejected {
             *this.has_rejected = true;
             this.inbox
                 .reject(End::Dropped, ErrorKind::Draining, Letter::is_inner_ask);
@@ -655,7 +658,8 @@ fn judge<M>(
                 delay_ms = delay.as_millis() as u64,
             );
             shared.tell(|observer, name| observer.on_restart(name, &exit, count, delay));
-            Ok(now + delay.as_millis() as u64)
+            // No earlier: the tick that runs has begun, and nothing is cut off.
+            Ok(now + delay.as_nanos().div_ceil(1_000_000) as u64 + 1)
         }
     }
 }

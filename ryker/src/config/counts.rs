@@ -27,7 +27,7 @@ pub(crate) fn reloads() -> impl Iterator<Item = (Source, u64)> {
 }
 
 /// `ryker_config_reload_errors_total`, every pair of labels.
-#[cfg(feature = "metrics")]
+#[cfg(any(test, feature = "metrics"))]
 pub(crate) fn errors() -> impl Iterator<Item = (Source, ErrorKind, u64)> {
     Source::ALL.into_iter().flat_map(|source| {
         ErrorKind::ALL.into_iter().map(move |kind| {

@@ -17,7 +17,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    #[cfg(feature = "metrics")]
+    #[cfg(any(test, feature = "metrics"))]
     pub(super) const ALL: [Self; 3] = [Self::Io, Self::Parse, Self::Invalid];
 
     /// The label's value: `io`, `parse` or `invalid`.

@@ -189,12 +189,15 @@ impl<T> Intake<T> {
         };
         while let Some(first) = waiting.queue.first_entry() {
             let claim = first.get().claim;
-            if !self.fits(claim.bytes) {
+            let in_time = claim.deadline > now;
+            if in_time && !self.fits(claim.bytes) {
                 break;
             }
-            self.reserve(claim.bytes);
             let (ticket, waiter) = first.remove_entry();
-            waiting.granted.insert(ticket, claim);
+            if in_time {
+                self.reserve(claim.bytes);
+                waiting.granted.insert(ticket, claim);
+            }
             wakers.push(waiter.waker);
         }
         self.waiting = Some(waiting);
