@@ -66,7 +66,6 @@ fn ends_and_builders_move_between_threads() {
 }
 
 /// What is queued is not part of what is moved.
-#[cfg(any())] // fault 10
 #[test]
 fn ends_are_unpin_whatever_they_carry() {
     is_send::<Mailbox<Plain>>();

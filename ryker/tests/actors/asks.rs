@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::{pin, Pin};
-use std::task::Poll;
 use std::time::Duration;
 
 use ryker::{
@@ -347,7 +346,6 @@ async fn queued_asks_that_a_drain_has_no_time_for_fail_as_draining() {
 
 /// Begun, it may have had an effect: it is not for the caller to send it elsewhere as if nothing had happened.
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 11"]
 async fn an_ask_that_is_cut_short_in_hand_has_no_reply() {
     for way in ["drain", "abort"] {
         let (rt, log) = (runtime(), Log::default());

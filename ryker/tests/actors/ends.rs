@@ -57,7 +57,6 @@ async fn a_stopping_actor_is_draining_and_a_stopped_one_is_closed() {
 
 /// A stop of one actor is no drain: who asked it before, from a handler that waits for nobody else, is served.
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 13"]
 async fn a_question_of_another_actor_that_was_queued_before_a_stop_is_served() {
     let (rt, log) = (runtime(), Log::default());
     let (front, back) = (worker(&rt, &log), worker(&rt, &log));

@@ -108,12 +108,10 @@ async fn an_abort_ends_it_at_once_and_tells_whoever_waits() {
     assert!(matches!(exit, ActorExit::Cancelled), "{exit:?}");
     let (ends, took) = timed(async { tokio::join!(in_hand, queued, waits) }).await;
     assert_eq!(took, Duration::ZERO);
-    drop(ends.0);
-    let told = ends.1.map(drop).map_err(|error| error.kind());
-    assert!(
-        matches!(told, Err(ErrorKind::Closed | ErrorKind::Draining)),
-        "{told:?}"
-    );
+    let told = ends.0.map_err(|error| error.kind());
+    assert_eq!(told, Err(ErrorKind::NoReply));
+    let told = ends.1.map_err(|error| error.kind());
+    assert_eq!(told, Err(ErrorKind::Closed));
     assert!(
         matches!(ends.2, Err(SendError::Closed(Msg::Note(3)))),
         "{:?}",

@@ -306,7 +306,11 @@ async fn each_delay_lies_between_the_base_and_three_times_the_one_before() {
             while !witness.log.has(&generation) {
                 sleep(Duration::from_micros(100)).await;
             }
-            about(began.elapsed(), delay);
+            let took = began.elapsed();
+            assert!(
+                took + ms(2) >= delay && took <= delay + ms(4),
+                "{took:?} {delay:?}"
+            );
         }
         if cap > base * 3 {
             let distinct: std::collections::BTreeSet<_> = seen.iter().collect();
