@@ -283,7 +283,7 @@ fn batches_leave_the_bounds_as_single_messages_do() {
 fn accounts_balance_while_batches_are_taken() {
     explore(|| {
         let (world, sender, mut receiver) = World::new(2);
-        let sending = world.sending(sender, 0, 3);
+        let sending = world.sending(sender, 0, 2);
         let judge = world.judge();
         let (mut seen, mut batch) = (Seen::default(), Vec::new());
         while block_on(receiver.recv_many(&mut batch, 2)) > 0 {
