@@ -16,6 +16,26 @@ pub(crate) struct Envelope<T> {
     pub(crate) message: T,
 }
 
+/// What is known of a message before it is taken in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) deadline: Tick,
+    pub(crate) budget: u32,
+    pub(crate) bytes: u32,
+}
+
+impl Stamp {
+    #[inline(always)]
+    pub(crate) fn on<T>(self, message: T) -> Envelope<T> {
+        Envelope {
+            deadline: self.deadline,
+            budget: self.budget,
+            bytes: self.bytes,
+            message,
+        }
+    }
+}
+
 impl<T> Envelope<T> {
     pub(crate) fn enqueued(&self) -> Tick {
         self.deadline.saturating_sub(u64::from(self.budget))

@@ -52,11 +52,13 @@ impl<T> Sender<T> {
         message: T,
         own: Option<Tick>,
     ) -> Result<Tick, SendError<T>> {
-        let envelope = self.shared.seal(message, own)?;
-        let deadline = envelope.deadline;
-        match self.shared.offer(envelope) {
-            Ok(()) => Ok(deadline),
-            Err((kind, envelope)) => Err(self.refuse(kind, envelope)),
+        let stamp = match self.shared.stamp(&message, own) {
+            Ok(stamp) => stamp,
+            Err(kind) => return Err(self.refuse(kind, message)),
+        };
+        match self.shared.offer(message, stamp) {
+            Ok(()) => Ok(stamp.deadline),
+            Err((kind, message)) => Err(self.refuse(kind, message)),
         }
     }
 
@@ -72,10 +74,13 @@ impl<T> Sender<T> {
     /// # Cancel safety
     /// A send that is dropped before it returned has sent nothing; the message is dropped with it.
     pub async fn send(&self, message: T) -> Result<(), SendError<T>> {
-        let envelope = self.shared.seal(message, None)?;
-        match self.shared.offer(envelope) {
+        let stamp = match self.shared.stamp(&message, None) {
+            Ok(stamp) => stamp,
+            Err(kind) => return Err(self.refuse(kind, message)),
+        };
+        match self.shared.offer(message, stamp) {
             Ok(()) => Ok(()),
-            Err((kind, envelope)) => self.wait(kind, envelope).await,
+            Err((kind, message)) => self.wait(kind, stamp.on(message)).await,
         }
     }
 
@@ -92,17 +97,20 @@ impl<T> Sender<T> {
         deadline: Instant,
     ) -> Result<(), SendError<T>> {
         let deadline = Some(tick_from(deadline));
-        let envelope = self.shared.seal(message, deadline)?;
-        match self.shared.offer(envelope) {
+        let stamp = match self.shared.stamp(&message, deadline) {
+            Ok(stamp) => stamp,
+            Err(kind) => return Err(self.refuse(kind, message)),
+        };
+        match self.shared.offer(message, stamp) {
             Ok(()) => Ok(()),
-            Err((kind, envelope)) => self.wait(kind, envelope).await,
+            Err((kind, message)) => self.wait(kind, stamp.on(message)).await,
         }
     }
 
     /// Waits for room, if that is what was missing.
     async fn wait(&self, kind: ErrorKind, envelope: Envelope<T>) -> Result<(), SendError<T>> {
         if kind != ErrorKind::Busy {
-            return Err(self.refuse(kind, envelope));
+            return Err(self.refuse(kind, envelope.message));
         }
         let shared = &*self.shared;
         // A handler that waits here has no longer than its own message.
@@ -123,14 +131,13 @@ impl<T> Sender<T> {
             )
             .await;
         match (sent, place.envelope.take()) {
-            (Err(kind), Some(envelope)) => Err(self.refuse(kind, envelope)),
+            (Err(kind), Some(envelope)) => Err(self.refuse(kind, envelope.message)),
             _ => Ok(()),
         }
     }
 
     #[cold]
-    fn refuse(&self, kind: ErrorKind, envelope: Envelope<T>) -> SendError<T> {
-        let message = envelope.message;
+    fn refuse(&self, kind: ErrorKind, message: T) -> SendError<T> {
         self.shared.refuse(match kind {
             ErrorKind::Busy => SendError::Busy(message),
             ErrorKind::Timeout => SendError::Deadline(message),

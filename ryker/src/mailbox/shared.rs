@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize as PlainUsize;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 
-use super::intake::{Bounds, Claim, Envelope, Intake, Phase, Standing, Ticket};
+use super::intake::{Bounds, Claim, Envelope, Intake, Phase, Stamp, Standing, Ticket};
 use crate::account::{Accounts, End, Progress};
 use crate::clock::Tick;
 use crate::contain::{contain, wake};
@@ -142,35 +142,32 @@ impl<T> Shared<T> {
         }
     }
 
-    /// Puts `message` into an envelope that expires at `own` or at the default deadline, whichever is earlier.
+    /// What `message` is sent with: it expires at `own` or at the default deadline, whichever is earlier.
     #[inline(always)]
-    pub(crate) fn seal(&self, message: T, own: Option<Tick>) -> Result<Envelope<T>, SendError<T>> {
-        let Some(bytes) = self.charge(&message) else {
-            return Err(self.refuse(SendError::TooLarge(message)));
-        };
+    pub(crate) fn stamp(&self, message: &T, own: Option<Tick>) -> Result<Stamp, ErrorKind> {
+        let bytes = self.charge(message).ok_or(ErrorKind::TooLarge)?;
         let now = self.core.clock.now();
         // The tick that runs has begun already, and no deadline is to be early.
         let default = now + self.deadline_ms() + 1;
         let deadline = own.map_or(default, |own| own.min(default));
         if deadline <= now {
-            return Err(self.refuse(SendError::Deadline(message)));
+            return Err(ErrorKind::Timeout);
         }
-        Ok(Envelope {
+        Ok(Stamp {
             deadline,
             budget: (deadline - now) as u32,
             bytes,
-            message,
         })
     }
 
-    /// Takes the envelope in, or hands it back with what is in the way.
+    /// Takes the message in, or hands it back with what is in the way.
     #[inline(always)]
-    pub(crate) fn offer(&self, envelope: Envelope<T>) -> Result<(), (ErrorKind, Envelope<T>)> {
+    pub(crate) fn offer(&self, message: T, stamp: Stamp) -> Result<(), (ErrorKind, T)> {
         let mut intake = self.intake.0.lock();
-        if !intake.admits(envelope.bytes) {
-            return self.offer_slowly(intake, envelope);
+        if !intake.admits(stamp.bytes) {
+            return self.offer_slowly(intake, message, stamp);
         }
-        intake.push(envelope);
+        intake.push(stamp.on(message));
         let reader = intake.reader_for_message();
         drop(intake);
         if let Some(reader) = reader {
@@ -183,22 +180,24 @@ impl<T> Shared<T> {
     fn offer_slowly(
         &self,
         mut intake: Guard<'_, Intake<T>>,
-        envelope: Envelope<T>,
-    ) -> Result<(), (ErrorKind, Envelope<T>)> {
-        // When it was sealed is late enough.
-        let mut wakers = self.grant(&mut intake, envelope.enqueued());
+        message: T,
+        stamp: Stamp,
+    ) -> Result<(), (ErrorKind, T)> {
+        // When it was stamped is late enough.
+        let now = stamp.deadline - u64::from(stamp.budget);
+        let mut wakers = self.grant(&mut intake, now);
         let refusal = match intake.phase {
-            Phase::Open if intake.admits(envelope.bytes) => None,
+            Phase::Open if intake.admits(stamp.bytes) => None,
             Phase::Open => Some(ErrorKind::Busy),
             ended => Some(self.ended(ended)),
         };
         let result = match refusal {
             None => {
-                intake.push(envelope);
+                intake.push(stamp.on(message));
                 wakers.extend(intake.reader_for_message());
                 Ok(())
             }
-            Some(kind) => Err((kind, envelope)),
+            Some(kind) => Err((kind, message)),
         };
         drop(intake);
         wake_all(wakers);
