@@ -270,32 +270,29 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
         // Messages since the last look at whether the supervisor wants it to stop.
         let mut run = u32::MAX;
         loop {
-            let next = poll_fn(|task| loop {
+            let is_ready = poll_fn(|task| {
                 run = run.saturating_add(1);
                 if run >= shared.core.hot.batch() {
                     run = 0;
                     poll_stop(&mut stopping, &shared, task);
                 }
-                match inbox.poll_take(task) {
-                    Poll::Ready(Some(letter)) if letter.message.is_abandoned() => {
-                        inbox.end_unhandled(letter, End::Abandoned, ErrorKind::Timeout);
-                    }
-                    Poll::Ready(taken) => {
-                        let taken = taken.map(|letter| take_in_hand(&shared, inbox.now, letter));
-                        return Poll::Ready(taken);
-                    }
+                match inbox.poll_ready(task) {
+                    Poll::Ready(ready) => Poll::Ready(ready),
                     Poll::Pending => {
                         if run > 0 {
                             // Whatever comes next is to wake this task.
                             run = u32::MAX;
                             poll_stop(&mut stopping, &shared, task);
                         }
-                        return Poll::Pending;
+                        Poll::Pending
                     }
                 }
             });
-            let Some((message, hand)) = next.await else {
+            if !is_ready.await {
                 break;
+            }
+            let Some((message, hand)) = next(inbox, &shared) else {
+                continue;
             };
             cx.deadline = hand.deadline;
             let handler = actor.handle(message, &mut cx);
@@ -316,7 +313,22 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
     }
 }
 
+/// The message that is ready, unless nobody waits for its answer any more.
+#[inline(always)]
+fn next<'a, M>(
+    inbox: &mut Inbox<Letter<M>>,
+    shared: &'a Shared<Letter<M>>,
+) -> Option<(M, Hand<'a, M>)> {
+    let letter = inbox.take()?;
+    if letter.message.is_abandoned() {
+        inbox.end_unhandled(letter, End::Abandoned, ErrorKind::Timeout);
+        return None;
+    }
+    Some(take_in_hand(shared, inbox.now, letter))
+}
+
 /// Parts a message from what is known of it.
+#[inline(always)]
 pub(crate) fn take_in_hand<M>(
     shared: &Shared<Letter<M>>,
     now: Tick,

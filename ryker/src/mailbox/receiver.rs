@@ -147,18 +147,24 @@ impl<T> Inbox<T> {
     /// The next message that has not expired. It is in hand until its end is booked, but has left the bounds.
     #[inline]
     pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Option<Envelope<T>>> {
+        self.poll_ready(cx).map(|_| self.take())
+    }
+
+    /// Whether there is a message to [`take`](Self::take), which has not expired, or there will be none.
+    #[inline]
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             if !self.batch.is_empty() {
                 if self.is_tired() {
                     return self.give_way(cx);
                 }
-                if let Some(envelope) = self.next() {
-                    return Poll::Ready(Some(envelope));
+                if self.is_ready() {
+                    return Poll::Ready(true);
                 }
             }
             if self.shared.is_cut() {
                 self.drop_rest();
-                return Poll::Ready(None);
+                return Poll::Ready(false);
             }
             if !self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
                 self.waker = Some(cx.waker().clone());
@@ -171,7 +177,7 @@ impl<T> Inbox<T> {
                 }
                 Err(_) => {
                     self.shared.core.changed();
-                    return Poll::Ready(None);
+                    return Poll::Ready(false);
                 }
             }
         }
@@ -292,39 +298,72 @@ impl<T> Inbox<T> {
                 });
             }
         }
-        self.pop().ok_or(TryRecvError::Closed)
+        if self.shared.is_cut() {
+            return Err(TryRecvError::Closed);
+        }
+        match self.drop_expired() {
+            true => Ok(None),
+            false => self.take().map(Some).ok_or(TryRecvError::Closed),
+        }
     }
 
     /// The next message of the batch that has not expired.
     #[inline(always)]
     fn next(&mut self) -> Option<Envelope<T>> {
-        loop {
-            if let Some(envelope) = self.pop()? {
-                return Some(envelope);
-            }
+        match self.is_ready() {
+            true => self.take(),
+            false => None,
         }
     }
 
-    /// The next message of the batch; `Some(None)` if it had expired and was dropped.
+    /// Whether the batch begins with a message that has not expired; what has is dropped.
     #[inline(always)]
-    fn pop(&mut self) -> Option<Option<Envelope<T>>> {
-        if self.shared.is_cut() {
-            return None;
+    fn is_ready(&mut self) -> bool {
+        while !self.shared.is_cut() {
+            let Some(first) = self.batch.front() else {
+                return false;
+            };
+            self.now = self.shared.core.clock.now();
+            if first.deadline > self.now {
+                return true;
+            }
+            self.drop_expired();
         }
+        false
+    }
+
+    /// Drops the first message of the batch if it has expired.
+    #[cold]
+    fn drop_expired(&mut self) -> bool {
+        self.now = self.shared.core.clock.now();
+        match self.batch.front() {
+            Some(first) if first.deadline <= self.now => {}
+            _ => return false,
+        }
+        if let Some(envelope) = self.pop() {
+            self.end_unhandled(envelope, End::Expired, ErrorKind::Timeout);
+        }
+        true
+    }
+
+    /// The first message of the batch, if that [is ready](Self::poll_ready).
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> Option<Envelope<T>> {
+        let envelope = self.pop()?;
+        if self.shared.core.hot.metrics() {
+            let waited = self.now.saturating_sub(envelope.enqueued());
+            self.shared.stats.waited(waited);
+        }
+        Some(envelope)
+    }
+
+    #[inline(always)]
+    fn pop(&mut self) -> Option<Envelope<T>> {
         let envelope = self.batch.pop_front()?;
         self.shared.progress.0.take(1, u64::from(envelope.bytes));
         self.run = self.run.saturating_add(1);
         self.shared.make_room(false);
-        self.now = self.shared.core.clock.now();
-        if envelope.deadline > self.now {
-            if self.shared.core.hot.metrics() {
-                let waited = self.now.saturating_sub(envelope.enqueued());
-                self.shared.stats.waited(waited);
-            }
-            return Some(Some(envelope));
-        }
-        self.end_unhandled(envelope, End::Expired, ErrorKind::Timeout);
-        Some(None)
+        Some(envelope)
     }
 
     /// Books and drops a message that was taken and is not to be handled.
@@ -342,7 +381,7 @@ impl<T> Inbox<T> {
 
     /// Others have their turn.
     #[cold]
-    fn give_way(&mut self, cx: &mut Context<'_>) -> Poll<Option<Envelope<T>>> {
+    fn give_way(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.run = 0;
         self.shared.progress.0.yielded();
         // Behind the others: a task that wakes itself would be the next one on a tokio worker. On the first poll it is
