@@ -59,7 +59,8 @@
 //! dropped unhandled and counted. A handler that is still at work at the deadline is cancelled where the actor is
 //! [`CANCEL_SAFE`](Actor::CANCEL_SAFE) and otherwise left to finish; whoever asked gets [`AskError::Timeout`] either way.
 //!
-//! Deadlines and the times in metrics are in coarse milliseconds: a deadline is up to 2 ms late, and early only by what the
+//! Deadlines and the times in metrics are in coarse milliseconds: a deadline is up to 2 ms late, 3 ms under a paused clock,
+//! whose own timers round up once more, and early only by what the
 //! thread that writes the time is late itself, on a machine that has too much to do. Where tokio's clock is paused from the
 //! start, as in `#[tokio::test(start_paused = true)]`, they follow that clock.
 //!
@@ -94,7 +95,7 @@
 //!
 //! Senders and the receiver share one spin lock, held for some instructions. The receiver swaps the whole queue out
 //! under it, so that it takes the lock once per batch. In steady state neither sending nor receiving allocates; the queue
-//! grows with the most that it ever held, twice over, as there are two to swap. An ask allocates once, and so does a wait for room. Metrics are plain
+//! grows with the most that it ever held, twice over, as there are two to swap. An ask allocates once; a wait for room allocates too. Metrics are plain
 //! stores of the receiver's. A thread named `ryker-clock`, one per runtime, writes the time once per millisecond while messages
 //! move; when none do, it sleeps until the next deadline.
 //!

@@ -334,6 +334,7 @@ pub(crate) fn take_in_hand<M>(
     now: Tick,
     envelope: Envelope<Letter<M>>,
 ) -> (M, Hand<'_, M>) {
+    shared.make_room(false);
     let waited = now.saturating_sub(envelope.enqueued());
     let deadline = envelope.deadline;
     let (message, caller, origin) = envelope.message.open();

@@ -221,14 +221,7 @@ impl Runtime {
             for resident in &residents {
                 resident.cut();
             }
-            self.wait(
-                &residents,
-                began
-                    .elapsed()
-                    .checked_add(CUT)
-                    .and_then(|t| began.checked_add(t)),
-            )
-            .await;
+            self.wait(&residents, Some(Instant::now() + CUT)).await;
         }
         let mut report = DrainReport::default();
         for (resident, before) in residents.iter().zip(before) {
@@ -278,7 +271,8 @@ impl Runtime {
 impl DrainReport {
     fn add(&mut self, resident: &dyn Resident, before: &Accounts) {
         let after = resident.accounts();
-        self.pending_before += before.pending + (after.accepted - before.accepted);
+        // Read after the intake had ended, so that it holds whatever was accepted.
+        self.pending_before += before.pending;
         self.handled += after.handled() - before.handled();
         self.timed_out += after.timed_out - before.timed_out;
         self.expired += after.expired - before.expired;

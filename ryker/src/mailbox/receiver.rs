@@ -144,8 +144,7 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// The next message that has not expired. It is in hand until its end is booked, but has left the bounds.
-    #[inline]
+    /// [`poll_ready`](Self::poll_ready), then [`take`](Self::take).
     pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Option<Envelope<T>>> {
         self.poll_ready(cx).map(|_| self.take())
     }
@@ -198,17 +197,10 @@ impl<T> Inbox<T> {
     ) -> Poll<usize> {
         let limit = limit.min(self.shared.core.hot.batch() as usize);
         loop {
-            if self.batch.is_empty() || self.shared.is_cut() || self.is_tired() {
-                // The cases in which one message decides.
-                let first = match self.poll_take(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(None) => return Poll::Ready(0),
-                    Poll::Ready(Some(envelope)) => envelope,
-                };
-                messages.push(first.message);
-                self.shared.progress.0.end(1, End::Ok);
-                let more = self.take_many(messages, limit - 1);
-                return Poll::Ready(more + 1);
+            match self.poll_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(false) => return Poll::Ready(0),
+                Poll::Ready(true) => {}
             }
             let taken = self.take_many(messages, limit);
             if taken > 0 {
@@ -346,7 +338,8 @@ impl<T> Inbox<T> {
         true
     }
 
-    /// The first message of the batch, if that [is ready](Self::poll_ready).
+    /// The first message of the batch, if that [is ready](Self::poll_ready). It is in hand until its end is booked, but has
+    /// left the bounds: whoever waits for room is to be told.
     #[inline(always)]
     pub(crate) fn take(&mut self) -> Option<Envelope<T>> {
         let envelope = self.pop()?;
@@ -362,7 +355,6 @@ impl<T> Inbox<T> {
         let envelope = self.batch.pop_front()?;
         self.shared.progress.0.take(1, u64::from(envelope.bytes));
         self.run = self.run.saturating_add(1);
-        self.shared.make_room(false);
         Some(envelope)
     }
 
