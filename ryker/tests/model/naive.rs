@@ -380,13 +380,19 @@ impl Model {
         Some(item)
     }
 
-    fn next(&mut self) -> Option<Item> {
-        while !self.batch.is_empty() && !self.cut {
-            if let Some(item) = self.take() {
-                return Some(item);
+    /// Whether the batch begins with a message in time; drops those before it.
+    fn is_ready(&mut self) -> bool {
+        while let (Some(first), false) = (self.batch.front(), self.cut) {
+            if first.deadline > self.now {
+                return true;
             }
+            self.take();
         }
-        None
+        false
+    }
+
+    fn next(&mut self) -> Option<Item> {
+        self.is_ready().then(|| self.take()).flatten()
     }
 
     fn over(&mut self) -> Got {
@@ -413,8 +419,8 @@ impl Model {
         }
     }
 
-    /// One poll of a receive; also the message taken, if it is one.
-    pub(crate) fn recv(&mut self) -> (Got, Option<Item>) {
+    /// What a receive comes to if there is no message to be taken.
+    fn poll_ready(&mut self) -> Result<(), Got> {
         self.receiver_woken = false;
         loop {
             if !self.batch.is_empty() {
@@ -422,45 +428,43 @@ impl Model {
                     self.run = 0;
                     self.sums.yields += 1;
                     self.receiver_woken = true;
-                    break (Got::Yielded, None);
+                    return Err(Got::Yielded);
                 }
-                if let Some(item) = self.next() {
-                    break (Got::Messages(vec![item.id]), Some(item));
+                if self.is_ready() {
+                    return Ok(());
                 }
             }
             if self.cut {
-                break (self.over(), None);
+                return Err(self.over());
             }
             if !self.fetch() {
                 if self.phase == Phase::Open {
                     self.run = 0;
                     self.parked = true;
-                    break (Got::Nothing, None);
+                    return Err(Got::Nothing);
                 }
-                break (Got::End, None);
+                return Err(Got::End);
             }
+        }
+    }
+
+    /// One poll of a receive; also the message taken, if it is one.
+    pub(crate) fn recv(&mut self) -> (Got, Option<Item>) {
+        match self.poll_ready() {
+            Ok(()) => match self.take() {
+                Some(item) => (Got::Messages(vec![item.id]), Some(item)),
+                None => (Got::Nothing, None),
+            },
+            Err(got) => (got, None),
         }
     }
 
     /// One poll of a receive of up to `limit`.
     pub(crate) fn recv_many(&mut self, limit: usize) -> Got {
         let limit = limit.min(self.shape.batch as usize);
-        loop {
-            let tired = self.run >= self.shape.yield_every;
-            if self.batch.is_empty() || self.cut || tired {
-                match self.recv().0 {
-                    Got::Messages(mut ids) => {
-                        ids.extend(self.take_many(limit - 1));
-                        break Got::Messages(ids);
-                    }
-                    other => return other,
-                }
-            }
-            self.receiver_woken = false;
-            let ids = self.take_many(limit);
-            if !ids.is_empty() {
-                break Got::Messages(ids);
-            }
+        match self.poll_ready() {
+            Ok(()) => Got::Messages(self.take_many(limit)),
+            Err(got) => got,
         }
     }
 
