@@ -34,7 +34,7 @@ pub fn ryker_ops(bytes: &[u8]) {
 }
 
 fn shape(input: &mut Input<'_>) -> Shape {
-    let capacity = [1, 2, 3, 4, 5, 8, 33][input.index(7)];
+    let capacity = [1, 2, 3, 4, 5, 8, 33, 64][input.index(8)];
     let budget = input.index(6) as u64;
     let deadline_ms = [15, 25, 45, 95][input.index(4)];
     let batch = 1 + input.index(4) as u32;
@@ -56,7 +56,11 @@ fn size(input: &mut Input<'_>) -> usize {
 fn op(input: &mut Input<'_>) -> Op {
     let choice = input.byte();
     match choice % 32 {
-        0..=5 => Op::TrySend {
+        0 => Op::Fill {
+            sender: input.index(8),
+            messages: 1 + input.index(100),
+        },
+        1..=5 => Op::TrySend {
             sender: input.index(8),
             size: size(input),
         },
@@ -70,7 +74,8 @@ fn op(input: &mut Input<'_>) -> Op {
         17..=18 => Op::Cancel(input.index(16)),
         19 => Op::Clone(input.index(8)),
         20 => Op::DropSender(input.index(8)),
-        21..=23 => Op::TryRecv,
+        21..=22 => Op::TryRecv,
+        23 => Op::Take(1 + input.index(60)),
         24..=26 => Op::Recv,
         27..=28 => Op::RecvMany(1 + input.index(6)),
         29..=30 => Op::Advance(1 + input.index(3) as u64),

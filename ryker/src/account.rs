@@ -163,6 +163,12 @@ impl Progress {
         )
     }
 
+    /// As its only writer sees it.
+    #[inline(always)]
+    pub(crate) fn taken_by_receiver(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     #[inline(always)]
     fn book(&self, change: impl FnOnce(&Self)) {
         let version = self.version.load(Ordering::Relaxed);

@@ -191,11 +191,6 @@ pub(crate) struct Letter<M> {
 }
 
 impl<M> Letter<M> {
-    #[allow(clippy::type_complexity)]
-    pub(crate) fn open(self) -> (M, Option<Arc<dyn Caller>>, Option<Box<tracing::Span>>) {
-        (self.message, self.caller, self.origin)
-    }
-
     /// Whether it is an ask that nobody waits for any more.
     #[inline(always)]
     pub(crate) fn is_abandoned(&self) -> bool {

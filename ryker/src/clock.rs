@@ -61,6 +61,11 @@ impl Clock {
         now
     }
 
+    /// Whether nobody writes the time at the moment, as where tokio's clock is paused.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.0.now.load(Ordering::Relaxed) == STOPPED
+    }
+
     /// Has `who` told at `deadline`, unless tokio's clock is paused, or there is no thread.
     #[inline]
     pub(crate) fn call_at(&self, deadline: Tick, who: Arc<dyn Waits>) -> Option<Key> {

@@ -1,9 +1,11 @@
 //! A queue with two hard bounds between any number of senders and one receiver.
 
 mod intake;
+mod line;
 mod receiver;
 mod sender;
 mod shared;
+mod turn;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -15,7 +17,7 @@ use zeroize::Zeroize;
 pub use receiver::{Delivery, Receiver};
 pub use sender::Sender;
 
-pub(crate) use intake::{Envelope, Phase};
+pub(crate) use intake::{Envelope, Phase, Stamp};
 pub(crate) use receiver::Inbox;
 use shared::Measured;
 pub(crate) use shared::{Extras, Vacant};

@@ -19,7 +19,7 @@ use crate::clock::Tick;
 use crate::config::SpanLevel;
 use crate::contain::{contain, text_of};
 use crate::error::ErrorKind;
-use crate::mailbox::{Envelope, Inbox, Phase, Shared, Vacant};
+use crate::mailbox::{Envelope, Inbox, Phase, Shared, Stamp, Vacant};
 use crate::observer::Outcome;
 use crate::reply::Caller;
 use crate::scope::Scope;
@@ -257,8 +257,11 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
 
         let mut timer: Option<Pin<Box<Timer>>> = None;
 
-        let start = actor.on_start(&mut cx);
-        match Serve::new::<A>(start, None, inbox, &mut stopping, &mut timer).await {
+        let started = {
+            let start = pin!(actor.on_start(&mut cx));
+            Serve::new::<A>(start, None, inbox, &mut stopping, &mut timer).await
+        };
+        match started {
             Handled::Done(Ok(())) => {}
             Handled::Done(Err(error)) => return Err(ActorExit::failed(error.into())),
             Handled::Late | Handled::Cut => {
@@ -291,21 +294,29 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
             if !is_ready.await {
                 break;
             }
-            let Some((message, hand)) = next(inbox, &shared) else {
+            let Some(envelope) = next(inbox) else {
                 continue;
             };
-            cx.deadline = hand.deadline;
-            let handler = actor.handle(message, &mut cx);
-            let handled =
-                Serve::new::<A>(handler, Some(&hand), inbox, &mut stopping, &mut timer).await;
-            conclude(handled, hand, &mut actor, &mut cx, inbox)?;
+            let known = envelope.known;
+            let Letter {
+                message,
+                caller,
+                origin,
+            } = envelope.message;
+            let mut hand = Hand::new(&shared, inbox.now, known, caller, origin);
+            cx.deadline = known.deadline;
+            let handled = {
+                let handler = pin!(actor.handle(message, &mut cx));
+                Serve::new::<A>(handler, Some(&hand), inbox, &mut stopping, &mut timer).await
+            };
+            conclude(handled, &mut hand, &mut actor, &mut cx, inbox)?;
         }
 
         if shared.is_cut() {
             return Err(ActorExit::Cancelled);
         }
         inbox.is_done = true;
-        let stop = actor.on_stop(&mut cx);
+        let stop = pin!(actor.on_stop(&mut cx));
         match Serve::new::<A>(stop, None, inbox, &mut stopping, &mut timer).await {
             Handled::Done(()) => Ok(()),
             Handled::Late | Handled::Cut => Err(ActorExit::Cancelled),
@@ -315,65 +326,32 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
 
 /// The message that is ready, unless nobody waits for its answer any more.
 #[inline(always)]
-fn next<'a, M>(
-    inbox: &mut Inbox<Letter<M>>,
-    shared: &'a Shared<Letter<M>>,
-) -> Option<(M, Hand<'a, M>)> {
-    let letter = inbox.take()?;
-    if letter.message.is_abandoned() {
+fn next<M>(inbox: &mut Inbox<Letter<M>>) -> Option<Envelope<Letter<M>>> {
+    if inbox.first().is_some_and(Letter::is_abandoned) {
+        let letter = inbox.take()?;
         inbox.end_unhandled(letter, End::Abandoned, ErrorKind::Timeout);
         return None;
     }
-    Some(take_in_hand(shared, inbox.now, letter))
+    inbox.take()
 }
 
-/// Parts a message from what is known of it.
-#[inline(always)]
-pub(crate) fn take_in_hand<M>(
-    shared: &Shared<Letter<M>>,
-    now: Tick,
-    envelope: Envelope<Letter<M>>,
-) -> (M, Hand<'_, M>) {
-    shared.make_room(false);
-    let waited = now.saturating_sub(envelope.enqueued());
-    let deadline = envelope.deadline;
-    let (message, caller, origin) = envelope.message.open();
-    let mut hand = Hand {
-        shared,
-        deadline,
-        caller,
-        span: None,
-        taken: now,
-        waited: waited as u32,
-        in_handler: AtomicBool::new(true),
-        booked: false,
-    };
-    if shared.core.hot.traces_messages() {
-        hand.span = Some(handle_span(shared, deadline, origin.as_deref()));
-    }
-    (message, hand)
-}
-
-pin_project! {
-    /// A handler, or the start or stop of an actor, beside everything that may end it early.
-    pub(crate) struct Serve<'a, 's, M, S, F> {
-        #[pin]
-        work: F,
-        // The message that is handled.
-        hand: Option<&'a Hand<'a, M>>,
-        inbox: &'a mut Inbox<Letter<M>>,
-        stopping: &'a mut Pin<&'s mut Option<S>>,
-        // Made by the first handler that has to be timed.
-        timer: &'a mut Option<Pin<Box<Timer>>>,
-        is_cancel_safe: bool,
-        is_timed: bool,
-        has_rejected: bool,
-    }
+/// A handler, or the start or stop of an actor, beside everything that may end it early.
+pub(crate) struct Serve<'a, 's, M, S, F> {
+    work: Pin<&'a mut F>,
+    /// The message that is handled.
+    hand: Option<&'a Hand<'a, M>>,
+    inbox: &'a mut Inbox<Letter<M>>,
+    stopping: &'a mut Pin<&'s mut Option<S>>,
+    /// Made by the first handler that has to be timed.
+    timer: &'a mut Option<Pin<Box<Timer>>>,
+    is_cancel_safe: bool,
+    is_timed: bool,
+    has_rejected: bool,
 }
 
 impl<'a, 's, M, S, F> Serve<'a, 's, M, S, F> {
     pub(crate) fn new<A: Actor>(
-        work: F,
+        work: Pin<&'a mut F>,
         hand: Option<&'a Hand<'a, M>>,
         inbox: &'a mut Inbox<Letter<M>>,
         stopping: &'a mut Pin<&'s mut Option<S>>,
@@ -396,12 +374,12 @@ impl<M, S: Future, F: Future> Future for Serve<'_, '_, M, S, F> {
     type Output = Handled<F::Output>;
 
     fn poll(self: Pin<&mut Self>, task: &mut task::Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let hand = *this.hand;
+        let this = self.get_mut();
+        let hand = this.hand;
         let polled = {
             let _scope = Scope::enter(hand.map_or(Tick::MAX, |hand| hand.deadline));
             let _inside = hand.map(Hand::enter);
-            this.work.poll(task)
+            this.work.as_mut().poll(task)
         };
         let result = match polled {
             Poll::Ready(result) => return Poll::Ready(Handled::Done(result)),
@@ -423,21 +401,21 @@ impl<M, S: Future, F: Future> Future for Serve<'_, '_, M, S, F> {
         // Where more than this actor comes to an end, whoever asks from an actor may be what this one waits for. Nothing
         // is accepted after this.
         let all_end = shared.core.is_draining() || this.stopping.is_none();
-        if all_end && phase != Phase::Open && !*this.has_rejected {
-            *this.has_rejected = true;
+        if all_end && phase != Phase::Open && !this.has_rejected {
+            this.has_rejected = true;
             this.inbox
                 .reject(End::Dropped, ErrorKind::Draining, Letter::is_inner_ask);
         }
-        if let (Some(hand), true) = (hand, *this.is_cancel_safe) {
-            let timer = match this.timer {
-                Some(timer) if *this.is_timed => timer,
+        if let (Some(hand), true) = (hand, this.is_cancel_safe) {
+            let timer = match &mut *this.timer {
+                Some(timer) if this.is_timed => timer,
                 Some(timer) => {
                     timer.set(Timer::on(&shared.core.clock, hand.deadline));
                     timer
                 }
                 none => none.insert(Box::pin(Timer::on(&shared.core.clock, hand.deadline))),
             };
-            *this.is_timed = true;
+            this.is_timed = true;
             if timer.as_mut().poll(task).is_ready() {
                 hand.fail(ErrorKind::Timeout);
                 return Poll::Ready(Handled::Late);
@@ -450,7 +428,7 @@ impl<M, S: Future, F: Future> Future for Serve<'_, '_, M, S, F> {
 /// Books how a message ended, and tells whether the incarnation goes on.
 pub(crate) fn conclude<A: Actor>(
     handled: Handled<Result<(), A::Error>>,
-    hand: Hand<'_, A::Msg>,
+    hand: &mut Hand<'_, A::Msg>,
     actor: &mut A,
     cx: &mut Context<A>,
     inbox: &mut Inbox<Letter<A::Msg>>,
@@ -533,7 +511,33 @@ pub(crate) struct Hand<'a, M> {
     booked: bool,
 }
 
-impl<M> Hand<'_, M> {
+impl<'a, M> Hand<'a, M> {
+    /// Of a message that has just been taken.
+    #[inline(always)]
+    pub(crate) fn new(
+        shared: &'a Shared<Letter<M>>,
+        now: Tick,
+        known: Stamp,
+        caller: Option<Arc<dyn Caller>>,
+        origin: Option<Box<Span>>,
+    ) -> Self {
+        shared.make_room(false);
+        let span = match shared.core.hot.traces_messages() {
+            true => Some(handle_span(shared, known.deadline, origin.as_deref())),
+            false => None,
+        };
+        Self {
+            shared,
+            deadline: known.deadline,
+            caller,
+            span,
+            taken: now,
+            waited: now.saturating_sub(known.enqueued()) as u32,
+            in_handler: AtomicBool::new(true),
+            booked: false,
+        }
+    }
+
     /// While what it returns lives, the handler is being polled.
     fn enter(&self) -> Option<span::Entered<'_>> {
         self.in_handler.store(true, Ordering::Relaxed);
@@ -546,13 +550,9 @@ impl<M> Hand<'_, M> {
         }
     }
 
+    /// Books its end.
     #[inline(always)]
-    fn end(mut self, end: End) {
-        self.book(end);
-    }
-
-    #[inline(always)]
-    fn book(&mut self, end: End) {
+    fn end(&mut self, end: End) {
         self.booked = true;
         if end == End::Aborted {
             self.shared.book_unhandled(1, end);
@@ -585,7 +585,7 @@ impl<M> Drop for Hand<'_, M> {
                 true => End::Panicked,
                 false => End::Aborted,
             };
-            self.book(end);
+            self.end(end);
         }
     }
 }

@@ -108,7 +108,7 @@ impl RykerConfigBuilder {
         self.number(Key::BatchMessages, messages.into())
     }
 
-    /// Messages after which an actor yields, the batch to 1,048,576.
+    /// Messages after which an actor yields, if they took more than some microseconds; the batch to 1,048,576.
     pub fn yield_every_n_msgs(self, messages: u32) -> Self {
         self.number(Key::YieldEveryNMsgs, messages.into())
     }

@@ -3,7 +3,9 @@
 //! A tokio worker runs a task until it waits. An actor whose mailbox is never empty and whose handler never waits would
 //! hold its worker for ever, and every other task on it. So after `fairness.yield_every_n_msgs` messages (64) without a
 //! wait, an actor or receiver gives way to the tasks behind it and goes on when its turn comes; `yields` counts how
-//! often. A handler that waits has given way already, and its run is counted anew.
+//! often. A handler that waits has given way already, and its run is counted anew. Messages that take next to nothing
+//! are no reason to switch: unless the second half of them took 50 microseconds, the turn goes on until it has. Where
+//! tokio's clock is paused they are only counted.
 //!
 //! `fairness.batch_messages` (32) is the most that one [`recv_many`](crate::Receiver::recv_many) hands out, and after
 //! as many a busy actor looks whether its supervisor wants it to stop.
@@ -35,10 +37,10 @@
 //! # #[tokio::main(flavor = "current_thread")] // one worker
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let rt = Runtime::new(RykerConfig::default());
-//! let flooded = rt.actor("flooded", || Count(0)).capacity(1_000).spawn()?;
+//! let flooded = rt.actor("flooded", || Count(0)).capacity(10_000).spawn()?;
 //! let quiet = rt.spawn("quiet", || Count(0))?;
 //!
-//! for _ in 0..1_000 {
+//! for _ in 0..10_000 {
 //!     flooded.try_send(Msg::One)?;
 //! }
 //! // On one worker the quiet one answers before the flood is worked off.
@@ -51,7 +53,7 @@
 //! while flooded.depth() > 0 {
 //!     tokio::task::yield_now().await;
 //! }
-//! assert!(flooded.accounts().yields >= 14);
+//! assert!(flooded.accounts().yields > 0);
 //! # Ok(())
 //! # }
 //! ```

@@ -1,42 +1,29 @@
 //! What a mailbox's lock guards: the queue, its bounds, and who waits for room.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::task::Waker;
 
+use super::line::{Claim, Line, Standing, Ticket, Wakers};
 use crate::account::Refusals;
 use crate::clock::Tick;
 
 /// A message with what the mailbox knows of it.
 pub(crate) struct Envelope<T> {
+    pub(crate) known: Stamp,
+    pub(crate) message: T,
+}
+
+/// What is known of a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
     pub(crate) deadline: Tick,
     /// Milliseconds from its enqueueing to the deadline.
     pub(crate) budget: u32,
     /// What it was charged with.
     pub(crate) bytes: u32,
-    pub(crate) message: T,
-}
-
-/// What is known of a message before it is taken in.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stamp {
-    pub(crate) deadline: Tick,
-    pub(crate) budget: u32,
-    pub(crate) bytes: u32,
 }
 
 impl Stamp {
-    #[inline(always)]
-    pub(crate) fn on<T>(self, message: T) -> Envelope<T> {
-        Envelope {
-            deadline: self.deadline,
-            budget: self.budget,
-            bytes: self.bytes,
-            message,
-        }
-    }
-}
-
-impl<T> Envelope<T> {
     pub(crate) fn enqueued(&self) -> Tick {
         self.deadline.saturating_sub(u64::from(self.budget))
     }
@@ -60,49 +47,24 @@ pub(crate) struct Bounds {
     pub(crate) bytes: Option<u64>,
 }
 
+impl Bounds {
+    /// Whether room may be announced later than it is there.
+    pub(crate) fn steps(self) -> bool {
+        self.messages >= STEPS_FROM && self.bytes.is_none()
+    }
+}
+
 /// Bytes accepted so far, and how many may have been before the mailbox is full.
 #[derive(Debug)]
 struct Bytes {
     accepted: u64,
     limit: u64,
-    /// Kept for waiting senders who have not come back yet.
-    reserved: u64,
 }
 
-/// Senders that wait for room, in the order in which they came.
-#[derive(Default)]
-struct Waiting {
-    next: u64,
-    queue: BTreeMap<u64, Waiter>,
-    /// Those for whom room is reserved until their deadline.
-    granted: BTreeMap<u64, Claim>,
-}
-
-struct Waiter {
-    claim: Claim,
-    waker: Waker,
-}
-
-/// What a waiting sender wants.
-#[derive(Clone, Copy)]
-pub(crate) struct Claim {
-    pub(crate) bytes: u32,
-    pub(crate) deadline: Tick,
-}
-
-/// How it stands with a waiting sender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// There is room for it now.
-    Granted,
-    Waits,
-    /// It came too late for what was reserved, or the intake has ended.
-    Lost,
-}
-
-/// A sender's place among those who wait.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Ticket(u64);
+/// From this capacity on, room is announced in steps of half of it.
+const STEPS_FROM: u64 = if cfg!(loom) { 4 } else { 64 };
+/// Ticks after which the sender that waits longest is told of any room: at least one millisecond, at most two.
+pub(crate) const PATIENCE: Tick = 2;
 
 pub(crate) struct Intake<T> {
     pub(crate) queue: VecDeque<Envelope<T>>,
@@ -112,7 +74,7 @@ pub(crate) struct Intake<T> {
     limit: u64,
     /// The same of bytes, where they are bounded.
     bytes: Option<Box<Bytes>>,
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<Line>>,
     pub(crate) phase: Phase,
     refused: Option<Box<Refusals>>,
     /// Whoever is to be woken: the parked receiver, or one whose handler is under way.
@@ -127,13 +89,9 @@ impl<T> Intake<T> {
             queue: VecDeque::new(),
             accepted: 0,
             limit: bounds.messages,
-            bytes: bounds.bytes.map(|limit| {
-                Box::new(Bytes {
-                    accepted: 0,
-                    limit,
-                    reserved: 0,
-                })
-            }),
+            bytes: bounds
+                .bytes
+                .map(|limit| Box::new(Bytes { accepted: 0, limit })),
             waiting: None,
             phase: Phase::Open,
             refused: None,
@@ -160,17 +118,15 @@ impl<T> Intake<T> {
 
     /// Whether somebody waits for room that is not reserved yet.
     #[inline(always)]
-    pub(crate) fn has_waiting(&self) -> bool {
-        self.waiting
-            .as_ref()
-            .is_some_and(|waiting| !waiting.queue.is_empty())
+    fn has_waiting(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|line| !line.is_empty())
     }
 
     #[inline(always)]
     pub(crate) fn push(&mut self, envelope: Envelope<T>) {
         self.accepted += 1;
         if let Some(bytes) = &mut self.bytes {
-            bytes.accepted += u64::from(envelope.bytes);
+            bytes.accepted += u64::from(envelope.known.bytes);
         }
         if self.queue.capacity() == 0 {
             // Many actors never have two messages at a time.
@@ -186,49 +142,56 @@ impl<T> Intake<T> {
         bounds: Bounds,
         (taken, bytes_taken): (u64, u64),
         now: Tick,
-    ) -> Vec<Waker> {
-        let mut granted = 0;
-        if let Some(waiting) = &mut self.waiting {
-            let bytes = &mut self.bytes;
-            waiting.granted.retain(|_, claim| {
-                let keep = claim.deadline > now;
-                if let (false, Some(known)) = (keep, bytes.as_mut()) {
-                    known.reserved -= u64::from(claim.bytes);
-                }
-                keep
-            });
-            granted = waiting.granted.len();
-        }
-        self.limit = taken + bounds.messages - granted as u64;
+    ) -> Wakers {
+        let mut wakers = Wakers::default();
+        let mut line = self.waiting.take();
+        let reserved = line.as_mut().map_or((0, 0), |line| line.reserved(now));
+        self.limit = taken + bounds.messages - reserved.0;
         if let (Some(bytes), Some(limit)) = (&mut self.bytes, bounds.bytes) {
-            bytes.limit = bytes_taken + limit - bytes.reserved;
+            bytes.limit = bytes_taken + limit - reserved.1;
         }
-        let mut wakers = Vec::new();
-        let Some(mut waiting) = self.waiting.take() else {
-            return wakers;
-        };
-        while let Some(first) = waiting.queue.first_entry() {
-            let claim = first.get().claim;
-            let in_time = claim.deadline > now;
-            if in_time && !self.fits(claim.bytes) {
-                break;
+        if let Some(line) = &mut line {
+            while let Some(first) = line.first() {
+                let in_time = first.deadline > now;
+                if in_time && !self.fits(first.bytes) {
+                    break;
+                }
+                if in_time {
+                    self.reserve(first.bytes);
+                }
+                wakers.extend(line.advance(in_time));
             }
-            let (ticket, waiter) = first.remove_entry();
-            if in_time {
-                self.reserve(claim.bytes);
-                waiting.granted.insert(ticket, claim);
-            }
-            wakers.push(waiter.waker);
         }
-        self.waiting = Some(waiting);
+        self.waiting = line;
         wakers
+    }
+
+    /// When the receiver is to look at those who wait: once it has taken so many, or never.
+    ///
+    /// A wake-up for every message taken would cost more than the message. So room is announced when half of the mailbox
+    /// is free; but to somebody who has waited for [`PATIENCE`], in a small mailbox and in one whose messages are measured
+    /// at once.
+    pub(crate) fn wanted(&self, bounds: Bounds, taken: u64, now: Tick) -> u64 {
+        match self.waiting.as_ref().and_then(|line| line.first()) {
+            None => u64::MAX,
+            Some(first) if bounds.steps() && now < first.since + PATIENCE => {
+                taken + bounds.messages / 2
+            }
+            Some(_) => 0,
+        }
     }
 
     fn reserve(&mut self, bytes: u32) {
         self.limit -= 1;
         if let Some(known) = &mut self.bytes {
-            known.reserved += u64::from(bytes);
             known.limit -= u64::from(bytes);
+        }
+    }
+
+    fn release(&mut self, bytes: u32) {
+        self.limit += 1;
+        if let Some(known) = &mut self.bytes {
+            known.limit += u64::from(bytes);
         }
     }
 
@@ -242,60 +205,48 @@ impl<T> Intake<T> {
 
     /// Takes a place at the end of those who wait.
     pub(crate) fn wait(&mut self, claim: Claim, waker: Waker) -> Ticket {
-        let waiting = self.waiting.get_or_insert_with(Box::default);
-        let ticket = waiting.next;
-        waiting.next += 1;
-        waiting.queue.insert(ticket, Waiter { claim, waker });
-        Ticket(ticket)
+        self.waiting
+            .get_or_insert_with(Box::default)
+            .join(claim, waker)
     }
 
-    /// How it stands with a place. Kept while nothing is granted, with another waker; the old one is returned, to be
-    /// dropped outside the lock.
-    pub(crate) fn claim(&mut self, ticket: &Ticket, waker: Waker) -> (Standing, Option<Waker>) {
-        let Some(waiting) = self.waiting.as_mut() else {
+    /// How it stands with a place, which is given back unless that waits on, with another waker; a waker is returned, to
+    /// be dropped outside the lock.
+    pub(crate) fn claim(&mut self, ticket: Ticket, waker: Waker) -> (Standing, Option<Waker>) {
+        let Some(line) = &mut self.waiting else {
             return (Standing::Lost, Some(waker));
         };
-        if let Some(claim) = waiting.granted.remove(&ticket.0) {
-            self.release(claim.bytes);
-            return (Standing::Granted, Some(waker));
+        if line.standing(ticket) == Standing::Waits {
+            return (Standing::Waits, line.replace(ticket, waker));
         }
-        match waiting.queue.get_mut(&ticket.0) {
-            Some(waiter) => {
-                let old = std::mem::replace(&mut waiter.waker, waker);
-                (Standing::Waits, Some(old))
-            }
-            None => (Standing::Lost, Some(waker)),
-        }
+        (self.leave(ticket).0, Some(waker))
     }
 
-    /// Gives up a place; returns its waker, to be dropped outside the lock.
-    pub(crate) fn leave(&mut self, ticket: &Ticket) -> Option<Waker> {
-        let waiting = self.waiting.as_mut()?;
-        if let Some(claim) = waiting.granted.remove(&ticket.0) {
-            self.release(claim.bytes);
-            return None;
+    /// Gives a place back, which stood as is told; its waker is to be dropped outside the lock.
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> (Standing, Option<Waker>) {
+        let Some(line) = &mut self.waiting else {
+            return (Standing::Lost, None);
+        };
+        let (standing, bytes, waker) = line.leave(ticket);
+        if line.is_spare() {
+            self.waiting = None;
         }
-        let waiter = waiting.queue.remove(&ticket.0);
-        waiter.map(|waiter| waiter.waker)
-    }
-
-    fn release(&mut self, bytes: u32) {
-        self.limit += 1;
-        if let Some(known) = &mut self.bytes {
-            known.reserved -= u64::from(bytes);
-            known.limit += u64::from(bytes);
+        if standing == Standing::Granted {
+            self.release(bytes);
         }
+        (standing, waker)
     }
 
     /// Ends the intake; returns whom to wake.
-    pub(crate) fn end(&mut self, phase: Phase) -> Vec<Waker> {
+    pub(crate) fn end(&mut self, phase: Phase) -> Wakers {
         if self.phase == Phase::Open {
             self.phase = phase;
         }
-        let mut wakers = Vec::new();
-        if let Some(waiting) = &mut self.waiting {
-            let queue = std::mem::take(&mut waiting.queue);
-            wakers.extend(queue.into_values().map(|waiter| waiter.waker));
+        let mut wakers = Wakers::default();
+        if let Some(line) = &mut self.waiting {
+            while line.first().is_some() {
+                wakers.extend(line.advance(false));
+            }
         }
         wakers.extend(self.rouse());
         wakers

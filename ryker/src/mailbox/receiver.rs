@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::intake::{Envelope, Phase};
 use super::shared::Shared;
+use super::turn::Turn;
 use crate::account::{Accounts, End};
 use crate::clock::instant_of;
 use crate::error::{ErrorKind, TryRecvError};
@@ -62,8 +63,8 @@ impl<T> Receiver<T> {
         let envelope = poll_fn(|cx| self.inner.poll_take(cx)).await?;
         self.inner.hand_out();
         Some(Delivery {
-            deadline: instant_of(envelope.deadline),
-            waited: Duration::from_millis(self.inner.now.saturating_sub(envelope.enqueued())),
+            deadline: instant_of(envelope.known.deadline),
+            waited: Duration::from_millis(self.inner.now.saturating_sub(envelope.known.enqueued())),
             message: envelope.message,
         })
     }
@@ -123,8 +124,7 @@ pub(crate) struct Inbox<T> {
     pub(crate) now: u64,
     /// Whether the last message has been taken.
     pub(crate) is_done: bool,
-    /// Messages since others last had their turn.
-    run: u32,
+    turn: Turn,
     /// A waker of the receiving task's, to be parked with.
     waker: Option<Waker>,
 }
@@ -139,7 +139,7 @@ impl<T> Inbox<T> {
             batch: VecDeque::new(),
             now: 0,
             is_done: false,
-            run: 0,
+            turn: Turn::default(),
             waker: None,
         }
     }
@@ -154,7 +154,7 @@ impl<T> Inbox<T> {
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             if !self.batch.is_empty() {
-                if self.is_tired() {
+                if self.turn.is_due() && self.is_tired() {
                     return self.give_way(cx);
                 }
                 if self.is_ready() {
@@ -171,7 +171,7 @@ impl<T> Inbox<T> {
             match self.shared.swap(&mut self.batch, &mut self.waker) {
                 Ok(()) => {}
                 Err(Phase::Open) => {
-                    self.run = 0;
+                    self.turn.begin();
                     return Poll::Pending;
                 }
                 Err(_) => {
@@ -219,9 +219,9 @@ impl<T> Inbox<T> {
         let metrics = shared.core.hot.metrics();
         let (mut brief, mut brief_ms) = (0, 0);
         for envelope in front.iter().chain(back).take(count) {
-            bytes += u64::from(envelope.bytes);
-            let waited = now.saturating_sub(envelope.enqueued());
-            if envelope.deadline <= now {
+            bytes += u64::from(envelope.known.bytes);
+            let waited = now.saturating_sub(envelope.known.enqueued());
+            if envelope.known.deadline <= now {
                 expired += 1;
             } else if waited <= BOUNDS_MS[0] {
                 brief += 1;
@@ -236,7 +236,7 @@ impl<T> Inbox<T> {
             shared.stats.waited_briefly(brief, brief_ms);
         }
         self.now = now;
-        self.run = self.run.saturating_add(count as u32);
+        self.turn.take(count as u32);
         messages.reserve(count - expired);
         if expired == 0 {
             messages.extend(self.batch.drain(..count).map(|envelope| envelope.message));
@@ -245,7 +245,7 @@ impl<T> Inbox<T> {
         }
         let mut late = VecDeque::with_capacity(expired);
         for envelope in self.batch.drain(..count) {
-            if envelope.deadline <= now {
+            if envelope.known.deadline <= now {
                 late.push_back(envelope);
             } else {
                 messages.push(envelope.message);
@@ -316,7 +316,7 @@ impl<T> Inbox<T> {
                 return false;
             };
             self.now = self.shared.core.clock.now();
-            if first.deadline > self.now {
+            if first.known.deadline > self.now {
                 return true;
             }
             self.drop_expired();
@@ -329,7 +329,7 @@ impl<T> Inbox<T> {
     fn drop_expired(&mut self) -> bool {
         self.now = self.shared.core.clock.now();
         match self.batch.front() {
-            Some(first) if first.deadline <= self.now => {}
+            Some(first) if first.known.deadline <= self.now => {}
             _ => return false,
         }
         if let Some(envelope) = self.pop() {
@@ -338,24 +338,32 @@ impl<T> Inbox<T> {
         true
     }
 
+    /// The first message of the batch.
+    #[inline(always)]
+    pub(crate) fn first(&self) -> Option<&T> {
+        self.batch.front().map(|envelope| &envelope.message)
+    }
+
     /// The first message of the batch, if that [is ready](Self::poll_ready). It is in hand until its end is booked, but has
     /// left the bounds: whoever waits for room is to be told.
     #[inline(always)]
     pub(crate) fn take(&mut self) -> Option<Envelope<T>> {
-        let envelope = self.pop()?;
         if self.shared.core.hot.metrics() {
-            let waited = self.now.saturating_sub(envelope.enqueued());
+            let waited = self
+                .now
+                .saturating_sub(self.batch.front()?.known.enqueued());
             self.shared.stats.waited(waited);
         }
-        Some(envelope)
+        self.pop()
     }
 
+    /// Booked first, so that the message is moved once, to where it is used.
     #[inline(always)]
     fn pop(&mut self) -> Option<Envelope<T>> {
-        let envelope = self.batch.pop_front()?;
-        self.shared.progress.0.take(1, u64::from(envelope.bytes));
-        self.run = self.run.saturating_add(1);
-        Some(envelope)
+        let bytes = self.batch.front()?.known.bytes;
+        self.shared.progress.0.take(1, u64::from(bytes));
+        self.turn.take(1);
+        self.batch.pop_front()
     }
 
     /// Books and drops a message that was taken and is not to be handled.
@@ -366,15 +374,17 @@ impl<T> Inbox<T> {
         self.shared.discard(envelope, kind);
     }
 
-    #[inline(always)]
-    fn is_tired(&self) -> bool {
-        self.run >= self.shared.core.hot.yield_every()
+    #[cold]
+    fn is_tired(&mut self) -> bool {
+        let core = &self.shared.core;
+        let clock = (!core.clock.is_stopped()).then_some(Instant::now as fn() -> Instant);
+        self.turn.is_over(core.hot.yield_every(), clock)
     }
 
     /// Others have their turn.
     #[cold]
     fn give_way(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.run = 0;
+        self.turn.begin();
         self.shared.progress.0.yielded();
         // A task that wakes itself goes behind those of its own worker only, which looks at its timers, at the network and
         // at what other threads queued once in 61 polls; this waits for that look. On the first poll it is pending always.
@@ -384,7 +394,7 @@ impl<T> Inbox<T> {
 
     /// Another task had its turn.
     pub(crate) fn rested(&mut self) {
-        self.run = 0;
+        self.turn.begin();
     }
 
     /// Takes out of everything queued what `pick` wants, and drops it as `end`.
@@ -410,14 +420,14 @@ impl<T> Inbox<T> {
     }
 
     fn end_all(&self, envelopes: VecDeque<Envelope<T>>, end: End, kind: ErrorKind) {
-        let bytes = envelopes.iter().map(|e| u64::from(e.bytes)).sum();
+        let bytes = envelopes.iter().map(|e| u64::from(e.known.bytes)).sum();
         let count = envelopes.len() as u64;
         if count == 0 {
             return;
         }
         self.shared.progress.0.take(count, bytes);
         self.shared.book_unhandled(count, end);
-        self.shared.make_room(true);
+        self.shared.announce_room();
         for envelope in envelopes {
             self.shared.discard(envelope, kind);
         }

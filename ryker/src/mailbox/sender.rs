@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use super::intake::{Envelope, Ticket};
+use super::intake::{Envelope, PATIENCE};
+use super::line::Ticket;
 use super::shared::Shared;
 use crate::account::Accounts;
 use crate::clock::{tick_from, Tick};
@@ -80,7 +81,16 @@ impl<T> Sender<T> {
         };
         match self.shared.offer(message, stamp) {
             Ok(()) => Ok(()),
-            Err((kind, message)) => self.wait(kind, stamp.on(message)).await,
+            Err((kind, message)) => {
+                self.wait(
+                    kind,
+                    Envelope {
+                        known: stamp,
+                        message,
+                    },
+                )
+                .await
+            }
         }
     }
 
@@ -103,7 +113,16 @@ impl<T> Sender<T> {
         };
         match self.shared.offer(message, stamp) {
             Ok(()) => Ok(()),
-            Err((kind, message)) => self.wait(kind, stamp.on(message)).await,
+            Err((kind, message)) => {
+                self.wait(
+                    kind,
+                    Envelope {
+                        known: stamp,
+                        message,
+                    },
+                )
+                .await
+            }
         }
     }
 
@@ -114,22 +133,32 @@ impl<T> Sender<T> {
         }
         let shared = &*self.shared;
         // A handler that waits here has no longer than its own message.
-        let (limit, _) = inherit(Some(envelope.deadline));
-        let limit = limit.unwrap_or(envelope.deadline);
-        let mut timer = pin!(Timer::on(&shared.core.clock, limit));
+        let (limit, _) = inherit(Some(envelope.known.deadline));
+        let limit = limit.unwrap_or(envelope.known.deadline);
+        let clock = &shared.core.clock;
+        // Where room is announced in steps, one looks for less of it by oneself.
+        let mut wait = if shared.steps() { PATIENCE } else { Tick::MAX };
+        let began = clock.now();
+        let mut look = limit.min(began.saturating_add(wait));
+        let mut timer = pin!(Timer::on(clock, look));
         let mut place = Place {
             shared,
             envelope: Some(envelope),
             ticket: None,
         };
-        let sent =
-            poll_fn(
-                |cx| match shared.poll_offer(&mut place.envelope, &mut place.ticket, cx) {
-                    Poll::Pending => timer.as_mut().poll(cx).map(|()| Err(ErrorKind::Timeout)),
-                    ready => ready,
-                },
-            )
-            .await;
+        let sent = poll_fn(|cx| loop {
+            let offered = shared.poll_offer(&mut place.envelope, &mut place.ticket, cx);
+            if offered.is_ready() || timer.as_mut().poll(cx).is_pending() {
+                return offered;
+            }
+            if look >= limit {
+                return Poll::Ready(Err(ErrorKind::Timeout));
+            }
+            wait = wait.saturating_mul(2);
+            look = limit.min(began.saturating_add(wait));
+            timer.set(Timer::on(clock, look));
+        })
+        .await;
         match (sent, place.envelope.take()) {
             (Err(kind), Some(envelope)) => Err(self.refuse(kind, envelope.message)),
             _ => Ok(()),
@@ -198,7 +227,7 @@ struct Place<'a, T> {
 
 impl<T> Drop for Place<'_, T> {
     fn drop(&mut self) {
-        if let Some(ticket) = &self.ticket {
+        if let Some(ticket) = self.ticket {
             self.shared.leave(ticket);
         }
         if let Some(envelope) = self.envelope.take() {

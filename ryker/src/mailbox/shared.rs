@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicUsize as PlainUsize;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 
-use super::intake::{Bounds, Claim, Envelope, Intake, Phase, Stamp, Standing, Ticket};
+use super::intake::{Bounds, Envelope, Intake, Phase, Stamp};
+use super::line::{Claim, Standing, Ticket, Wakers};
 use crate::account::{Accounts, End, Progress};
 use crate::clock::Tick;
 use crate::contain::{contain, wake};
@@ -15,7 +16,7 @@ use crate::error::{ErrorKind, SendError};
 use crate::fate::Fate;
 use crate::observer::{DropReason, Observer};
 use crate::stats::Stats;
-use crate::sync::{fence, AtomicBool, AtomicUsize, Guard, Lock, Ordering, Padded};
+use crate::sync::{fence, AtomicBool, AtomicU64, AtomicUsize, Guard, Lock, Ordering, Padded};
 
 /// What a mailbox is made with and keeps.
 pub(crate) struct Spec<T> {
@@ -86,8 +87,8 @@ pub(crate) struct Shared<T> {
     intake: Padded<Lock<Intake<T>>>,
     pub(crate) progress: Padded<Progress>,
     senders: AtomicUsize,
-    /// Whether somebody waits for room. Written under the lock, looked at by the receiver after it made room.
-    waiting: AtomicBool,
+    /// How many the receiver has taken when it is to look at those who wait for room. Written under the lock.
+    wanted: AtomicU64,
     /// Whether the receiver is to drop what it finds. Written under the lock.
     cut: AtomicBool,
     /// Whether there is no receiver any more.
@@ -107,7 +108,7 @@ impl<T> Shared<T> {
             intake: Padded(Lock::new(Intake::new(spec.bounds()))),
             progress: Padded(Progress::new()),
             senders: AtomicUsize::new(1),
-            waiting: AtomicBool::new(false),
+            wanted: AtomicU64::new(u64::MAX),
             cut: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
             spec,
@@ -167,7 +168,10 @@ impl<T> Shared<T> {
         if !intake.admits(stamp.bytes) {
             return self.offer_slowly(intake, message, stamp);
         }
-        intake.push(stamp.on(message));
+        intake.push(Envelope {
+            known: stamp,
+            message,
+        });
         let reader = intake.reader_for_message();
         drop(intake);
         if let Some(reader) = reader {
@@ -193,7 +197,10 @@ impl<T> Shared<T> {
         };
         let result = match refusal {
             None => {
-                intake.push(stamp.on(message));
+                intake.push(Envelope {
+                    known: stamp,
+                    message,
+                });
                 wakers.extend(intake.reader_for_message());
                 Ok(())
             }
@@ -216,9 +223,12 @@ impl<T> Shared<T> {
     }
 
     /// Reserves room for those who wait, in their order.
-    fn grant(&self, intake: &mut Intake<T>, now: Tick) -> Vec<Waker> {
-        let wakers = intake.grant(self.spec.bounds(), self.progress.0.taken(), now);
-        self.waiting.store(intake.has_waiting(), Ordering::Relaxed);
+    fn grant(&self, intake: &mut Intake<T>, now: Tick) -> Wakers {
+        let bounds = self.spec.bounds();
+        let taken = self.progress.0.taken();
+        let wakers = intake.grant(bounds, taken, now);
+        let wanted = intake.wanted(bounds, taken.0, now);
+        self.wanted.store(wanted, Ordering::Relaxed);
         wakers
     }
 
@@ -233,26 +243,27 @@ impl<T> Shared<T> {
         let Some(sealed) = envelope.as_mut() else {
             return Poll::Ready(Ok(()));
         };
-        let claim = Claim {
-            bytes: sealed.bytes,
-            deadline: sealed.deadline,
-        };
         let now = self.core.clock.now();
+        let claim = Claim {
+            bytes: sealed.known.bytes,
+            deadline: sealed.known.deadline,
+            since: now,
+        };
         if claim.deadline <= now {
             return Poll::Ready(Err(ErrorKind::Timeout));
         }
-        sealed.budget = (claim.deadline - now) as u32;
+        sealed.known.budget = (claim.deadline - now) as u32;
         let waker = cx.waker().clone();
         let mut intake = self.intake.0.lock();
         let mut wakers = self.grant(&mut intake, now);
         let phase = intake.phase;
-        let (standing, spare) = match ticket.as_ref() {
+        let (standing, spare) = match *ticket {
             Some(place) => intake.claim(place, waker),
             None if intake.admits(claim.bytes) => (Standing::Granted, Some(waker)),
             None if phase == Phase::Open => {
                 *ticket = Some(intake.wait(claim, waker));
-                // The receiver takes, then looks at the flag; this sets the flag, then looks at what was taken.
-                self.waiting.store(true, Ordering::Relaxed);
+                // The receiver takes, then looks at what is wanted; this wants, then looks at what was taken.
+                self.wanted.store(0, Ordering::Relaxed);
                 fence(Ordering::SeqCst);
                 wakers.extend(self.grant(&mut intake, now));
                 (Standing::Waits, None)
@@ -280,10 +291,10 @@ impl<T> Shared<T> {
     }
 
     /// Gives up a place among those who wait.
-    pub(crate) fn leave(&self, ticket: &Ticket) {
+    pub(crate) fn leave(&self, ticket: Ticket) {
         let now = self.core.clock.now();
         let mut intake = self.intake.0.lock();
-        let waker = intake.leave(ticket);
+        let (_, waker) = intake.leave(ticket);
         // Either room is free again, or a large message is no longer in the way of smaller ones.
         let wakers = self.grant(&mut intake, now);
         drop(intake);
@@ -385,7 +396,7 @@ impl<T> Shared<T> {
             (intake.phase, intake.is_attended(waker))
         };
         if attended {
-            self.make_room(false);
+            self.announce_room();
             return phase;
         }
         let reader = waker.clone();
@@ -400,20 +411,34 @@ impl<T> Shared<T> {
         phase
     }
 
-    /// The receiver has taken messages. If somebody waits for room, it is told, with certainty if `fenced`.
+    /// The receiver has taken messages. Whoever waits for room is told when there is [enough](Intake::wanted) of it,
+    /// with certainty if `fenced`.
     #[inline(always)]
     pub(crate) fn make_room(&self, fenced: bool) {
         if fenced {
             // Pairs with the fence in `poll_offer`.
             fence(Ordering::SeqCst);
         }
-        if self.waiting.load(Ordering::Relaxed) {
-            self.announce_room();
+        if self.progress.0.taken_by_receiver() >= self.wanted.load(Ordering::Relaxed) {
+            self.grant_room();
         }
     }
 
+    /// The receiver has taken messages and may not look again soon: whoever waits for room is told.
+    pub(crate) fn announce_room(&self) {
+        fence(Ordering::SeqCst);
+        if self.wanted.load(Ordering::Relaxed) < u64::MAX {
+            self.grant_room();
+        }
+    }
+
+    /// Whether room may be announced later than it is there.
+    pub(crate) fn steps(&self) -> bool {
+        self.spec.bounds().steps()
+    }
+
     #[cold]
-    fn announce_room(&self) {
+    fn grant_room(&self) {
         let now = self.core.clock.now();
         let wakers = self.grant(&mut self.intake.0.lock(), now);
         wake_all(wakers);
@@ -572,6 +597,6 @@ impl<T> std::fmt::Debug for Shared<T> {
     }
 }
 
-fn wake_all(wakers: Vec<Waker>) {
+fn wake_all(wakers: Wakers) {
     wakers.into_iter().for_each(wake);
 }

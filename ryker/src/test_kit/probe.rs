@@ -198,7 +198,7 @@ impl<M: Send + 'static> Probe<M> {
         }
         self.inbox.shared.progress.0.end(1, End::Ok);
         self.inbox.shared.make_room(true);
-        let (message, ..) = envelope.message.open();
+        let message = envelope.message.message;
         Some(message)
     }
 }

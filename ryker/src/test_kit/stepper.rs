@@ -11,7 +11,7 @@ use crate::actor::{Actor, ActorExit, ActorRef, Context, Letter};
 use crate::contain::text_of;
 use crate::error::{ErrorKind, TryRecvError};
 use crate::mailbox::{Inbox, Sender};
-use crate::runner::{conclude, take_in_hand, Contained, Serve};
+use crate::runner::{conclude, Contained, Hand, Serve};
 use crate::runtime::ActorBuilder;
 use crate::timer::Timer;
 
@@ -200,13 +200,19 @@ impl<A: Actor> Stepper<A> {
                 mut cx,
                 mut timer,
             } = running;
-            let (message, hand) = take_in_hand(&shared, inbox.now, envelope);
-            cx.deadline = hand.deadline;
+            let Letter {
+                message,
+                caller,
+                origin,
+            } = envelope.message;
+            let mut hand = Hand::new(&shared, inbox.now, envelope.known, caller, origin);
+            cx.deadline = envelope.known.deadline;
             let mut stopping = pin!(None::<Pending<()>>);
-            let handler = actor.handle(message, &mut cx);
-            let handled =
-                Serve::new::<A>(handler, Some(&hand), inbox, &mut stopping, &mut timer).await;
-            conclude(handled, hand, &mut actor, &mut cx, inbox)?;
+            let handled = {
+                let handler = pin!(actor.handle(message, &mut cx));
+                Serve::new::<A>(handler, Some(&hand), inbox, &mut stopping, &mut timer).await
+            };
+            conclude(handled, &mut hand, &mut actor, &mut cx, inbox)?;
             Ok(Running { actor, cx, timer })
         });
         match handled.await {

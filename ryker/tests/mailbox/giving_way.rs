@@ -1,4 +1,5 @@
-//! A receiver that always finds a message lets others have their turn.
+//! A receiver that always finds a message lets others have their turn. Time stands still, so that messages are counted,
+//! not timed; `fairness.rs` has the clock.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -12,8 +13,8 @@ fn config(batch: u32, every: u32) -> RykerConfig {
     builder.yield_every_n_msgs(every).build().unwrap()
 }
 
-#[test]
-fn it_gives_way_after_the_configured_number_and_says_so() {
+#[tokio::test(start_paused = true)]
+async fn it_gives_way_after_the_configured_number_and_says_so() {
     for (batch, every) in [(32, 64), (1, 1), (1, 10), (7, 10)] {
         let rt = Runtime::new(config(batch, every));
         let (sender, mut receiver) = rt.mailbox("m").capacity(1_000).build().unwrap().split();
@@ -27,6 +28,7 @@ fn it_gives_way_after_the_configured_number_and_says_so() {
                 Poll::Ready(Some(_)) => run += 1,
                 Poll::Ready(None) => panic!("it is open"),
                 Poll::Pending => {
+                    tokio::task::yield_now().await;
                     assert!(bell.rings() > 0, "it wants another turn");
                     runs.push(run);
                     run = 0;
@@ -38,8 +40,8 @@ fn it_gives_way_after_the_configured_number_and_says_so() {
     }
 }
 
-#[test]
-fn it_gives_way_in_batches_too() {
+#[tokio::test(start_paused = true)]
+async fn it_gives_way_in_batches_too() {
     let rt = Runtime::new(config(32, 64));
     let (sender, mut receiver) = rt.mailbox("m").capacity(1_000).build().unwrap().split();
     for n in 0..1_000 {
@@ -53,6 +55,7 @@ fn it_gives_way_in_batches_too() {
         match turn {
             Poll::Ready(count) => assert!(count <= 32 && taken.len() == before + count),
             Poll::Pending => {
+                tokio::task::yield_now().await;
                 assert!(bell.rings() > 0);
                 turns += 1;
             }
@@ -81,8 +84,8 @@ fn a_receiver_with_nothing_to_read_has_not_given_way() {
     assert_eq!(balanced(receiver.accounts()).yields, 0);
 }
 
-#[test]
-fn a_reload_changes_it_for_a_mailbox_that_is_there() {
+#[tokio::test(start_paused = true)]
+async fn a_reload_changes_it_for_a_mailbox_that_is_there() {
     let rt = Runtime::new(config(32, 64));
     let (sender, mut receiver) = rt.mailbox("m").capacity(1_000).build().unwrap().split();
     for n in 0..1_000 {
@@ -99,7 +102,7 @@ fn a_reload_changes_it_for_a_mailbox_that_is_there() {
 }
 
 /// On one thread, a neighbour is reached in the middle of a flood.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_neighbour_on_the_same_thread_has_its_turn() {
     let rt = runtime();
     let (sender, mut receiver) = rt.mailbox("m").capacity(1_000).build().unwrap().split();

@@ -13,7 +13,7 @@ use world::{Op, World};
 
 fn shape() -> impl Strategy<Value = Shape> {
     (
-        prop_oneof![6 => 1..5_usize, 1 => 5..40_usize],
+        prop_oneof![6 => 1..5_usize, 1 => 5..40_usize, 2 => 64..80_usize],
         prop::option::of(1..4_u64),
         prop::sample::select(vec![15, 25, 45, 95_u64]),
         1..5_u32,
@@ -34,6 +34,8 @@ fn op() -> impl Strategy<Value = Op> {
     let own = prop::option::of(prop::sample::select(vec![0, 5, 15, 35_u64]));
     prop_oneof![
         24 => (any::<usize>(), size()).prop_map(|(sender, size)| Op::TrySend { sender, size }),
+        8 => (any::<usize>(), 1..100_usize)
+            .prop_map(|(sender, messages)| Op::Fill { sender, messages }),
         24 => (any::<usize>(), size(), own)
             .prop_map(|(sender, size, own)| Op::Send { sender, size, own }),
         6 => any::<usize>().prop_map(Op::Look),
@@ -42,6 +44,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => any::<usize>().prop_map(Op::Clone),
         3 => any::<usize>().prop_map(Op::DropSender),
         16 => Just(Op::TryRecv),
+        8 => (1..60_usize).prop_map(Op::Take),
         20 => Just(Op::Recv),
         12 => (1..6_usize).prop_map(Op::RecvMany),
         1 => Just(Op::CloseReceiver),

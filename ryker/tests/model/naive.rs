@@ -55,6 +55,9 @@ pub(crate) enum Standing {
 pub(crate) struct Waiting {
     pub(crate) item: Item,
     pub(crate) standing: Standing,
+    began: u64,
+    /// When it looks for room by itself.
+    look: u64,
 }
 
 /// The sums of [`ryker::Accounts`] that a plain mailbox can have, in its order.
@@ -97,6 +100,9 @@ pub(crate) struct Model {
     /// Handles, and sends under way.
     pub(crate) senders: usize,
     run: u32,
+    /// Messages that have left the bounds, and how many are to have when the receiver looks at those who wait.
+    taken: usize,
+    wanted: usize,
     /// Whether the receiver waits for a message.
     pub(crate) parked: bool,
     /// Whether it must have been woken since it last looked.
@@ -121,6 +127,8 @@ impl Model {
             waiting: Vec::new(),
             senders: 1,
             run: 0,
+            taken: 0,
+            wanted: usize::MAX,
             parked: false,
             receiver_woken: false,
             shutdown: 0,
@@ -162,11 +170,27 @@ impl Model {
             .any(|(_, w)| w.standing == Standing::Waits)
     }
 
-    /// Whoever waits longest gets room first, and nobody before him. Whoever is too late has lost his place.
+    /// Whether room is announced in steps of half the capacity, to who has not waited for two milliseconds.
+    fn steps(&self) -> bool {
+        self.shape.capacity >= 64 && self.shape.bytes.is_none()
+    }
+
     fn grant(&mut self) {
-        if self.phase != Phase::Open {
-            return;
+        if self.phase == Phase::Open {
+            self.grant_all();
         }
+        let mut waits = self.waiting.iter().map(|(_, waiting)| waiting);
+        self.wanted = match waits.find(|w| w.standing == Standing::Waits) {
+            None => usize::MAX,
+            Some(first) if self.steps() && self.now < first.began + 2 => {
+                self.taken + self.shape.capacity / 2
+            }
+            Some(_) => 0,
+        };
+    }
+
+    /// Whoever waits longest gets room first, and nobody before him. Whoever is too late has lost his place.
+    fn grant_all(&mut self) {
         for (_, waiting) in &mut self.waiting {
             if waiting.item.deadline <= self.now {
                 waiting.standing = Standing::Lost;
@@ -278,8 +302,11 @@ impl Model {
             let waiting = Waiting {
                 item,
                 standing: Standing::Waits,
+                began: self.now,
+                look: if self.steps() { self.now + 2 } else { u64::MAX },
             };
             self.waiting.push((number, waiting));
+            self.grant();
             return None;
         }
         self.push(item);
@@ -302,7 +329,13 @@ impl Model {
                 self.push(item);
                 return Some(Ok(()));
             }
-            None => return None,
+            None => {
+                let waiting = &mut self.waiting[place].1;
+                while waiting.look <= self.now {
+                    waiting.look += waiting.look - waiting.began;
+                }
+                return None;
+            }
         };
         self.waiting.remove(place);
         self.grant();
@@ -322,6 +355,7 @@ impl Model {
         waiting.standing == Standing::Granted
             || self.phase != Phase::Open
             || waiting.item.deadline <= self.now
+            || waiting.look <= self.now
     }
 
     pub(crate) fn sender_gone(&mut self) {
@@ -367,8 +401,20 @@ impl Model {
 
     /// Takes one of the batch; `None` if it has expired.
     fn take(&mut self) -> Option<Item> {
+        let item = self.take_quietly();
+        self.make_room();
+        item
+    }
+
+    fn make_room(&mut self) {
+        if self.taken >= self.wanted {
+            self.grant();
+        }
+    }
+
+    fn take_quietly(&mut self) -> Option<Item> {
         let item = self.batch.pop_front()?;
-        self.grant();
+        self.taken += 1;
         self.run += 1;
         if item.deadline <= self.now {
             self.sums.expired += 1;
@@ -470,7 +516,10 @@ impl Model {
 
     fn take_many(&mut self, limit: usize) -> Vec<usize> {
         let count = limit.min(self.batch.len());
-        let taken = (0..count).filter_map(|_| self.take()).collect::<Vec<_>>();
+        let taken = (0..count)
+            .filter_map(|_| self.take_quietly())
+            .collect::<Vec<_>>();
+        self.make_room();
         taken.into_iter().map(|item| item.id).collect()
     }
 }

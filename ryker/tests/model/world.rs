@@ -25,6 +25,11 @@ pub(crate) enum Op {
         sender: usize,
         size: usize,
     },
+    /// So many [`TrySend`](Self::TrySend)s, or fewer, as long as they succeed.
+    Fill {
+        sender: usize,
+        messages: usize,
+    },
     /// Begins a send, which may wait; with a deadline of its own from now on.
     Send {
         sender: usize,
@@ -39,6 +44,8 @@ pub(crate) enum Op {
     Clone(usize),
     DropSender(usize),
     TryRecv,
+    /// So many of them.
+    Take(usize),
     Recv,
     RecvMany(usize),
     CloseReceiver,
@@ -198,7 +205,11 @@ impl World {
 
     pub(crate) async fn apply(&mut self, op: &Op) {
         match *op {
-            Op::TrySend { sender, size } => self.try_send(sender, size),
+            Op::TrySend { sender, size } => drop(self.try_send(sender, size)),
+            Op::Fill { sender, messages } => {
+                let mut left = 0..messages;
+                while left.next().is_some() && self.try_send(sender, 1) == Some(Ok(())) {}
+            }
             Op::Send { sender, size, own } => self.send(sender, size, own),
             Op::Look(which) => {
                 let number = chosen(&self.waiting, which).map(|send| send.number);
@@ -222,6 +233,7 @@ impl World {
                 }
             }
             Op::TryRecv => self.try_recv(),
+            Op::Take(messages) => (0..messages).for_each(|_| self.try_recv()),
             Op::Recv => self.recv().await,
             Op::RecvMany(limit) => self.recv_many(limit).await,
             Op::CloseReceiver => {
@@ -272,12 +284,11 @@ impl World {
         }
     }
 
-    fn try_send(&mut self, which: usize, size: usize) {
-        let Some(sender) = chosen(&self.senders, which) else {
-            return;
-        };
+    fn try_send(&mut self, which: usize, size: usize) -> Option<Result<(), ErrorKind>> {
+        let sender = chosen(&self.senders, which)?;
         let sent = sender.try_send(self.token(size)).map_err(handed_back);
         assert_eq!(sent, self.model.try_send(size), "try_send");
+        Some(sent)
     }
 
     fn send(&mut self, which: usize, size: usize, own: Option<u64>) {
@@ -328,6 +339,7 @@ impl World {
             return;
         };
         let mut send = self.waiting.remove(place);
+        self.woken.lock().unwrap().retain(|woken| *woken != number);
         let expected = self.model.look(number);
         if self.compare(&mut send, expected) {
             self.waiting.insert(place, send);

@@ -1,0 +1,135 @@
+//! When a receiver that always finds a message gives way to others.
+
+use std::time::{Duration, Instant};
+
+/// A turn whose messages took less than this goes on. Giving way costs microseconds, as an idle worker is woken and takes
+/// tasks away: as much as a hundred messages. Timed from half of the messages on, so that a turn of slow messages is no
+/// longer than they are.
+pub(crate) const SLICE: Duration = Duration::from_micros(50);
+
+/// The messages that were taken without a wait, and the time that took.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    messages: u32,
+    /// Messages until the next look at the time.
+    look: u32,
+    timed: Option<Instant>,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            messages: 0,
+            look: 1,
+            timed: None,
+        }
+    }
+}
+
+impl Turn {
+    /// Others had theirs.
+    #[inline]
+    pub(crate) fn begin(&mut self) {
+        *self = Self::default();
+    }
+
+    #[inline(always)]
+    pub(crate) fn take(&mut self, messages: u32) {
+        self.messages = self.messages.saturating_add(messages);
+    }
+
+    /// Whether there is to be a look at whether it [is over](Self::is_over).
+    #[inline(always)]
+    pub(crate) fn is_due(&self) -> bool {
+        self.messages >= self.look
+    }
+
+    /// Whether `every` messages were taken and, where there is a clock, the slice has passed.
+    pub(crate) fn is_over(&mut self, every: u32, clock: Option<fn() -> Instant>) -> bool {
+        let half = every / 2;
+        if self.messages < half {
+            self.look = half;
+            return false;
+        }
+        let (Some(clock), Some(since)) = (clock, self.timed) else {
+            self.timed = clock.map(|now| now());
+            self.look = every;
+            return self.messages >= every;
+        };
+        if self.messages < every {
+            self.look = every;
+            return false;
+        }
+        self.look = self.messages.saturating_add(every - half);
+        clock().saturating_duration_since(since) >= SLICE
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+
+    fn now() -> Instant {
+        let now = NOW.get().unwrap_or_else(Instant::now);
+        NOW.set(Some(now));
+        now
+    }
+
+    /// Messages of a turn when each takes `micros`; at most a million.
+    fn length(every: u32, batch: u32, micros: u64, clock: Option<fn() -> Instant>) -> u32 {
+        let mut turn = Turn::default();
+        for messages in (0..1_000_000).step_by(batch as usize) {
+            if turn.is_due() && turn.is_over(every, clock) {
+                return messages;
+            }
+            turn.take(batch);
+            let passed = Duration::from_micros(micros * u64::from(batch));
+            NOW.set(Some(now() + passed));
+        }
+        1_000_000
+    }
+
+    #[test]
+    fn slow_messages_are_counted() {
+        for every in [1, 2, 3, 63, 64, 1_000] {
+            assert_eq!(length(every, 1, 100, Some(now)), every);
+        }
+        assert_eq!(length(64, 32, 2, Some(now)), 64);
+        assert_eq!(length(64, 64, 2, Some(now)), 64);
+    }
+
+    #[test]
+    fn fast_messages_go_on_for_a_slice() {
+        assert_eq!(length(64, 1, 0, Some(now)), 1_000_000);
+        // Timed from the 32nd on, and looked at after every 32.
+        assert_eq!(length(64, 1, 1, Some(now)), 96);
+        assert_eq!(length(64, 32, 1, Some(now)), 96);
+    }
+
+    #[test]
+    fn without_a_clock_all_are_counted() {
+        for every in [1, 2, 64, 1_000] {
+            assert_eq!(length(every, 1, 0, None), every);
+        }
+        assert_eq!(length(64, 32, 0, None), 64);
+        assert_eq!(length(33, 32, 0, None), 64);
+    }
+
+    #[test]
+    fn a_turn_that_begins_is_counted_anew() {
+        let mut turn = Turn::default();
+        turn.take(64);
+        assert!(turn.is_due() && turn.is_over(64, None));
+        turn.begin();
+        assert!(!turn.is_over(64, None));
+        turn.take(63);
+        assert!(!turn.is_due() || !turn.is_over(64, None));
+        turn.take(1);
+        assert!(turn.is_due() && turn.is_over(64, None));
+    }
+}
