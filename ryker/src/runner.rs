@@ -521,7 +521,7 @@ impl<'a, M> Hand<'a, M> {
         caller: Option<Arc<dyn Caller>>,
         origin: Option<Box<Span>>,
     ) -> Self {
-        shared.make_room(false);
+        shared.make_room();
         let span = match shared.core.hot.traces_messages() {
             true => Some(handle_span(shared, known.deadline, origin.as_deref())),
             false => None,
@@ -560,7 +560,7 @@ impl<'a, M> Hand<'a, M> {
         }
         self.shared.progress.0.end(1, end);
         if end != End::Ok {
-            self.shared.make_room(true);
+            self.shared.make_room();
         }
         let outcome = match end {
             End::Ok => Outcome::Ok,

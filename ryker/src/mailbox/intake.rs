@@ -49,7 +49,7 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     /// Whether room may be announced later than it is there.
-    pub(crate) fn steps(self) -> bool {
+    fn steps(self) -> bool {
         self.messages >= STEPS_FROM && self.bytes.is_none()
     }
 }

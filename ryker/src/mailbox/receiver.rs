@@ -186,7 +186,7 @@ impl<T> Inbox<T> {
     #[inline(always)]
     fn hand_out(&self) {
         self.shared.progress.0.end(1, End::Ok);
-        self.shared.make_room(true);
+        self.shared.make_room();
     }
 
     fn poll_take_many(
@@ -240,7 +240,7 @@ impl<T> Inbox<T> {
         messages.reserve(count - expired);
         if expired == 0 {
             messages.extend(self.batch.drain(..count).map(|envelope| envelope.message));
-            shared.make_room(true);
+            shared.make_room();
             return count;
         }
         let mut late = VecDeque::with_capacity(expired);
@@ -252,7 +252,7 @@ impl<T> Inbox<T> {
             }
         }
         shared.book_unhandled(expired as u64, End::Expired);
-        shared.make_room(true);
+        shared.make_room();
         for envelope in late {
             shared.discard(envelope, ErrorKind::Timeout);
         }
@@ -370,7 +370,7 @@ impl<T> Inbox<T> {
     #[cold]
     pub(crate) fn end_unhandled(&self, envelope: Envelope<T>, end: End, kind: ErrorKind) {
         self.shared.book_unhandled(1, end);
-        self.shared.make_room(true);
+        self.shared.make_room();
         self.shared.discard(envelope, kind);
     }
 

@@ -136,10 +136,10 @@ impl<T> Sender<T> {
         let (limit, _) = inherit(Some(envelope.known.deadline));
         let limit = limit.unwrap_or(envelope.known.deadline);
         let clock = &shared.core.clock;
-        // Where room is announced in steps, one looks for less of it by oneself.
-        let mut wait = if shared.steps() { PATIENCE } else { Tick::MAX };
         let began = clock.now();
-        let mut look = limit.min(began.saturating_add(wait));
+        // Room may be announced late, and who waits may be overlooked, so one looks now and then.
+        let mut wait = PATIENCE;
+        let mut look = limit.min(began + wait);
         let mut timer = pin!(Timer::on(clock, look));
         let mut place = Place {
             shared,
@@ -154,8 +154,8 @@ impl<T> Sender<T> {
             if look >= limit {
                 return Poll::Ready(Err(ErrorKind::Timeout));
             }
-            wait = wait.saturating_mul(2);
-            look = limit.min(began.saturating_add(wait));
+            wait *= 2;
+            look = limit.min(began + wait);
             timer.set(Timer::on(clock, look));
         })
         .await;

@@ -262,7 +262,8 @@ impl<T> Shared<T> {
             None if intake.admits(claim.bytes) => (Standing::Granted, Some(waker)),
             None if phase == Phase::Open => {
                 *ticket = Some(intake.wait(claim, waker));
-                // The receiver takes, then looks at what is wanted; this wants, then looks at what was taken.
+                // The receiver takes, then looks at what is wanted; this wants, then looks at what was taken. Without a
+                // fence on its side both may look too early.
                 self.wanted.store(0, Ordering::Relaxed);
                 fence(Ordering::SeqCst);
                 wakers.extend(self.grant(&mut intake, now));
@@ -411,14 +412,11 @@ impl<T> Shared<T> {
         phase
     }
 
-    /// The receiver has taken messages. Whoever waits for room is told when there is [enough](Intake::wanted) of it,
-    /// with certainty if `fenced`.
+    /// The receiver has taken messages. Whoever waits for room is told when there is [enough](Intake::wanted) of it;
+    /// but one who begins to wait in this very moment may be overlooked, as a fence would cost as much as the message. It
+    /// looks for itself before long.
     #[inline(always)]
-    pub(crate) fn make_room(&self, fenced: bool) {
-        if fenced {
-            // Pairs with the fence in `poll_offer`.
-            fence(Ordering::SeqCst);
-        }
+    pub(crate) fn make_room(&self) {
         if self.progress.0.taken_by_receiver() >= self.wanted.load(Ordering::Relaxed) {
             self.grant_room();
         }
@@ -426,15 +424,11 @@ impl<T> Shared<T> {
 
     /// The receiver has taken messages and may not look again soon: whoever waits for room is told.
     pub(crate) fn announce_room(&self) {
+        // Pairs with the fence in `poll_offer`.
         fence(Ordering::SeqCst);
         if self.wanted.load(Ordering::Relaxed) < u64::MAX {
             self.grant_room();
         }
-    }
-
-    /// Whether room may be announced later than it is there.
-    pub(crate) fn steps(&self) -> bool {
-        self.spec.bounds().steps()
     }
 
     #[cold]

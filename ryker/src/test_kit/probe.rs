@@ -197,7 +197,7 @@ impl<M: Send + 'static> Probe<M> {
             return None;
         }
         self.inbox.shared.progress.0.end(1, End::Ok);
-        self.inbox.shared.make_room(true);
+        self.inbox.shared.make_room();
         let message = envelope.message.message;
         Some(message)
     }

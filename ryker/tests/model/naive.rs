@@ -303,7 +303,7 @@ impl Model {
                 item,
                 standing: Standing::Waits,
                 began: self.now,
-                look: if self.steps() { self.now + 2 } else { u64::MAX },
+                look: self.now + 2,
             };
             self.waiting.push((number, waiting));
             self.grant();
