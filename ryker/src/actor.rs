@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::account::Accounts;
 use crate::clock::{instant_of, tick_from, Clock, Tick};
 use crate::error::{ErrorKind, SendError};
-use crate::mailbox::{Phase, Sender, Shared};
+use crate::mailbox::{Phase, Sender, Shared, Unsent};
 use crate::reply::{Ask, Caller, Reply};
 
 /// State that is changed by messages, one at a time.
@@ -245,7 +245,12 @@ impl<M: Send + 'static> ActorRef<M> {
     /// Dropped before it returned, it has sent nothing.
     pub async fn send(&self, message: M) -> Result<(), SendError<M>> {
         let letter = self.letter(message, None);
-        self.sender.send(letter).await.map_err(opened)
+        let sent = match self.sender.begin(letter, None) {
+            Ok(()) => return Ok(()),
+            Err(Unsent::Refused(error)) => Err(error),
+            Err(Unsent::Full(envelope)) => Box::pin(self.sender.wait(envelope)).await,
+        };
+        sent.map_err(opened)
     }
 
     /// [`send`](Self::send) with a deadline of the caller's, which wins if it is earlier than the actor's.
@@ -261,7 +266,11 @@ impl<M: Send + 'static> ActorRef<M> {
         deadline: Instant,
     ) -> Result<(), SendError<M>> {
         let letter = self.letter(message, None);
-        let sent = self.sender.send_with_deadline(letter, deadline).await;
+        let sent = match self.sender.begin(letter, Some(tick_from(deadline))) {
+            Ok(()) => return Ok(()),
+            Err(Unsent::Refused(error)) => Err(error),
+            Err(Unsent::Full(envelope)) => Box::pin(self.sender.wait(envelope)).await,
+        };
         sent.map_err(opened)
     }
 

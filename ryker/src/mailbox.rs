@@ -19,6 +19,7 @@ pub use sender::Sender;
 
 pub(crate) use intake::{Envelope, Phase, Stamp};
 pub(crate) use receiver::Inbox;
+pub(crate) use sender::Unsent;
 use shared::Measured;
 pub(crate) use shared::{Extras, Vacant};
 pub(crate) use shared::{Shared, Spec};

@@ -226,37 +226,42 @@ impl<R: Send> Waits for Slot<R> {
     }
 }
 
-pin_project_lite::pin_project! {
-    /// The wait for an answer; made by [`ActorRef::ask`].
-    ///
-    /// Nothing is sent before it is first polled. Dropping it gives up: the message is then dropped unhandled if it is
-    /// still queued, and the handler can see it if not.
-    #[must_use = "nothing is sent before it is polled"]
-    pub struct Ask<'a, M, R, F>
-    where
-        M: 'static,
-        R: Send,
-    {
-        actor: &'a ActorRef<M>,
-        make: Option<F>,
-        own: Option<Tick>,
-        wait: Option<Wait<'a, R>>,
-        #[pin]
-        timer: Timer,
-    }
+/// The wait for an answer; made by [`ActorRef::ask`].
+///
+/// Nothing is sent before it is first polled. Dropping it gives up: the message is then dropped unhandled if it is
+/// still queued, and the handler can see it if not.
+#[must_use = "nothing is sent before it is polled"]
+pub struct Ask<'a, M, R, F>
+where
+    M: 'static,
+    R: Send,
+{
+    actor: &'a ActorRef<M>,
+    make: Option<F>,
+    own: Option<Tick>,
+    wait: Option<Wait<'a, R>>,
 }
+
+// Nothing in it is ever pinned.
+impl<M, R: Send, F> Unpin for Ask<'_, M, R, F> {}
 
 /// The caller's side of a slot, let go when dropped.
 struct Wait<'a, R> {
     slot: Arc<Slot<R>>,
-    /// The call at the deadline; where there is none, the ask has its own timer.
-    call: Option<(&'a Clock, Key)>,
+    alarm: Alarm<'a>,
     is_over: bool,
+}
+
+/// What ends the wait at the deadline.
+enum Alarm<'a> {
+    Call(&'a Clock, Key),
+    /// Where tokio's clock is paused.
+    Timer(Pin<Box<Timer>>),
 }
 
 impl<R> Drop for Wait<'_, R> {
     fn drop(&mut self) {
-        if let Some((clock, key)) = self.call.take() {
+        if let Alarm::Call(clock, key) = self.alarm {
             clock.cancel(key);
         }
         if !self.is_over {
@@ -272,7 +277,6 @@ impl<'a, M, R: Send, F> Ask<'a, M, R, F> {
             make: Some(make),
             own,
             wait: None,
-            timer: Timer::at(0),
         }
     }
 }
@@ -286,9 +290,9 @@ where
     type Output = Result<R, AskError<M>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+        let this = self.get_mut();
         if let Some(make) = this.make.take() {
-            let (own, is_inner) = crate::scope::inherit(*this.own);
+            let (own, is_inner) = crate::scope::inherit(this.own);
             let slot = Arc::new(Slot::new(cx.waker().clone(), is_inner));
             let caller: Arc<dyn Caller> = Arc::clone(&slot) as Arc<dyn Caller>;
             let reply = Reply {
@@ -303,33 +307,38 @@ where
             };
             let clock = this.actor.clock();
             let call = clock.call_at(deadline, Arc::clone(&slot) as Arc<dyn Waits>);
-            *this.wait = Some(Wait {
+            this.wait = Some(Wait {
                 slot,
-                call: call.map(|key| (clock, key)),
+                alarm: match call {
+                    Some(key) => Alarm::Call(clock, key),
+                    None => Alarm::Timer(Box::pin(Timer::at(deadline))),
+                },
                 is_over: false,
             });
             if call.is_some() {
                 // Whatever has happened meanwhile has woken this task.
                 return Poll::Pending;
             }
-            this.timer.set(Timer::at(deadline));
         }
         let Some(wait) = this.wait.as_mut() else {
             return Poll::Ready(Err(AskError::NoReply));
         };
         let ended = match wait.slot.poll_answer(cx) {
             Poll::Ready(ended) => ended,
-            Poll::Pending if wait.call.is_some() => return Poll::Pending,
             Poll::Pending => {
-                if this.timer.poll(cx).is_pending() {
+                let is_late = match &mut wait.alarm {
+                    Alarm::Timer(timer) => timer.as_mut().poll(cx).is_ready(),
+                    Alarm::Call(..) => false,
+                };
+                if !is_late {
                     return Poll::Pending;
                 }
-                *this.wait = None;
+                this.wait = None;
                 return Poll::Ready(Err(AskError::Timeout));
             }
         };
         wait.is_over = true;
-        *this.wait = None;
+        this.wait = None;
         Poll::Ready(ended.map_err(|kind| match kind {
             ErrorKind::Timeout => AskError::Timeout,
             ErrorKind::Draining => AskError::Draining,

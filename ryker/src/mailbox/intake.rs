@@ -123,16 +123,25 @@ impl<T> Intake<T> {
     }
 
     #[inline(always)]
-    pub(crate) fn push(&mut self, envelope: Envelope<T>) {
+    pub(crate) fn push(&mut self, known: Stamp, message: T) {
         self.accepted += 1;
         if let Some(bytes) = &mut self.bytes {
-            bytes.accepted += u64::from(envelope.known.bytes);
+            bytes.accepted += u64::from(known.bytes);
         }
+        if self.queue.len() == self.queue.capacity() {
+            self.grow();
+        }
+        self.queue.push_back(Envelope { known, message });
+    }
+
+    #[cold]
+    fn grow(&mut self) {
         if self.queue.capacity() == 0 {
             // Many actors never have two messages at a time.
             self.queue.reserve_exact(1);
+        } else {
+            self.queue.reserve(1);
         }
-        self.queue.push_back(envelope);
     }
 
     /// Reserves room for those who wait, in order, and returns whom to wake. Takes back what was reserved for somebody

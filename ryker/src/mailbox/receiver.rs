@@ -254,7 +254,7 @@ impl<T> Inbox<T> {
         shared.book_unhandled(expired as u64, End::Expired);
         shared.make_room();
         for envelope in late {
-            shared.discard(envelope, ErrorKind::Timeout);
+            shared.discard(envelope.message, ErrorKind::Timeout);
         }
         count - expired
     }
@@ -371,7 +371,7 @@ impl<T> Inbox<T> {
     pub(crate) fn end_unhandled(&self, envelope: Envelope<T>, end: End, kind: ErrorKind) {
         self.shared.book_unhandled(1, end);
         self.shared.make_room();
-        self.shared.discard(envelope, kind);
+        self.shared.discard(envelope.message, kind);
     }
 
     #[cold]
@@ -429,7 +429,7 @@ impl<T> Inbox<T> {
         self.shared.book_unhandled(count, end);
         self.shared.announce_room();
         for envelope in envelopes {
-            self.shared.discard(envelope, kind);
+            self.shared.discard(envelope.message, kind);
         }
     }
 }

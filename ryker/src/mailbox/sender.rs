@@ -75,22 +75,10 @@ impl<T> Sender<T> {
     /// # Cancel safety
     /// A send that is dropped before it returned has sent nothing; the message is dropped with it.
     pub async fn send(&self, message: T) -> Result<(), SendError<T>> {
-        let stamp = match self.shared.stamp(&message, None) {
-            Ok(stamp) => stamp,
-            Err(kind) => return Err(self.refuse(kind, message)),
-        };
-        match self.shared.offer(message, stamp) {
+        match self.begin(message, None) {
             Ok(()) => Ok(()),
-            Err((kind, message)) => {
-                self.wait(
-                    kind,
-                    Envelope {
-                        known: stamp,
-                        message,
-                    },
-                )
-                .await
-            }
+            Err(Unsent::Refused(error)) => Err(error),
+            Err(Unsent::Full(envelope)) => Box::pin(self.wait(envelope)).await,
         }
     }
 
@@ -106,31 +94,29 @@ impl<T> Sender<T> {
         message: T,
         deadline: Instant,
     ) -> Result<(), SendError<T>> {
-        let deadline = Some(tick_from(deadline));
-        let stamp = match self.shared.stamp(&message, deadline) {
-            Ok(stamp) => stamp,
-            Err(kind) => return Err(self.refuse(kind, message)),
-        };
-        match self.shared.offer(message, stamp) {
+        match self.begin(message, Some(tick_from(deadline))) {
             Ok(()) => Ok(()),
-            Err((kind, message)) => {
-                self.wait(
-                    kind,
-                    Envelope {
-                        known: stamp,
-                        message,
-                    },
-                )
-                .await
-            }
+            Err(Unsent::Refused(error)) => Err(error),
+            Err(Unsent::Full(envelope)) => Box::pin(self.wait(envelope)).await,
         }
     }
 
-    /// Waits for room, if that is what was missing.
-    async fn wait(&self, kind: ErrorKind, envelope: Envelope<T>) -> Result<(), SendError<T>> {
-        if kind != ErrorKind::Busy {
-            return Err(self.refuse(kind, envelope.message));
+    /// Sends `message` if there is room now; if there is none, it is to [wait](Self::wait).
+    #[inline(always)]
+    pub(crate) fn begin(&self, message: T, own: Option<Tick>) -> Result<(), Unsent<T>> {
+        let known = match self.shared.stamp(&message, own) {
+            Ok(known) => known,
+            Err(kind) => return Err(Unsent::Refused(self.refuse(kind, message))),
+        };
+        match self.shared.offer(message, known) {
+            Ok(()) => Ok(()),
+            Err((ErrorKind::Busy, message)) => Err(Unsent::Full(Envelope { known, message })),
+            Err((kind, message)) => Err(Unsent::Refused(self.refuse(kind, message))),
         }
+    }
+
+    /// Waits for room. It takes much more memory than a send that finds some, so it has a box of its own.
+    pub(crate) async fn wait(&self, envelope: Envelope<T>) -> Result<(), SendError<T>> {
         let shared = &*self.shared;
         // A handler that waits here has no longer than its own message.
         let (limit, _) = inherit(Some(envelope.known.deadline));
@@ -218,6 +204,12 @@ impl<T> fmt::Debug for Sender<T> {
     }
 }
 
+/// Why a message was not sent at once.
+pub(crate) enum Unsent<T> {
+    Full(Envelope<T>),
+    Refused(SendError<T>),
+}
+
 /// A message on its way in, and its place among those who wait for room. Dropped, both are given up.
 struct Place<'a, T> {
     shared: &'a Shared<T>,
@@ -231,7 +223,7 @@ impl<T> Drop for Place<'_, T> {
             self.shared.leave(ticket);
         }
         if let Some(envelope) = self.envelope.take() {
-            self.shared.discard(envelope, ErrorKind::Closed);
+            self.shared.discard(envelope.message, ErrorKind::Closed);
         }
     }
 }

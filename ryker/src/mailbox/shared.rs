@@ -168,10 +168,7 @@ impl<T> Shared<T> {
         if !intake.admits(stamp.bytes) {
             return self.offer_slowly(intake, message, stamp);
         }
-        intake.push(Envelope {
-            known: stamp,
-            message,
-        });
+        intake.push(stamp, message);
         let reader = intake.reader_for_message();
         drop(intake);
         if let Some(reader) = reader {
@@ -197,10 +194,7 @@ impl<T> Shared<T> {
         };
         let result = match refusal {
             None => {
-                intake.push(Envelope {
-                    known: stamp,
-                    message,
-                });
+                intake.push(stamp, message);
                 wakers.extend(intake.reader_for_message());
                 Ok(())
             }
@@ -273,7 +267,7 @@ impl<T> Shared<T> {
         };
         if let (Standing::Granted, Phase::Open) = (standing, phase) {
             if let Some(sealed) = envelope.take() {
-                intake.push(sealed);
+                intake.push(sealed.known, sealed.message);
             }
             wakers.extend(intake.reader_for_message());
         }
@@ -500,8 +494,7 @@ impl<T> Shared<T> {
     }
 
     /// Drops a message that nobody handles.
-    pub(crate) fn discard(&self, envelope: Envelope<T>, kind: ErrorKind) {
-        let mut message = envelope.message;
+    pub(crate) fn discard(&self, mut message: T, kind: ErrorKind) {
         if let Some(discard) = self.spec.discard {
             discard(&message, kind);
         }
