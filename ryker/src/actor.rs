@@ -347,7 +347,7 @@ impl<M: Send + 'static> ActorRef<M> {
     /// # Cancel safety
     /// May be dropped and called again.
     pub async fn stopped(&self) -> ActorExit {
-        self.sender.shared.fate.wait().await
+        self.sender.shared.fate().wait().await
     }
 
     /// Ends the actor at once: the handler under way is dropped at its next await and its message counted as aborted,
@@ -371,7 +371,7 @@ impl<M: Send + 'static> ActorRef<M> {
 
     /// How it ended, if it has.
     pub fn exit(&self) -> Option<ActorExit> {
-        self.sender.shared.fate.exit()
+        self.sender.shared.fate().exit()
     }
 
     /// Its name.

@@ -8,6 +8,7 @@
 //!
 //! Nobody joins the thread: it ends by itself when the last clock is dropped.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::{self, Thread};
@@ -215,6 +216,12 @@ fn origin() -> Instant {
         let earlier = back.iter().find_map(|back| now.checked_sub(*back));
         earlier.unwrap_or(now)
     })
+}
+
+/// Now, in nanoseconds since before the first look at any clock.
+pub(crate) fn nanos() -> NonZeroU64 {
+    let since = Instant::now().saturating_duration_since(origin());
+    NonZeroU64::MIN.saturating_add(since.as_nanos() as u64)
 }
 
 /// The tick in which `instant` lies.

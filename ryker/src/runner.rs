@@ -131,7 +131,7 @@ impl<A: Actor> Seat<A> {
 
     /// How the actor ended, or that it runs.
     fn ended(&self) -> Result<(), ActorExit> {
-        match self.shared.fate.exit() {
+        match self.shared.fate().exit() {
             Some(ActorExit::Normal) => Ok(()),
             Some(exit) => Err(exit),
             None => Err(ActorExit::Cancelled),
@@ -219,9 +219,9 @@ impl<A: Actor> Place<A> {
     fn end(&mut self, exit: ActorExit) {
         self.inbox.retire();
         let shared = &self.inbox.shared;
-        if !shared.fate.is_sealed() {
+        if !shared.fate().is_sealed() {
             shared.tell(|observer, name| observer.on_exit(name, &exit));
-            shared.fate.seal(exit);
+            shared.fate().seal(exit);
         }
         shared.core.changed();
     }
@@ -294,17 +294,21 @@ fn live<'a, A: Actor, S: Future + Send + 'a>(
             if !is_ready.await {
                 break;
             }
-            let Some(envelope) = next(inbox) else {
-                continue;
-            };
-            let known = envelope.known;
-            let Letter {
-                message,
-                caller,
-                origin,
-            } = envelope.message;
-            let mut hand = Hand::new(&shared, inbox.now, known, caller, origin);
-            cx.deadline = known.deadline;
+            let message;
+            let mut hand;
+            {
+                // Kept in a scope of its own, so that no part of it is kept while the handler runs.
+                let Some(Envelope {
+                    known,
+                    message: letter,
+                }) = next(inbox)
+                else {
+                    continue;
+                };
+                message = letter.message;
+                hand = Hand::new(&shared, inbox.now, known, letter.caller, letter.origin);
+                cx.deadline = known.deadline;
+            }
             let handled = {
                 let handler = pin!(actor.handle(message, &mut cx));
                 Serve::new::<A>(handler, Some(&hand), inbox, &mut stopping, &mut timer).await
@@ -558,7 +562,7 @@ impl<'a, M> Hand<'a, M> {
             self.shared.book_unhandled(1, end);
             return;
         }
-        self.shared.progress.0.end(1, end);
+        self.shared.progress().end(1, end);
         if end != End::Ok {
             self.shared.make_room();
         }
@@ -598,7 +602,7 @@ pub(crate) fn supervise<A: Actor>(mut place: Place<A>) -> impl Future<Output = (
         let mut failures: Option<Box<Failures>> = None;
         let mut hurried = false;
         loop {
-            let taken = place.inbox.shared.progress.0.taken().0;
+            let taken = place.inbox.shared.progress().taken().0;
             let began = place.inbox.shared.core.clock.now();
             let exit = match Contained::new(place.incarnate(pending::<()>())).await {
                 Ok(Ok(())) => ActorExit::Normal,
@@ -608,7 +612,7 @@ pub(crate) fn supervise<A: Actor>(mut place: Place<A>) -> impl Future<Output = (
                 },
             };
             let shared = &*place.inbox.shared;
-            if shared.progress.0.taken().0 > taken {
+            if shared.progress().taken().0 > taken {
                 hurried = false;
             }
             let judged = if place.inbox.is_done {

@@ -61,8 +61,6 @@ pub(crate) struct Stats {
     /// Waited no longer than the first bucket.
     brief: [AtomicU64; 2],
     slow: OnceLock<Box<Slow>>,
-    shutdown: AtomicU64,
-    closed: AtomicU64,
     restarts: AtomicU64,
 }
 
@@ -72,6 +70,8 @@ struct Slow {
     waited: Histogram,
     timeout: OnceLock<Box<Histogram>>,
     error: OnceLock<Box<Histogram>>,
+    shutdown: AtomicU64,
+    closed: AtomicU64,
 }
 
 impl Stats {
@@ -112,8 +112,8 @@ impl Stats {
     /// Accepted messages were dropped or aborted.
     pub(crate) fn dropped(&self, reason: DropReason, count: u64) {
         match reason {
-            DropReason::Shutdown => add(&self.shutdown, count),
-            DropReason::Closed => add(&self.closed, count),
+            DropReason::Shutdown => add(&self.slow().shutdown, count),
+            DropReason::Closed => add(&self.slow().closed, count),
             // Those are in the accounts.
             _ => {}
         }
@@ -139,8 +139,8 @@ impl Stats {
                 slow.and_then(|slow| rare(&slow.error)),
             ],
             waited: sum(&self.brief, slow.map(|slow| slow.waited.read())),
-            shutdown: self.shutdown.load(Ordering::Relaxed),
-            closed: self.closed.load(Ordering::Relaxed),
+            shutdown: slow.map_or(0, |slow| slow.shutdown.load(Ordering::Relaxed)),
+            closed: slow.map_or(0, |slow| slow.closed.load(Ordering::Relaxed)),
             restarts: self.restarts.load(Ordering::Relaxed),
         }
     }

@@ -77,3 +77,12 @@ impl<T> Lock<T> {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Padded<T>(pub(crate) T);
+
+impl<T> std::ops::Deref for Padded<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}

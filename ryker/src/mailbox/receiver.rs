@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::intake::{Envelope, Phase};
 use super::shared::Shared;
-use super::turn::Turn;
+use super::turn::{Nanos, Turn};
 use crate::account::{Accounts, End};
-use crate::clock::instant_of;
+use crate::clock::{instant_of, nanos};
 use crate::error::{ErrorKind, TryRecvError};
 use crate::stats::BOUNDS_MS;
 
@@ -185,7 +185,7 @@ impl<T> Inbox<T> {
     /// Books that the message taken last is whoever received it's.
     #[inline(always)]
     fn hand_out(&self) {
-        self.shared.progress.0.end(1, End::Ok);
+        self.shared.progress().end(1, End::Ok);
         self.shared.make_room();
     }
 
@@ -230,8 +230,8 @@ impl<T> Inbox<T> {
                 shared.stats.waited(waited);
             }
         }
-        shared.progress.0.take(count as u64, bytes);
-        shared.progress.0.end((count - expired) as u64, End::Ok);
+        shared.progress().take(count as u64, bytes);
+        shared.progress().end((count - expired) as u64, End::Ok);
         if metrics {
             shared.stats.waited_briefly(brief, brief_ms);
         }
@@ -361,7 +361,7 @@ impl<T> Inbox<T> {
     #[inline(always)]
     fn pop(&mut self) -> Option<Envelope<T>> {
         let bytes = self.batch.front()?.known.bytes;
-        self.shared.progress.0.take(1, u64::from(bytes));
+        self.shared.progress().take(1, u64::from(bytes));
         self.turn.take(1);
         self.batch.pop_front()
     }
@@ -377,7 +377,7 @@ impl<T> Inbox<T> {
     #[cold]
     fn is_tired(&mut self) -> bool {
         let core = &self.shared.core;
-        let clock = (!core.clock.is_stopped()).then_some(Instant::now as fn() -> Instant);
+        let clock = (!core.clock.is_stopped()).then_some(nanos as fn() -> Nanos);
         self.turn.is_over(core.hot.yield_every(), clock)
     }
 
@@ -385,7 +385,7 @@ impl<T> Inbox<T> {
     #[cold]
     fn give_way(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.turn.begin();
-        self.shared.progress.0.yielded();
+        self.shared.progress().yielded();
         // A task that wakes itself goes behind those of its own worker only, which looks at its timers, at the network and
         // at what other threads queued once in 61 polls; this waits for that look. On the first poll it is pending always.
         let _ = pin!(tokio::task::yield_now()).poll(cx);
@@ -425,7 +425,7 @@ impl<T> Inbox<T> {
         if count == 0 {
             return;
         }
-        self.shared.progress.0.take(count, bytes);
+        self.shared.progress().take(count, bytes);
         self.shared.book_unhandled(count, end);
         self.shared.announce_room();
         for envelope in envelopes {

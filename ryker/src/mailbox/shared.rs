@@ -83,40 +83,61 @@ impl<T> Spec<T> {
     }
 }
 
+/// In cache lines by who writes them; what is written rarely fills the gaps, as there may be very many.
 pub(crate) struct Shared<T> {
-    intake: Padded<Lock<Intake<T>>>,
-    pub(crate) progress: Padded<Progress>,
+    inflow: Padded<Inflow<T>>,
+    outflow: Padded<Outflow>,
+    pub(crate) stats: Padded<Stats>,
     senders: AtomicUsize,
+    pub(crate) spec: Spec<T>,
+    pub(crate) core: Arc<Core>,
+    /// Where it is registered, or `usize::MAX`.
+    residence: PlainUsize,
+}
+
+struct Inflow<T> {
+    intake: Lock<Intake<T>>,
+    fate: Fate,
+}
+
+struct Outflow {
+    progress: Progress,
     /// How many the receiver has taken when it is to look at those who wait for room. Written under the lock.
     wanted: AtomicU64,
     /// Whether the receiver is to drop what it finds. Written under the lock.
     cut: AtomicBool,
     /// Whether there is no receiver any more.
     is_gone: AtomicBool,
-    pub(crate) spec: Spec<T>,
-    pub(crate) core: Arc<Core>,
-    pub(crate) stats: Stats,
-    pub(crate) fate: Fate,
-    /// Where it is registered, or `usize::MAX`.
-    residence: PlainUsize,
 }
 
 impl<T> Shared<T> {
     /// With one sender.
     pub(crate) fn new(spec: Spec<T>, core: Arc<Core>) -> Self {
         Self {
-            intake: Padded(Lock::new(Intake::new(spec.bounds()))),
-            progress: Padded(Progress::new()),
+            inflow: Padded(Inflow {
+                intake: Lock::new(Intake::new(spec.bounds())),
+                fate: Fate::default(),
+            }),
+            outflow: Padded(Outflow {
+                progress: Progress::new(),
+                wanted: AtomicU64::new(u64::MAX),
+                cut: AtomicBool::new(false),
+                is_gone: AtomicBool::new(false),
+            }),
+            stats: Padded::default(),
             senders: AtomicUsize::new(1),
-            wanted: AtomicU64::new(u64::MAX),
-            cut: AtomicBool::new(false),
-            is_gone: AtomicBool::new(false),
             spec,
             core,
-            stats: Stats::default(),
-            fate: Fate::default(),
             residence: PlainUsize::new(usize::MAX),
         }
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.outflow.progress
+    }
+
+    pub(crate) fn fate(&self) -> &Fate {
+        &self.inflow.fate
     }
 
     /// Where it is registered, to be left when it is dropped.
@@ -164,7 +185,7 @@ impl<T> Shared<T> {
     /// Takes the message in, or hands it back with what is in the way.
     #[inline(always)]
     pub(crate) fn offer(&self, message: T, stamp: Stamp) -> Result<(), (ErrorKind, T)> {
-        let mut intake = self.intake.0.lock();
+        let mut intake = self.inflow.intake.lock();
         if !intake.admits(stamp.bytes) {
             return self.offer_slowly(intake, message, stamp);
         }
@@ -208,7 +229,7 @@ impl<T> Shared<T> {
     /// What is in the way of a message when the intake has ended: a drain, or a stop that is under way, or that there is
     /// nobody any more.
     fn ended(&self, phase: Phase) -> ErrorKind {
-        let is_gone = self.is_gone.load(Ordering::Relaxed);
+        let is_gone = self.outflow.is_gone.load(Ordering::Relaxed);
         if self.core.is_draining() || (phase == Phase::Draining && !is_gone) {
             ErrorKind::Draining
         } else {
@@ -219,10 +240,10 @@ impl<T> Shared<T> {
     /// Reserves room for those who wait, in their order.
     fn grant(&self, intake: &mut Intake<T>, now: Tick) -> Wakers {
         let bounds = self.spec.bounds();
-        let taken = self.progress.0.taken();
+        let taken = self.progress().taken();
         let wakers = intake.grant(bounds, taken, now);
         let wanted = intake.wanted(bounds, taken.0, now);
-        self.wanted.store(wanted, Ordering::Relaxed);
+        self.outflow.wanted.store(wanted, Ordering::Relaxed);
         wakers
     }
 
@@ -248,7 +269,7 @@ impl<T> Shared<T> {
         }
         sealed.known.budget = (claim.deadline - now) as u32;
         let waker = cx.waker().clone();
-        let mut intake = self.intake.0.lock();
+        let mut intake = self.inflow.intake.lock();
         let mut wakers = self.grant(&mut intake, now);
         let phase = intake.phase;
         let (standing, spare) = match *ticket {
@@ -258,7 +279,7 @@ impl<T> Shared<T> {
                 *ticket = Some(intake.wait(claim, waker));
                 // The receiver takes, then looks at what is wanted; this wants, then looks at what was taken. Without a
                 // fence on its side both may look too early.
-                self.wanted.store(0, Ordering::Relaxed);
+                self.outflow.wanted.store(0, Ordering::Relaxed);
                 fence(Ordering::SeqCst);
                 wakers.extend(self.grant(&mut intake, now));
                 (Standing::Waits, None)
@@ -288,7 +309,7 @@ impl<T> Shared<T> {
     /// Gives up a place among those who wait.
     pub(crate) fn leave(&self, ticket: Ticket) {
         let now = self.core.clock.now();
-        let mut intake = self.intake.0.lock();
+        let mut intake = self.inflow.intake.lock();
         let (_, waker) = intake.leave(ticket);
         // Either room is free again, or a large message is no longer in the way of smaller ones.
         let wakers = self.grant(&mut intake, now);
@@ -301,7 +322,7 @@ impl<T> Shared<T> {
     #[cold]
     pub(crate) fn refuse<U>(&self, error: SendError<U>) -> SendError<U> {
         let reason = {
-            let mut intake = self.intake.0.lock();
+            let mut intake = self.inflow.intake.lock();
             let refused = intake.refused();
             let (counter, reason) = match error {
                 SendError::Busy(_) => (&mut refused.busy, DropReason::Capacity),
@@ -319,7 +340,7 @@ impl<T> Shared<T> {
 
     /// Ends the intake: what is queued stays readable.
     pub(crate) fn close(&self, phase: Phase) {
-        let wakers = self.intake.0.lock().end(phase);
+        let wakers = self.inflow.intake.lock().end(phase);
         wake_all(wakers);
     }
 
@@ -342,14 +363,14 @@ impl<T> Shared<T> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.intake.0.lock().phase != Phase::Open
+        self.inflow.intake.lock().phase != Phase::Open
     }
 
     /// Messages in the mailbox: accepted and not yet taken from it.
     pub(crate) fn depth(&self) -> u64 {
-        let accepted = self.intake.0.lock().accepted();
+        let accepted = self.inflow.intake.lock().accepted();
         // Later than `accepted`, so it may have run ahead.
-        accepted.saturating_sub(self.progress.0.taken().0)
+        accepted.saturating_sub(self.progress().taken().0)
     }
 
     /// What is queued goes to `batch`, which is empty. If nothing is, tells the phase, and if that is `Open` leaves
@@ -360,7 +381,7 @@ impl<T> Shared<T> {
         waker: &mut Option<Waker>,
     ) -> Result<(), Phase> {
         let now = self.core.clock.now();
-        let mut intake = self.intake.0.lock();
+        let mut intake = self.inflow.intake.lock();
         let wakers = self.grant(&mut intake, now);
         let swapped = if intake.queue.is_empty() {
             if let (Phase::Open, Some(reader)) = (intake.phase, waker.take()) {
@@ -369,7 +390,7 @@ impl<T> Shared<T> {
             Err(intake.phase)
         } else {
             std::mem::swap(&mut intake.queue, batch);
-            self.progress.0.hold(batch.len() as u64);
+            self.progress().hold(batch.len() as u64);
             Ok(())
         };
         drop(intake);
@@ -379,15 +400,15 @@ impl<T> Shared<T> {
 
     /// Adds what is queued to the end of `batch`.
     pub(crate) fn gather(&self, batch: &mut VecDeque<Envelope<T>>) {
-        let mut intake = self.intake.0.lock();
-        self.progress.0.hold(intake.queue.len() as u64);
+        let mut intake = self.inflow.intake.lock();
+        self.progress().hold(intake.queue.len() as u64);
         batch.append(&mut intake.queue);
     }
 
     /// Has `waker` woken by whatever is not a message, and tells the phase.
     pub(crate) fn attend(&self, waker: &Waker) -> Phase {
         let (phase, attended) = {
-            let intake = self.intake.0.lock();
+            let intake = self.inflow.intake.lock();
             (intake.phase, intake.is_attended(waker))
         };
         if attended {
@@ -396,7 +417,7 @@ impl<T> Shared<T> {
         }
         let reader = waker.clone();
         let now = self.core.clock.now();
-        let mut intake = self.intake.0.lock();
+        let mut intake = self.inflow.intake.lock();
         let old = intake.park(reader, false);
         let wakers = self.grant(&mut intake, now);
         let phase = intake.phase;
@@ -411,7 +432,7 @@ impl<T> Shared<T> {
     /// looks for itself before long.
     #[inline(always)]
     pub(crate) fn make_room(&self) {
-        if self.progress.0.taken_by_receiver() >= self.wanted.load(Ordering::Relaxed) {
+        if self.progress().taken_by_receiver() >= self.outflow.wanted.load(Ordering::Relaxed) {
             self.grant_room();
         }
     }
@@ -420,7 +441,7 @@ impl<T> Shared<T> {
     pub(crate) fn announce_room(&self) {
         // Pairs with the fence in `poll_offer`.
         fence(Ordering::SeqCst);
-        if self.wanted.load(Ordering::Relaxed) < u64::MAX {
+        if self.outflow.wanted.load(Ordering::Relaxed) < u64::MAX {
             self.grant_room();
         }
     }
@@ -428,19 +449,19 @@ impl<T> Shared<T> {
     #[cold]
     fn grant_room(&self) {
         let now = self.core.clock.now();
-        let wakers = self.grant(&mut self.intake.0.lock(), now);
+        let wakers = self.grant(&mut self.inflow.intake.lock(), now);
         wake_all(wakers);
     }
 
     #[inline(always)]
     pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+        self.outflow.cut.load(Ordering::Relaxed)
     }
 
     pub(crate) fn accounts(&self) -> Accounts {
         loop {
-            let intake = self.intake.0.lock();
-            if let Some(booked) = self.progress.0.read() {
+            let intake = self.inflow.intake.lock();
+            if let Some(booked) = self.progress().read() {
                 let mut accounts = Accounts {
                     accepted: intake.accepted(),
                     pending: intake.queue.len() as u64 + booked.held,
@@ -463,7 +484,7 @@ impl<T> Shared<T> {
         if count == 0 {
             return;
         }
-        self.progress.0.end(count, end);
+        self.progress().end(count, end);
         let reason = match end {
             End::Expired | End::Abandoned => DropReason::Deadline,
             _ if self.is_shutting_down() => DropReason::Shutdown,
@@ -482,7 +503,7 @@ impl<T> Shared<T> {
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {
-        self.intake.0.lock().phase == Phase::Draining || self.core.is_draining()
+        self.inflow.intake.lock().phase == Phase::Draining || self.core.is_draining()
     }
 
     /// Why those who wait for an answer get none.
@@ -507,15 +528,15 @@ impl<T> Shared<T> {
 
     /// Nobody receives any more.
     pub(crate) fn retire(&self) {
-        self.is_gone.store(true, Ordering::Relaxed);
+        self.outflow.is_gone.store(true, Ordering::Relaxed);
         self.close(Phase::Closed);
     }
 
     /// Ends the mailbox at once: what is in it is dropped by its receiver.
     pub(crate) fn cut(&self, phase: Phase) {
         let wakers = {
-            let mut intake = self.intake.0.lock();
-            self.cut.store(true, Ordering::Relaxed);
+            let mut intake = self.inflow.intake.lock();
+            self.outflow.cut.store(true, Ordering::Relaxed);
             intake.end(phase)
         };
         wake_all(wakers);
@@ -568,7 +589,7 @@ impl<T: Send + 'static> Resident for Shared<T> {
 
     fn is_over(&self) -> bool {
         if self.spec.discard.is_some() {
-            return self.fate.is_sealed();
+            return self.fate().is_sealed();
         }
         Shared::accounts(self).pending == 0
     }

@@ -1,11 +1,14 @@
 //! When a receiver that always finds a message gives way to others.
 
-use std::time::{Duration, Instant};
+use std::num::NonZeroU64;
+
+/// Nanoseconds since some instant.
+pub(crate) type Nanos = NonZeroU64;
 
 /// A turn whose messages took less than this goes on. Giving way costs microseconds, as an idle worker is woken and takes
 /// tasks away: as much as a hundred messages. Timed from half of the messages on, so that a turn of slow messages is no
 /// longer than they are.
-pub(crate) const SLICE: Duration = Duration::from_micros(50);
+pub(crate) const SLICE: u64 = 50_000;
 
 /// The messages that were taken without a wait, and the time that took.
 #[derive(Debug)]
@@ -13,7 +16,7 @@ pub(crate) struct Turn {
     messages: u32,
     /// Messages until the next look at the time.
     look: u32,
-    timed: Option<Instant>,
+    timed: Option<Nanos>,
 }
 
 impl Default for Turn {
@@ -45,7 +48,7 @@ impl Turn {
     }
 
     /// Whether `every` messages were taken and, where there is a clock, the slice has passed.
-    pub(crate) fn is_over(&mut self, every: u32, clock: Option<fn() -> Instant>) -> bool {
+    pub(crate) fn is_over(&mut self, every: u32, clock: Option<fn() -> Nanos>) -> bool {
         let half = every / 2;
         if self.messages < half {
             self.look = half;
@@ -61,7 +64,7 @@ impl Turn {
             return false;
         }
         self.look = self.messages.saturating_add(every - half);
-        clock().saturating_duration_since(since) >= SLICE
+        clock().get().saturating_sub(since.get()) >= SLICE
     }
 }
 
@@ -71,25 +74,22 @@ mod tests {
     use std::cell::Cell;
 
     thread_local! {
-        static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+        static NOW: Cell<u64> = const { Cell::new(1) };
     }
 
-    fn now() -> Instant {
-        let now = NOW.get().unwrap_or_else(Instant::now);
-        NOW.set(Some(now));
-        now
+    fn now() -> Nanos {
+        Nanos::new(NOW.get()).expect("time has begun")
     }
 
     /// Messages of a turn when each takes `micros`; at most a million.
-    fn length(every: u32, batch: u32, micros: u64, clock: Option<fn() -> Instant>) -> u32 {
+    fn length(every: u32, batch: u32, micros: u64, clock: Option<fn() -> Nanos>) -> u32 {
         let mut turn = Turn::default();
         for messages in (0..1_000_000).step_by(batch as usize) {
             if turn.is_due() && turn.is_over(every, clock) {
                 return messages;
             }
             turn.take(batch);
-            let passed = Duration::from_micros(micros * u64::from(batch));
-            NOW.set(Some(now() + passed));
+            NOW.set(NOW.get() + micros * 1_000 * u64::from(batch));
         }
         1_000_000
     }

@@ -196,7 +196,7 @@ impl<M: Send + 'static> Probe<M> {
                 .end_unhandled(envelope, End::Abandoned, ErrorKind::Timeout);
             return None;
         }
-        self.inbox.shared.progress.0.end(1, End::Ok);
+        self.inbox.shared.progress().end(1, End::Ok);
         self.inbox.shared.make_room();
         let message = envelope.message.message;
         Some(message)
@@ -214,7 +214,7 @@ pub(super) fn built<T>(result: Result<T, BuildError>) -> T {
 impl<M> Drop for Probe<M> {
     fn drop(&mut self) {
         self.inbox.retire();
-        self.inbox.shared.fate.seal(ActorExit::Normal);
+        self.inbox.shared.fate().seal(ActorExit::Normal);
         self.inbox.shared.core.changed();
     }
 }

@@ -125,7 +125,7 @@ impl<A: Actor> Stepper<A> {
     pub async fn start(&mut self) -> Result<(), ActorExit> {
         let name = &self.inbox.shared.spec.name;
         assert!(self.running.is_none(), "`{name}` is running");
-        if let Some(exit) = self.inbox.shared.fate.exit() {
+        if let Some(exit) = self.inbox.shared.fate().exit() {
             panic!("`{name}` has ended for good: {exit}");
         }
         self.generation += 1;
@@ -252,7 +252,7 @@ impl<A: Actor> Stepper<A> {
 
     fn end(&mut self, exit: ActorExit) {
         self.inbox.retire();
-        self.inbox.shared.fate.seal(exit);
+        self.inbox.shared.fate().seal(exit);
         self.inbox.shared.core.changed();
     }
 
