@@ -12,6 +12,10 @@
 //! ([`ErrorKind::http_status`](crate::ErrorKind::http_status) is 429). A `try_send` in a loop is neither: it burns a
 //! processor, and whoever waits in `send` is served before it.
 //!
+//! Those who wait get room in the order in which they came. In a mailbox of 64 messages or more whose messages are not
+//! measured they are told of it when half of it is free, or after two milliseconds of waiting, so that a busy receiver is
+//! not held up by waking them one by one.
+//!
 //! ```
 //! use ryker::{ErrorKind, Runtime, RykerConfig};
 //! use std::time::Duration;
