@@ -118,7 +118,7 @@ impl<T> Intake<T> {
 
     /// Whether somebody waits for room that is not reserved yet.
     #[inline(always)]
-    fn has_waiting(&self) -> bool {
+    pub(crate) fn has_waiting(&self) -> bool {
         self.waiting.as_ref().is_some_and(|line| !line.is_empty())
     }
 

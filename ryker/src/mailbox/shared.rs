@@ -382,19 +382,25 @@ impl<T> Shared<T> {
     ) -> Result<(), Phase> {
         let now = self.core.clock.now();
         let mut intake = self.inflow.intake.lock();
-        let wakers = self.grant(&mut intake, now);
+        let wakers = match intake.has_waiting() {
+            true => Some(self.grant(&mut intake, now)),
+            false => None,
+        };
         let swapped = if intake.queue.is_empty() {
-            if let (Phase::Open, Some(reader)) = (intake.phase, waker.take()) {
-                *waker = intake.park(reader, true);
+            let phase = intake.phase;
+            if phase == Phase::Open {
+                if let Some(reader) = waker.take() {
+                    *waker = intake.park(reader, true);
+                }
             }
-            Err(intake.phase)
+            Err(phase)
         } else {
             std::mem::swap(&mut intake.queue, batch);
             self.progress().hold(batch.len() as u64);
             Ok(())
         };
         drop(intake);
-        wake_all(wakers);
+        wakers.into_iter().for_each(wake_all);
         swapped
     }
 
