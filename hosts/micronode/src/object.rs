@@ -1,0 +1,1 @@
+//! Immutable objects, addressed by the BLAKE3 of their bytes.
