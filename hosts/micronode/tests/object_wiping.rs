@@ -1,0 +1,66 @@
+//! Memory that a hasher gives back holds nothing of the object.
+
+use micronode::object::Hasher;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::slice;
+
+/// What the object consists of, and how many of them in a row are found.
+const MARK: u8 = 0xa7;
+const RUN: usize = 16;
+
+struct Watching;
+
+thread_local! {
+    static FOUND: Cell<usize> = const { Cell::new(0) };
+}
+
+#[allow(unsafe_code, reason = "an allocator that looks has no safe interface")]
+// SAFETY: `System` upholds the contract, and looking neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Watching {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the memory is the caller's until the end of this call, and was zeroed when it was allocated.
+        let given_back = unsafe { slice::from_raw_parts(pointer, layout.size()) };
+        if given_back.windows(RUN).any(|run| run == [MARK; RUN]) {
+            FOUND.with(|found| found.set(found.get() + 1));
+        }
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Watching = Watching;
+
+fn found_after(run: impl FnOnce()) -> usize {
+    let before = FOUND.with(Cell::get);
+    run();
+    FOUND.with(Cell::get) - before
+}
+
+#[test]
+fn buffers_are_wiped_however_bytes_come_and_whether_or_not_the_hasher_finishes() {
+    static OBJECT: [u8; 40_000] = [MARK; 40_000];
+    assert_eq!(found_after(|| drop(OBJECT[..100].to_vec())), 1);
+    for piece in [20, 1000, 5000, 16 * 1024, 16 * 1024 + 100, 40_000] {
+        for pieces in [1, 2, usize::MAX] {
+            for finish in [false, true] {
+                let found = found_after(|| {
+                    let mut hasher = Hasher::new();
+                    for piece in OBJECT.chunks(piece).take(pieces) {
+                        hasher.update(piece);
+                    }
+                    if finish {
+                        hasher.finish();
+                    }
+                });
+                assert_eq!(found, 0, "{pieces} pieces of {piece}, finished: {finish}");
+            }
+        }
+    }
+}
