@@ -289,7 +289,8 @@ impl RykerConfig {
         self.count(Key::BatchMessages)
     }
 
-    /// Messages after which an actor yields to its neighbours; [`batch_messages`](Self::batch_messages) to 1,048,576.
+    /// Messages after which an actor yields to its neighbours, if they [took some time](crate::guide::fairness);
+    /// [`batch_messages`](Self::batch_messages) to 1,048,576.
     pub fn yield_every_n_msgs(&self) -> u32 {
         self.count(Key::YieldEveryNMsgs)
     }

@@ -256,6 +256,13 @@ fn two_senders_wrap_around_two_slots() {
 
 #[test]
 #[ignore = "run by .ci/check-ryker-loom.sh"]
+fn room_announced_in_steps_reaches_whoever_waits() {
+    senders_that_wait(4, &[7]);
+    senders_that_wait(4, &[5, 2]);
+}
+
+#[test]
+#[ignore = "run by .ci/check-ryker-loom.sh"]
 fn three_senders_share_one_slot() {
     senders_that_wait(1, &[1, 1, 1]);
 }

@@ -88,7 +88,7 @@
 //! # Fairness
 //!
 //! An actor or receiver that always finds a message gives way to the other tasks of its worker after
-//! `fairness.yield_every_n_msgs` messages, and that is counted. Senders that wait for room get it in the order in which
+//! `fairness.yield_every_n_msgs` messages that [took some time](guide::fairness), and that is counted. Senders that wait for room get it in the order in which
 //! they came; a `try_send` finds the mailbox full while somebody waits.
 //!
 //! # Cost

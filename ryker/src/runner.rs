@@ -526,20 +526,21 @@ impl<'a, M> Hand<'a, M> {
         origin: Option<Box<Span>>,
     ) -> Self {
         shared.make_room();
-        let span = match shared.core.hot.traces_messages() {
-            true => Some(handle_span(shared, known.deadline, origin.as_deref())),
-            false => None,
-        };
-        Self {
+        let mut hand = Self {
             shared,
             deadline: known.deadline,
             caller,
-            span,
+            span: None,
             taken: now,
             waited: now.saturating_sub(known.enqueued()) as u32,
             in_handler: AtomicBool::new(true),
             booked: false,
+        };
+        if shared.core.hot.traces_messages() {
+            // In hand by now: a subscriber that panics costs the message its end, but not the account of it.
+            hand.span = Some(handle_span(shared, hand.deadline, origin.as_deref()));
         }
+        hand
     }
 
     /// While what it returns lives, the handler is being polled.

@@ -4,8 +4,9 @@
 //! hold its worker for ever, and every other task on it. So after `fairness.yield_every_n_msgs` messages (64) without a
 //! wait, an actor or receiver gives way to the tasks behind it and goes on when its turn comes; `yields` counts how
 //! often. A handler that waits has given way already, and its run is counted anew. Messages that take next to nothing
-//! are no reason to switch: unless the second half of them took 50 microseconds, the turn goes on until it has. Where
-//! tokio's clock is paused they are only counted.
+//! are no reason to switch: unless the second half of them took 50 microseconds, the turn goes on until that has passed.
+//! They are only counted where tokio's clock is paused, and where there is no second half, as with a number of 1 or with
+//! batches of as many.
 //!
 //! `fairness.batch_messages` (32) is the most that one [`recv_many`](crate::Receiver::recv_many) hands out, and after
 //! as many a busy actor looks whether its supervisor wants it to stop.

@@ -32,7 +32,8 @@ pub(crate) enum Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket(u32);
 
-/// Places are linked, so that anybody can leave at any time; once there are enough of them nothing is allocated.
+/// Places are linked, so that anybody can leave at any time. For up to [`KEPT`] of them nothing is allocated once they are
+/// there; more are given back when the last one has left.
 pub(crate) struct Line {
     places: Vec<Place>,
     /// The first of the unused places, which are linked by `next`.

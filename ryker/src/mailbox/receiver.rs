@@ -26,8 +26,8 @@ use crate::stats::BOUNDS_MS;
 /// await: a message is taken in the very poll that returns it.
 ///
 /// # Fairness
-/// A receiver that always finds a message gives way to other tasks after `fairness.yield_every_n_msgs` messages, and
-/// that is counted. They need no particular executor.
+/// A receiver that always finds a message gives way to other tasks after `fairness.yield_every_n_msgs` messages that
+/// [took some time](crate::guide::fairness), and that is counted. They need no particular executor.
 pub struct Receiver<T> {
     inner: Inbox<T>,
 }

@@ -16,6 +16,9 @@ use crate::error::{ErrorKind, SendError};
 use crate::scope::inherit;
 use crate::timer::Timer;
 
+/// Ticks between two looks of one who waits for long: a fault of the announcements costs no more.
+const LOOKS_APART: Tick = 64;
+
 /// Puts messages into a [`Mailbox`](crate::Mailbox); cheap to clone, and may be shared.
 ///
 /// When the last sender is dropped the mailbox closes: its receiver gets what is queued and then `None`.
@@ -126,6 +129,8 @@ impl<T> Sender<T> {
         // Room may be announced late, and who waits may be overlooked, so one looks now and then.
         let mut wait = PATIENCE;
         let mut look = limit.min(began + wait);
+        // Who has no time for that is told at once.
+        let since = if look < limit { began } else { 0 };
         let mut timer = pin!(Timer::on(clock, look));
         let mut place = Place {
             shared,
@@ -133,15 +138,18 @@ impl<T> Sender<T> {
             ticket: None,
         };
         let sent = poll_fn(|cx| loop {
-            let offered = shared.poll_offer(&mut place.envelope, &mut place.ticket, cx);
+            let Place {
+                envelope, ticket, ..
+            } = &mut place;
+            let offered = shared.poll_offer(envelope, ticket, since, cx);
             if offered.is_ready() || timer.as_mut().poll(cx).is_pending() {
                 return offered;
             }
             if look >= limit {
                 return Poll::Ready(Err(ErrorKind::Timeout));
             }
-            wait *= 2;
-            look = limit.min(began + wait);
+            wait = LOOKS_APART.min(2 * wait);
+            look = limit.min(look + wait);
             timer.set(Timer::on(clock, look));
         })
         .await;

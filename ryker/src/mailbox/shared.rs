@@ -247,12 +247,13 @@ impl<T> Shared<T> {
         wakers
     }
 
-    /// [`offer`](Self::offer), and where it is full waits for room; `ticket` is the place among those who wait. The
-    /// envelope is taken if and only if that succeeds.
+    /// [`offer`](Self::offer), and where it is full waits for room; `ticket` is the place among those who wait, and
+    /// `since` the tick from which on it does. The envelope is taken if and only if that succeeds.
     pub(crate) fn poll_offer(
         &self,
         envelope: &mut Option<Envelope<T>>,
         ticket: &mut Option<Ticket>,
+        since: Tick,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ErrorKind>> {
         let Some(sealed) = envelope.as_mut() else {
@@ -262,7 +263,7 @@ impl<T> Shared<T> {
         let claim = Claim {
             bytes: sealed.known.bytes,
             deadline: sealed.known.deadline,
-            since: now,
+            since,
         };
         if claim.deadline <= now {
             return Poll::Ready(Err(ErrorKind::Timeout));
@@ -292,12 +293,13 @@ impl<T> Shared<T> {
             }
             wakers.extend(intake.reader_for_message());
         }
+        if standing != Standing::Waits {
+            // The place has been given back, whatever the wakers do now.
+            *ticket = None;
+        }
         drop(intake);
         wake_all(wakers);
         drop(spare);
-        if standing != Standing::Waits {
-            *ticket = None;
-        }
         match (standing, phase) {
             (Standing::Granted, Phase::Open) => Poll::Ready(Ok(())),
             (Standing::Waits, Phase::Open) => Poll::Pending,

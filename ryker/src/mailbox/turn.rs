@@ -5,10 +5,14 @@ use std::num::NonZeroU64;
 /// Nanoseconds since some instant.
 pub(crate) type Nanos = NonZeroU64;
 
-/// A turn whose messages took less than this goes on. Giving way costs microseconds, as an idle worker is woken and takes
-/// tasks away: as much as a hundred messages. Timed from half of the messages on, so that a turn of slow messages is no
-/// longer than they are.
+/// A turn whose second half took less than this goes on. Giving way costs microseconds, as an idle worker is woken and
+/// takes tasks away: as much as a hundred messages. The first half is not timed, so that a message that comes alone costs
+/// no look at the clock, and a turn of slow messages is no longer than they are. Where messages are taken so many at a time
+/// that there is no look between, they are counted only.
 pub(crate) const SLICE: u64 = 50_000;
+
+/// Messages between two looks at most, so that a reload is followed in the turn under way.
+const LOOKS_APART: u32 = 64;
 
 /// The messages that were taken without a wait, and the time that took.
 #[derive(Debug)]
@@ -51,20 +55,25 @@ impl Turn {
     pub(crate) fn is_over(&mut self, every: u32, clock: Option<fn() -> Nanos>) -> bool {
         let half = every / 2;
         if self.messages < half {
-            self.look = half;
+            self.look_at(half);
             return false;
         }
         let (Some(clock), Some(since)) = (clock, self.timed) else {
             self.timed = clock.map(|now| now());
-            self.look = every;
+            self.look_at(every);
             return self.messages >= every;
         };
         if self.messages < every {
-            self.look = every;
+            self.look_at(every);
             return false;
         }
-        self.look = self.messages.saturating_add(every - half);
+        self.look_at(self.messages.saturating_add(every - half));
         clock().get().saturating_sub(since.get()) >= SLICE
+    }
+
+    /// When it is due again: no later than another number of `every` may be in force.
+    fn look_at(&mut self, messages: u32) {
+        self.look = messages.min(self.messages.saturating_add(LOOKS_APART));
     }
 }
 

@@ -1,10 +1,13 @@
 //! Who is told of what, in the order in which it happens.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ryker::{ActorExit, ActorRef, DropReason, Observer, Outcome, Runtime, RykerConfig};
+use ryker::{
+    Actor, ActorExit, ActorRef, Context, DropReason, Observer, Outcome, Runtime, RykerConfig,
+};
 use tokio::time::{sleep, Instant};
 
 use crate::rig::{balanced, ms, poll, quietly_panic, runtime, settle, Log, Msg, Witness, Worker};
@@ -306,4 +309,49 @@ async fn an_observer_that_panics_at_a_restart_does_not_prevent_it() {
 #[tokio::test(start_paused = true)]
 async fn an_observer_that_panics_at_the_end_does_not_hide_it() {
     panics_at("exit").await;
+}
+
+/// A subscriber that panics at the span of a message.
+struct Faulty;
+
+impl tracing::Subscriber for Faulty {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_span()
+    }
+    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        assert!(
+            span.metadata().name() != "ryker.actor.handle",
+            "a faulty subscriber"
+        );
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_span_cannot_be_made_has_an_end() {
+    struct Deaf;
+    impl Actor for Deaf {
+        type Msg = ();
+        type Error = Infallible;
+        async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Infallible> {
+            Ok(())
+        }
+    }
+    let _subscriber = tracing::subscriber::set_default(Faulty);
+    let config = RykerConfig::builder().span_level(ryker::config::SpanLevel::Debug);
+    let rt = Runtime::new(config.build().unwrap());
+    let deaf = rt.spawn("deaf", || Deaf).unwrap();
+    deaf.try_send(()).unwrap();
+    deaf.stop();
+    deaf.stopped().await;
+    let accounts = deaf.accounts();
+    assert_eq!(
+        (accounts.accepted, accounts.panicked, accounts.pending),
+        (1, 1, 0)
+    );
 }

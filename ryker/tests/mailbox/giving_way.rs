@@ -86,18 +86,22 @@ fn a_receiver_with_nothing_to_read_has_not_given_way() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reload_changes_it_for_a_mailbox_that_is_there() {
-    let rt = Runtime::new(config(32, 64));
+    let rt = Runtime::new(config(32, 100_000));
     let (sender, mut receiver) = rt.mailbox("m").capacity(1_000).build().unwrap().split();
     for n in 0..1_000 {
         sender.try_send(n).unwrap();
     }
-    rt.reload(config(2, 5));
     let (_, waker) = Bell::pair();
-    let mut run = 0;
+    for _ in 0..2 {
+        assert!(poll_with(pin!(receiver.recv()), &waker).is_ready());
+    }
+    rt.reload(config(2, 5));
+    let mut run = 2;
     while poll_with(pin!(receiver.recv()), &waker).is_ready() {
         run += 1;
     }
-    assert_eq!(run, 5);
+    // It is the turn under way that is shorter, or else it would be the whole of 1,000.
+    assert!((5..=70).contains(&run), "{run}");
     assert!(rt.accounts().balances());
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::pin::{pin, Pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -318,6 +318,56 @@ async fn a_waker_that_panics_leaves_a_mailbox_that_works_and_balances() {
     let accounts = balanced(sender.accounts());
     assert_eq!(accounts.pending, receiver.depth() as u64);
     let _ = panics(|| drop(receiver));
+    balanced(sender.accounts());
+}
+
+/// A waker whose clones panic when they are dropped, once: a waker of the standard library's cannot, as long as the
+/// original lives.
+#[allow(unsafe_code)] // a waker's destructor can be set in no other way
+fn dropping_badly(armed: &'static AtomicBool) -> Waker {
+    use std::task::{RawWaker, RawWakerVTable};
+    fn clone(armed: *const ()) -> RawWaker {
+        RawWaker::new(armed, &TABLE)
+    }
+    fn nothing(_: *const ()) {}
+    fn drop(armed: *const ()) {
+        // SAFETY: made from a reference that lives for ever.
+        let armed = unsafe { &*armed.cast::<AtomicBool>() };
+        if armed.swap(false, Ordering::SeqCst) {
+            quietly_panic();
+        }
+    }
+    static TABLE: RawWakerVTable = RawWakerVTable::new(clone, nothing, nothing, drop);
+    let armed: *const AtomicBool = armed;
+    // SAFETY: the functions of the table do with the pointer what it is good for, from any thread.
+    unsafe { Waker::from_raw(RawWaker::new(armed.cast(), &TABLE)) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_is_given_back_once_whatever_the_waker_does() {
+    static ARMED: AtomicBool = AtomicBool::new(false);
+    let (sender, mut receiver) = mailbox(1);
+    sender.try_send(0).unwrap();
+    let mut first = Box::pin(sender.send(1));
+    assert!(poll(first.as_mut()).is_pending());
+    receiver.try_recv().unwrap();
+    let waker = dropping_badly(&ARMED);
+    ARMED.store(true, Ordering::SeqCst);
+    assert!(panics(|| poll_with(first.as_mut(), &waker).is_ready()));
+    drop(first);
+    while receiver.try_recv().is_ok() {}
+    // Two who wait have two places.
+    sender.try_send(10).unwrap();
+    let mut waiting = [Box::pin(sender.send(11)), Box::pin(sender.send(12))];
+    for send in &mut waiting {
+        assert!(poll(send.as_mut()).is_pending());
+    }
+    for n in 10..13 {
+        assert_eq!(receiver.try_recv(), Ok(n));
+        if let Some(send) = waiting.get_mut(n as usize - 10) {
+            assert!(poll(send.as_mut()).is_ready(), "{n}");
+        }
+    }
     balanced(sender.accounts());
 }
 

@@ -337,3 +337,58 @@ async fn nobody_is_forgotten_when_many_wait_for_one_slot() {
     }
     assert_eq!(balanced(sender.accounts()).ok, 4_000);
 }
+
+/// Waits in a task of its own, which is polled when it is woken and at no other time.
+async fn waits(
+    sender: &Sender<u32>,
+    deadline: Option<Duration>,
+) -> tokio::task::JoinHandle<(bool, Instant)> {
+    let sender = sender.clone();
+    let waiting = tokio::spawn(async move {
+        let sent = match deadline {
+            Some(left) => {
+                sender
+                    .send_with_deadline(7, (Instant::now() + left).into_std())
+                    .await
+            }
+            None => sender.send(7).await,
+        };
+        (sent.is_ok(), Instant::now())
+    });
+    tokio::task::yield_now().await;
+    waiting
+}
+
+/// Of large mailboxes, where room is announced in steps, too.
+#[tokio::test(start_paused = true)]
+async fn who_has_little_time_left_is_told_of_any_room() {
+    for (capacity, millis) in [(63, 1), (64, 1), (64, 2), (1_024, 1), (1_024, 2)] {
+        let (sender, mut receiver) = full(capacity);
+        let waiting = waits(&sender, Some(Duration::from_millis(millis))).await;
+        receiver.try_recv().unwrap();
+        assert!(waiting.await.unwrap().0, "{capacity} {millis}");
+    }
+}
+
+/// And others within a moment, though the receiver takes nothing more.
+#[tokio::test(start_paused = true)]
+async fn who_waits_in_a_large_mailbox_finds_a_single_place_in_two_milliseconds() {
+    let (sender, mut receiver) = full(1_024);
+    let waiting = waits(&sender, None).await;
+    let began = Instant::now();
+    receiver.try_recv().unwrap();
+    let (sent, at) = waiting.await.unwrap();
+    assert!(
+        sent && at - began <= Duration::from_millis(3),
+        "{:?}",
+        at - began
+    );
+    assert!(at > began, "room is announced in steps");
+    // Whoever has waited as long is told of each message taken.
+    let waiting = waits(&sender, None).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    receiver.try_recv().unwrap();
+    let began = Instant::now();
+    let (sent, at) = waiting.await.unwrap();
+    assert!(sent && at == began, "{:?}", at - began);
+}

@@ -58,6 +58,7 @@ pub(crate) struct Waiting {
     began: u64,
     /// When it looks for room by itself.
     look: u64,
+    wait: u64,
 }
 
 /// The sums of [`ryker::Accounts`] that a plain mailbox can have, in its order.
@@ -304,6 +305,7 @@ impl Model {
                 standing: Standing::Waits,
                 began: self.now,
                 look: self.now + 2,
+                wait: 2,
             };
             self.waiting.push((number, waiting));
             self.grant();
@@ -332,7 +334,8 @@ impl Model {
             None => {
                 let waiting = &mut self.waiting[place].1;
                 while waiting.look <= self.now {
-                    waiting.look += waiting.look - waiting.began;
+                    waiting.wait = 64.min(2 * waiting.wait);
+                    waiting.look += waiting.wait;
                 }
                 return None;
             }
