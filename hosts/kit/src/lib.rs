@@ -46,9 +46,11 @@
 //! everything else.
 #![forbid(unsafe_code)]
 
+pub mod capability;
 mod cli;
 pub mod ctl;
 mod filter;
+pub mod http;
 mod log;
 mod program;
 

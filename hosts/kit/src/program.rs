@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,10 +17,13 @@ use serde_json::Value as Json;
 
 use crate::cli::{self, Command, Invocation};
 use crate::filter::check_directives;
+use crate::http::Listener;
 use crate::log::{Filter, Log};
 
 /// Exit code for configuration and usage.
 const USAGE: u8 = 2;
+/// Exit code for an address in use.
+const IN_USE: u8 = 98;
 
 /// `RON_` names of programs that may share a machine's environment with this one. A host that has a key for one of
 /// them follows it all the same.
@@ -59,6 +63,7 @@ pub struct Program<T> {
     version: &'static str,
     service: &'static str,
     about: &'static str,
+    short: &'static [(&'static str, &'static str, &'static str)],
     defaults: T,
 }
 
@@ -70,6 +75,7 @@ impl<T: HostSettings> Program<T> {
             version,
             service: name,
             about: "",
+            short: &[],
             defaults: T::default(),
         }
     }
@@ -86,6 +92,15 @@ impl<T: HostSettings> Program<T> {
         self
     }
 
+    /// Other names of keys, as `(flag, variable, key)`: flags as `--http-addr`, and a variable or nothing.
+    pub fn short(
+        mut self,
+        names: &'static [(&'static str, &'static str, &'static str)],
+    ) -> Program<T> {
+        self.short = names;
+        self
+    }
+
     /// Replaces the defaults of `T`.
     pub fn defaults(mut self, defaults: T) -> Program<T> {
         self.defaults = defaults;
@@ -99,6 +114,16 @@ impl<T: HostSettings> Program<T> {
     pub fn run(
         self,
         children: impl FnOnce(KernelBuilder, &Loaded<T>) -> KernelBuilder,
+    ) -> ExitCode {
+        self.run_on(|_| None, |kernel, loaded, _| children(kernel, loaded))
+    }
+
+    /// [`run`](Self::run) with a listener on the address that `addr` finds in the configuration, bound before anything
+    /// starts: an address in use ends the program with 98. For `config validate` it is not bound.
+    pub fn run_on(
+        self,
+        addr: impl FnOnce(&T) -> Option<SocketAddr>,
+        children: impl FnOnce(KernelBuilder, &Loaded<T>, Listener) -> KernelBuilder,
     ) -> ExitCode {
         let schema = match Schema::<T>::of() {
             Ok(schema) => schema,
@@ -117,6 +142,7 @@ impl<T: HostSettings> Program<T> {
             config,
             flags,
         } = invocation;
+        let flags = self.spelled_out(flags);
         let loader = self.loader();
         match command {
             Command::Help => self.help(),
@@ -132,7 +158,9 @@ impl<T: HostSettings> Program<T> {
                 Err(errors) => self.refuse_config(&errors),
             },
             Command::Validate { path } => match loader.file(&path).flags(flags).load() {
-                Ok(loaded) => self.validated(&path, &loaded, children),
+                Ok(loaded) => self.validated(&path, &loaded, |kernel, loaded| {
+                    children(kernel, loaded, Listener::default())
+                }),
                 Err(errors) => self.refuse(&errors.to_string(), USAGE),
             },
             Command::Print { json } => match self.with_environment(loader, config, flags).load() {
@@ -141,10 +169,18 @@ impl<T: HostSettings> Program<T> {
                 Err(errors) => self.refuse_config(&errors),
             },
             Command::Run => match self.with_environment(loader, config, flags).load() {
-                Ok(loaded) => self.start(loaded, children),
+                Ok(loaded) => self.start(loaded, addr, children),
                 Err(errors) => self.refuse_config(&errors),
             },
         }
+    }
+
+    fn spelled_out(&self, flags: Vec<(String, String)>) -> Vec<(String, String)> {
+        let spell = |(flag, value): (String, String)| {
+            let known = self.short.iter().find(|(short, ..)| *short == flag);
+            (known.map_or(flag, |(.., key)| format!("--{key}")), value)
+        };
+        flags.into_iter().map(spell).collect()
     }
 
     fn default_file(&self) -> PathBuf {
@@ -152,9 +188,16 @@ impl<T: HostSettings> Program<T> {
     }
 
     fn loader(&self) -> Loader<T> {
-        Loader::new(self.service)
+        let loader = Loader::new(self.service)
             .defaults(self.defaults.clone())
-            .alias("RON_AMNESIA", "amnesia.enabled")
+            .alias("RON_AMNESIA", "amnesia.enabled");
+        let variables = self
+            .short
+            .iter()
+            .filter(|(_, variable, _)| !variable.is_empty());
+        variables.fold(loader, |loader, (_, variable, key)| {
+            loader.alias(variable, key)
+        })
     }
 
     fn with_environment(
@@ -192,9 +235,18 @@ impl<T: HostSettings> Program<T> {
     fn start(
         self,
         loaded: Loaded<T>,
-        children: impl FnOnce(KernelBuilder, &Loaded<T>) -> KernelBuilder,
+        addr: impl FnOnce(&T) -> Option<SocketAddr>,
+        children: impl FnOnce(KernelBuilder, &Loaded<T>, Listener) -> KernelBuilder,
     ) -> ExitCode {
         let snapshot = loaded.snapshot();
+        let listener = match addr(&snapshot).map(Listener::bind) {
+            None => Listener::default(),
+            Some(Ok(listener)) => listener,
+            Some(Err(error)) => {
+                let code = if error.is_addr_in_use() { IN_USE } else { 1 };
+                return self.refuse(&error.to_string(), code);
+            }
+        };
         let log = match Log::install(self.service, &snapshot.kernel().log) {
             Ok(log) => log,
             Err(error) => return self.refuse(&error.to_string(), USAGE),
@@ -207,7 +259,7 @@ impl<T: HostSettings> Program<T> {
         })
         .optional();
         let kernel = self.kernel(&loaded).control(control).child(level);
-        children(kernel, &loaded).run()
+        children(kernel, &loaded, listener).run()
     }
 
     /// What the log of a start must say before anything happens.
@@ -320,6 +372,12 @@ impl<T: HostSettings> Program<T> {
         ExitCode::from(USAGE)
     }
 
+    fn short_help(&self) -> String {
+        let line =
+            |(flag, _, key): &(&str, &str, &str)| format!("      {flag:17}the same as --{key}\n");
+        self.short.iter().map(line).collect()
+    }
+
     fn help(&self) -> ExitCode {
         let Program {
             name,
@@ -342,7 +400,7 @@ Options:
   -c, --config PATH    the file; otherwise $RON_CONFIG, otherwise {default} if it exists
       --KEY VALUE      sets a key below, over environment and file, as in --bus.capacity 1024
       --set KEY=VALUE  the same
-  -V, --version
+{short}  -V, --version
   -h, --help
 
 Signals: SIGTERM and SIGINT stop in order, a second SIGINT after 0.5 s aborts, SIGHUP reloads the file.
@@ -352,6 +410,7 @@ SIGINT, 1 anything else.
 Keys with their defaults and variables (* takes effect on reload, others at the next start):
 ",
             default = self.default_file().display(),
+            short = self.short_help(),
         );
         match self.loader().load() {
             Ok(loaded) => {

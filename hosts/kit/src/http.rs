@@ -1,0 +1,33 @@
+//! Business HTTP/1.1 of hosts: a listener as a supervised child, limits in front of every handler, one shape of error.
+//!
+//! A request passes, in this order: a place among the connections, the time its head may take, its correlation id, the
+//! request rate, a place among the requests under way, the state of the node (writes are refused first), the coding and the
+//! declared length of its body, and then its handler, which reads the body under a cap and a deadline. What a layer refuses
+//! costs nothing behind it, and every refusal is counted and has the envelope of [`Refusal`].
+//!
+//! The admin routes (`/metrics`, `/healthz`, `/livez`, `/readyz`, `/version`) are answered before the limits.
+
+mod answer;
+mod call;
+mod conditional;
+mod correlation;
+mod listener;
+mod node;
+mod range;
+mod refusal;
+mod routes;
+mod server;
+mod settings;
+mod timed;
+
+pub use answer::{Answer, AnswerBody};
+pub use call::Call;
+pub use conditional::{EntityTag, Precondition};
+pub use correlation::CorrelationId;
+pub use listener::{ListenError, Listener};
+pub use node::Node;
+pub use range::{ByteRange, RangeRequest};
+pub use refusal::Refusal;
+pub use routes::{Access, Routes};
+pub use server::serve;
+pub use settings::HttpSettings;

@@ -1,0 +1,130 @@
+//! A request on its way through a handler.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::header::HeaderName;
+use hyper::http::request::Parts;
+use hyper::StatusCode;
+use tokio::time::{timeout_at, Instant};
+
+use super::correlation::CorrelationId;
+use super::refusal::Refusal;
+
+/// A request whose head has passed the limits; its body is still to be read.
+#[derive(Debug)]
+pub struct Call {
+    pub(crate) head: Parts,
+    pub(crate) params: Vec<(&'static str, String)>,
+    pub(crate) corr_id: CorrelationId,
+    pub(crate) body: Incoming,
+    pub(crate) limits: BodyLimits,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BodyLimits {
+    pub(crate) bytes: u64,
+    /// Between two pieces.
+    pub(crate) piece: Duration,
+    /// For all of it.
+    pub(crate) until: Instant,
+}
+
+impl Call {
+    /// What is known of the request but its body.
+    pub fn head(&self) -> &Parts {
+        &self.head
+    }
+
+    /// A header, if it is there once and is text.
+    pub fn header(&self, name: HeaderName) -> Option<&str> {
+        let mut values = self.head.headers.get_all(name).iter();
+        let value = values.next()?.to_str().ok()?;
+        values.next().is_none().then_some(value)
+    }
+
+    /// What stands in the place of `{name}` in the route's template.
+    pub fn param(&self, name: &str) -> &str {
+        let found = self.params.iter().find(|(known, _)| *known == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    /// What the request goes by in logs.
+    pub fn corr_id(&self) -> &CorrelationId {
+        &self.corr_id
+    }
+
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// 413 beyond the cap, 408 when the body or its next piece is late, 400 when it breaks off. The connection ends.
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, Refusal> {
+        loop {
+            let until = self.limits.until.min(Instant::now() + self.limits.piece);
+            let frame = match timeout_at(until, self.body.frame()).await {
+                Err(_) => return Err(late()),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(_))) => return Err(broken()),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            let Ok(data) = frame.into_data() else {
+                continue; // trailers
+            };
+            let left = self.limits.bytes.checked_sub(data.len() as u64);
+            self.limits.bytes = left.ok_or_else(too_large)?;
+            if !data.is_empty() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// As [`piece`](Self::piece).
+    pub async fn bytes(&mut self) -> Result<Bytes, Refusal> {
+        let declared = self.body.size_hint().exact().unwrap_or(0);
+        let Some(first) = self.piece().await? else {
+            return Ok(Bytes::new());
+        };
+        let Some(second) = self.piece().await? else {
+            return Ok(first);
+        };
+        let capacity = declared.min(self.limits.bytes) as usize;
+        let mut all = BytesMut::with_capacity(capacity.max(first.len() + second.len()));
+        all.extend_from_slice(&first);
+        all.extend_from_slice(&second);
+        while let Some(piece) = self.piece().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
+    }
+}
+
+pub(crate) fn too_large() -> Refusal {
+    let message = "the body is larger than this node takes in one piece";
+    Refusal::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "FrameTooLarge",
+        "body_cap",
+        message,
+    )
+    .closing()
+}
+
+fn late() -> Refusal {
+    let message = "the body did not arrive in time";
+    Refusal::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "Timeout",
+        "body_timeout",
+        message,
+    )
+    .closing()
+}
+
+fn broken() -> Refusal {
+    Refusal::bad_request("body_broken", "the body broke off or is not well-formed").closing()
+}

@@ -1,0 +1,467 @@
+//! What every request passes before and after its handler.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{poll_fn, Future};
+use std::num::NonZeroU32;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::pin::{pin, Pin};
+use std::sync::atomic::{AtomicU64, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{HeaderName, HeaderValue, ACCEPT, ALLOW, CONNECTION, CONTENT_ENCODING};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use ron_kernel::metrics::{
+    AdminRequest, Golden, Metrics, ReasonLabel, RequestLabels, RouteLabel, RouteLabels,
+};
+
+use super::answer::{Answer, AnswerBody};
+use super::call::{too_large, BodyLimits, Call};
+use super::correlation::{self, CorrelationId};
+use super::refusal::Refusal;
+use super::routes::{Access, Found, Routes};
+use super::settings::HttpSettings;
+use super::timed::{Phase, Times};
+
+/// What the node takes at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Openness {
+    Open,
+    /// Not ready: writes are refused, reads are not.
+    ReadOnly,
+    /// Fail-secure.
+    Closed,
+    /// About to be stopped: open, but connections end with their answers.
+    Leaving,
+    /// On its way out.
+    Draining,
+}
+
+/// Routes behind their limits; clones are the same node.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    routes: Routes,
+    metrics: Metrics,
+    golden: Golden,
+    limits: RwLock<Arc<Limits>>,
+    inflight: AtomicUsize,
+    openness: AtomicU8,
+    /// What `Retry-After` tells while the node is not open, in milliseconds.
+    retry_ms: AtomicU64,
+    clock: DefaultClock,
+}
+
+/// The settings in force, and the rate that is counted against them.
+struct Limits {
+    settings: HttpSettings,
+    rate: DefaultDirectRateLimiter,
+}
+
+impl Limits {
+    fn new(settings: HttpSettings) -> Self {
+        let rps = NonZeroU32::new(settings.rps).unwrap_or(NonZeroU32::MIN);
+        Self {
+            settings,
+            rate: RateLimiter::direct(Quota::per_second(rps)),
+        }
+    }
+}
+
+impl Node {
+    /// `routes` under `settings`, counted in `metrics`, whose health decides what is open.
+    pub fn new(routes: Routes, metrics: Metrics, settings: HttpSettings) -> Self {
+        Self(Arc::new(Inner {
+            routes,
+            golden: metrics.golden().clone(),
+            metrics,
+            limits: RwLock::new(Arc::new(Limits::new(settings))),
+            inflight: AtomicUsize::new(0),
+            openness: AtomicU8::new(Openness::ReadOnly as u8),
+            retry_ms: AtomicU64::new(1_000),
+            clock: DefaultClock::default(),
+        }))
+    }
+
+    /// Other limits from the next request on. The rate starts with a full bucket if it changed.
+    pub(crate) fn configure(&self, settings: &HttpSettings) {
+        let mut limits = self
+            .0
+            .limits
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if limits.settings != *settings {
+            *limits = Arc::new(Limits::new(settings.clone()));
+        }
+    }
+
+    fn limits(&self) -> Arc<Limits> {
+        let limits = self.0.limits.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&limits)
+    }
+
+    pub(crate) fn times(&self) -> Times {
+        let limits = self.limits();
+        Times {
+            read: limits.settings.read_timeout,
+            write: limits.settings.write_timeout,
+            idle: limits.settings.idle_timeout,
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Requests under way, and how many may be.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        let limit = self.limits().settings.inflight;
+        (self.0.inflight.load(Ordering::Relaxed), limit)
+    }
+
+    pub(crate) fn open(&self, openness: Openness, retry: Duration) {
+        let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
+        self.0.retry_ms.store(retry_ms, Ordering::Relaxed);
+        self.0.openness.store(openness as u8, Ordering::Relaxed);
+    }
+
+    fn openness(&self) -> Openness {
+        match self.0.openness.load(Ordering::Relaxed) {
+            0 => Openness::Open,
+            1 => Openness::ReadOnly,
+            2 => Openness::Closed,
+            3 => Openness::Leaving,
+            _ => Openness::Draining,
+        }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn serve(
+        self,
+        request: Request<Incoming>,
+        phase: Phase,
+    ) -> Result<Response<Tracked>, Infallible> {
+        let began = Instant::now();
+        phase.busy();
+        let (head, body) = request.into_parts();
+        let theirs = head.headers.get(correlation::HEADER);
+        let corr_id = CorrelationId::of(theirs, SystemTime::now(), random());
+        let method = known(&head.method);
+        if let Some(answer) = self.admin(&head) {
+            let route = head.uri.path().to_owned();
+            let exchange = Exchange::begin(&self, route.into(), method, began, phase);
+            return Ok(exchange.end(answer, &corr_id));
+        }
+        let found = self.0.routes.find(&head.method, head.uri.path());
+        let (template, allowed) = match found {
+            Found::Nothing => {
+                let refusal = Refusal::not_found("route", "there is nothing at this path");
+                ("unmatched", Err(refusal))
+            }
+            Found::OtherMethod { template, allow } => {
+                let message = format!("this path takes {allow}");
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                let refusal =
+                    Refusal::new(status, "BadRequest", "method", message).header(ALLOW, allow);
+                (template, Err(refusal))
+            }
+            Found::Endpoint {
+                template,
+                endpoint,
+                params,
+            } => (template, Ok((endpoint, params))),
+        };
+        let exchange = Exchange::begin(&self, template.into(), method, began, phase);
+        let answer = match allowed {
+            Err(refusal) => Err(refusal),
+            Ok((endpoint, params)) => match self.admit(&head, &body, endpoint.access, &exchange) {
+                Err(refusal) => Err(refusal),
+                Ok(limits) => {
+                    let call = Call {
+                        head,
+                        params,
+                        corr_id: corr_id.clone(),
+                        body,
+                        limits,
+                    };
+                    match contained((endpoint.handler)(call)).await {
+                        Ok(answer) => answer,
+                        Err(thrown) => {
+                            let (corr_id, text) = (corr_id.as_str(), text_of(&*thrown));
+                            tracing::error!(
+                                event = "handler_panicked",
+                                corr_id,
+                                route = template,
+                                "a handler panicked: {text}"
+                            );
+                            Err(Refusal::internal("panic"))
+                        }
+                    }
+                }
+            },
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                self.count(&refusal, template, &corr_id);
+                refusal.answer(&corr_id)
+            }
+        };
+        Ok(exchange.end(answer, &corr_id))
+    }
+
+    fn admin(&self, head: &Parts) -> Option<Answer> {
+        const ROUTES: [&str; 5] = ["/metrics", "/healthz", "/livez", "/readyz", "/version"];
+        if !ROUTES.contains(&head.uri.path()) {
+            return None;
+        }
+        let accept = head
+            .headers
+            .get(ACCEPT)
+            .and_then(|value| value.to_str().ok());
+        let mut request = AdminRequest::new(head.method.as_str(), head.uri.path());
+        request.accept = accept;
+        let admin = self.0.metrics.admin(&request);
+        let status = StatusCode::from_u16(admin.status).ok()?;
+        let mut answer = Answer::full(status, admin.body);
+        for (name, value) in admin.headers {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                answer
+                    .headers_mut()
+                    .insert(HeaderName::from_static(name), value);
+            }
+        }
+        Some(answer)
+    }
+
+    /// Everything that can refuse a request before its handler sees it.
+    fn admit(
+        &self,
+        head: &Parts,
+        body: &Incoming,
+        access: Access,
+        exchange: &Exchange,
+    ) -> Result<BodyLimits, Refusal> {
+        let limits = self.limits();
+        if let Err(early) = limits.rate.check() {
+            let wait = early.wait_time_from(self.0.clock.now());
+            let message = "this node takes no more requests per second";
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            return Err(Refusal::new(status, "QuotaExceeded", "rate", message).retry_after(wait));
+        }
+        if exchange.place > limits.settings.inflight {
+            let message = "as many requests are under way as this node takes";
+            let refusal = Refusal::unavailable("inflight", message, Duration::from_secs(1));
+            return Err(refusal);
+        }
+        let retry = Duration::from_millis(self.0.retry_ms.load(Ordering::Relaxed));
+        match (self.openness(), access) {
+            (Openness::Open | Openness::Leaving, _) | (Openness::ReadOnly, Access::Read) => {}
+            (Openness::Draining, _) => {
+                let message = "this node is shutting down";
+                return Err(Refusal::unavailable("draining", message, retry).closing());
+            }
+            (Openness::ReadOnly, Access::Write) => {
+                let message = "this node is not ready to write; /readyz tells why";
+                return Err(Refusal::unavailable("not_ready", message, retry));
+            }
+            (Openness::Closed, _) => {
+                let message = "this node is closed until it is safe; /readyz tells why";
+                return Err(Refusal::unavailable("fail_secure", message, retry));
+            }
+        }
+        let coding = head.headers.get(CONTENT_ENCODING);
+        if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let message = "this node takes bodies without a content coding";
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            let refusal = Refusal::new(status, "UnsupportedEncoding", "coding", message);
+            return Err(refusal.closing());
+        }
+        let most = limits.settings.max_body_bytes.bytes();
+        if body.size_hint().lower() > most {
+            return Err(too_large());
+        }
+        Ok(BodyLimits {
+            bytes: most,
+            piece: limits.settings.read_timeout,
+            until: tokio::time::Instant::now() + limits.settings.body_timeout,
+        })
+    }
+
+    fn count(&self, refusal: &Refusal, route: &'static str, corr_id: &CorrelationId) {
+        let (status, reason) = (refusal.status(), refusal.reason());
+        let label = match status.as_u16() {
+            404 | 405 => None,
+            408 => Some("408"),
+            413 => Some("413"),
+            415 => Some("415"),
+            429 => Some("429"),
+            503 => Some("503"),
+            507 => Some("507"),
+            _ => None,
+        };
+        if let Some(label) = label {
+            let rejected = &self.0.golden.rejected_total;
+            rejected.get(&ReasonLabel::new(label)).inc();
+        }
+        let (status, corr_id) = (status.as_u16(), corr_id.as_str());
+        if status >= 500 && status != 503 {
+            tracing::warn!(event = "refused", corr_id, route, status, reason, "refused");
+        } else {
+            tracing::debug!(event = "refused", corr_id, route, status, reason, "refused");
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("routes", &self.0.routes)
+            .field("openness", &self.openness())
+            .finish_non_exhaustive()
+    }
+}
+
+/// For ids, which need to differ, not to be secret.
+fn random() -> u128 {
+    let mut bytes = [0; 16];
+    let _ = getrandom::fill(&mut bytes);
+    u128::from_le_bytes(bytes)
+}
+
+/// A method as a label: what clients make up must not make series.
+fn known(method: &Method) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
+    let asked = method.as_str();
+    KNOWN
+        .into_iter()
+        .find(|known| *known == asked)
+        .unwrap_or("other")
+}
+
+/// One request under way, until the last byte of its answer was taken or the connection is gone.
+struct Exchange {
+    node: Node,
+    route: std::borrow::Cow<'static, str>,
+    method: &'static str,
+    began: Instant,
+    phase: Phase,
+    /// How many were under way when it came, itself included.
+    place: usize,
+    status: Option<StatusCode>,
+}
+
+impl Exchange {
+    fn begin(
+        node: &Node,
+        route: std::borrow::Cow<'static, str>,
+        method: &'static str,
+        began: Instant,
+        phase: Phase,
+    ) -> Self {
+        let golden = &node.0.golden;
+        golden
+            .inflight_requests
+            .get(&RouteLabel::new(route.clone()))
+            .inc();
+        Self {
+            node: node.clone(),
+            route,
+            method,
+            began,
+            phase,
+            place: node.0.inflight.fetch_add(1, Ordering::Relaxed) + 1,
+            status: None,
+        }
+    }
+
+    fn end(mut self, answer: Answer, corr_id: &CorrelationId) -> Response<Tracked> {
+        self.status = Some(answer.status());
+        let (mut head, body) = answer.response.into_parts();
+        let name = HeaderName::from_static(correlation::HEADER);
+        head.headers.insert(name, corr_id.header());
+        if matches!(self.node.openness(), Openness::Leaving | Openness::Draining) {
+            head.headers
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let body = Tracked {
+            body,
+            _exchange: self,
+        };
+        Response::from_parts(head, body)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.phase.idle();
+        self.node.0.inflight.fetch_sub(1, Ordering::Relaxed);
+        let golden = &self.node.0.golden;
+        let route = || self.route.clone();
+        golden
+            .inflight_requests
+            .get(&RouteLabel::new(route()))
+            .dec();
+        let labels = RouteLabels::new(route(), self.method);
+        let latency = golden.request_latency_seconds.get(&labels);
+        latency.observe_duration(self.began.elapsed());
+        // The client went before there was an answer: nginx's status for that.
+        let status = self.status.map_or(499, |status| status.as_u16());
+        let labels = RequestLabels::new(route(), self.method, status.to_string());
+        golden.http_requests_total.get(&labels).inc();
+    }
+}
+
+/// The body of an answer, and the exchange that ends with it.
+pub(crate) struct Tracked {
+    body: AnswerBody,
+    _exchange: Exchange,
+}
+
+impl Body for Tracked {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A handler whose panic is its own request's trouble alone.
+async fn contained<F: Future>(handler: F) -> Result<F::Output, Box<dyn Any + Send>> {
+    let mut handler = pin!(handler);
+    poll_fn(
+        |cx| match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(thrown) => Poll::Ready(Err(thrown)),
+        },
+    )
+    .await
+}
+
+fn text_of(thrown: &(dyn Any + Send)) -> &str {
+    let text = thrown.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| thrown.downcast_ref::<&str>().copied())
+        .unwrap_or("without a text")
+}

@@ -1,0 +1,177 @@
+//! The child that accepts connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use ron_kernel::metrics::{Condition, State};
+use ron_kernel::supervisor::ChildContext;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout, MissedTickBehavior};
+
+use super::listener::Listener;
+use super::node::{Node, Openness};
+use super::settings::HttpSettings;
+use super::timed::{Phase, Timed};
+
+/// Between two looks at how loaded the node is.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long and how much of a refused request is read, so that the answer is not lost with the connection.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 4 << 20;
+/// After an accept that failed: descriptors may be free again by then.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What is left of the deadline of a stop for connections that did not end in time.
+const LAST_MOMENT: Duration = Duration::from_millis(50);
+
+/// Accepts connections on `listener` and answers their requests, until the child is stopped: then it stops listening,
+/// lets answers under way finish, and ends by the deadline. `settings` tells the limits in force, which are looked at anew
+/// with every turn of its clock.
+///
+/// # Errors
+/// The listener was not bound, or cannot be used.
+pub async fn serve(
+    cx: ChildContext,
+    listener: Listener,
+    node: Node,
+    settings: impl Fn() -> HttpSettings + Send,
+) -> std::io::Result<()> {
+    let accepting = listener.accepting();
+    let bound = accepting.unwrap_or_else(|| Err(std::io::ErrorKind::NotConnected.into()))?;
+    let socket = TcpListener::from_std(bound)?;
+    let places = Arc::new(Semaphore::new(settings().max_conns));
+    let health = node.metrics().health().clone();
+    let changed = Arc::new(Notify::new());
+    let told = Arc::clone(&changed);
+    let _watch = health.watch(move || told.notify_one());
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connections = JoinSet::new();
+    node.configure(&settings());
+    cx.ready();
+    loop {
+        tokio::select! {
+            biased;
+            () = cx.stopping() => break,
+            () = changed.notified() => look(&node),
+            _ = looks.tick() => {
+                node.configure(&settings());
+                watch_load(&node);
+                look(&node);
+            }
+            Some(_) = connections.join_next() => {}
+            accepted = accept(&socket, &places) => match accepted {
+                Ok((stream, place)) => {
+                    let (node, stopping) = (node.clone(), cx.stopping_owned());
+                    connections.spawn(async move {
+                        connection(stream, node, stopping).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    tracing::warn!(event = "accept_failed", error, "cannot accept: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+    drop(socket);
+    listener.close();
+    node.open(Openness::Draining, Duration::from_secs(1));
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    match cx.deadline() {
+        Some(deadline) => drop(tokio::time::timeout_at(deadline - LAST_MOMENT, all_ended).await),
+        None => all_ended.await,
+    }
+    let stragglers = connections.len();
+    if stragglers > 0 {
+        tracing::warn!(
+            event = "connections_aborted",
+            stragglers,
+            "{stragglers} connections did not end in time"
+        );
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+/// A place first: at the cap connections wait in the system's queue.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await;
+    let place = place.map_err(std::io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, place))
+}
+
+fn look(node: &Node) {
+    let snapshot = node.metrics().health().snapshot();
+    let openness = match snapshot.state() {
+        // It has told so, and serves whoever has not heard it yet until it is stopped.
+        State::Draining => Openness::Leaving,
+        _ if snapshot.fail_secure() => Openness::Closed,
+        State::NotReady => Openness::ReadOnly,
+        _ => Openness::Open,
+    };
+    node.open(openness, snapshot.retry_after());
+}
+
+/// More than 80 % of the requests that may be under way are.
+fn watch_load(node: &Node) {
+    let health = node.metrics().health();
+    let (inflight, limit) = node.load();
+    if inflight * 5 > limit * 4 {
+        let reason = format!("{inflight} of {limit} requests under way");
+        health.set("saturation", Condition::not_ready(reason));
+    } else {
+        health.clear("saturation");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    node: Node,
+    stopping: impl std::future::Future<Output = ()>,
+) {
+    let phase = Phase::default();
+    let io = TokioIo::new(Timed::new(stream, phase.clone(), node.times()));
+    let service = service_fn(move |request| Box::pin(node.clone().serve(request, phase.clone())));
+    let mut connection = http1::Builder::new()
+        .half_close(false)
+        .header_read_timeout(None)
+        .serve_connection(io, service);
+    let mut stopping = std::pin::pin!(stopping);
+    let mut asked_to_end = false;
+    let ended = std::future::poll_fn(|cx| {
+        if !asked_to_end && stopping.as_mut().poll(cx).is_ready() {
+            asked_to_end = true;
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(cx)
+    });
+    if ended.await.is_ok() {
+        let mut stream = connection.into_parts().io.into_inner();
+        linger(&mut stream).await;
+    }
+}
+
+/// Closes our side, and reads for a moment what the peer still sends: a close with unread bytes would reset the connection,
+/// and the answer with it.
+async fn linger<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(stream: &mut S) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut rest = stream.take(LINGER_BYTES);
+    let mut buffer = vec![0; 16 << 10];
+    let reading = async { while matches!(rest.read(&mut buffer).await, Ok(1..)) {} };
+    let _ = timeout(LINGER, reading).await;
+}

@@ -1,0 +1,104 @@
+//! `http.*`: where to listen and how much to take.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ron_config::{ByteSize, Reload, Schema, Settings};
+
+/// Where a host listens and what it takes. Times and limits follow a reload; the address is the next start's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HttpSettings {
+    /// Default 127.0.0.1:8080.
+    pub addr: SocketAddr,
+    /// Open connections, 1,024: what beyond that waits in the system's queue of connections.
+    pub max_conns: usize,
+    /// From the first byte of a head to its last, and between two bytes of a body that is read. 5 s.
+    pub read_timeout: Duration,
+    /// Between two pieces of an answer that the peer takes. 5 s.
+    pub write_timeout: Duration,
+    /// Between two requests of one connection. 60 s.
+    pub idle_timeout: Duration,
+    /// From the head to the last byte of a body. 5 s.
+    pub body_timeout: Duration,
+    /// Bytes of a body. 1 MiB.
+    pub max_body_bytes: ByteSize,
+    /// Requests under way, 512: what beyond that waits only makes all of them late.
+    pub inflight: usize,
+    /// Requests per second of all clients. 500.
+    pub rps: u32,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            max_conns: 1024,
+            read_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(5),
+            max_body_bytes: ByteSize::new(1 << 20),
+            inflight: 512,
+            rps: 500,
+        }
+    }
+}
+
+impl Settings for HttpSettings {
+    fn schema(schema: &mut Schema<Self>) {
+        let timeouts = || Duration::from_millis(10)..=Duration::from_secs(3600);
+        schema
+            .key("http.addr", |http: &mut Self| &mut http.addr)
+            .doc("address of the service");
+        schema
+            .key("http.max_conns", |http: &mut Self| &mut http.max_conns)
+            .doc("open connections")
+            .range(1..=1 << 20);
+        schema
+            .key("http.read_timeout", |http: &mut Self| {
+                &mut http.read_timeout
+            })
+            .doc("for the head of a request, and between two pieces of a body")
+            .range(timeouts())
+            .reload(Reload::Live);
+        schema
+            .key("http.write_timeout", |http: &mut Self| {
+                &mut http.write_timeout
+            })
+            .doc("between two pieces of an answer that the peer takes")
+            .range(timeouts())
+            .reload(Reload::Live);
+        schema
+            .key("http.idle_timeout", |http: &mut Self| {
+                &mut http.idle_timeout
+            })
+            .doc("between two requests of a connection")
+            .range(timeouts())
+            .reload(Reload::Live);
+        schema
+            .key("http.body_timeout", |http: &mut Self| {
+                &mut http.body_timeout
+            })
+            .doc("for a whole body, from the head on")
+            .range(timeouts())
+            .reload(Reload::Live);
+        schema
+            .key("http.max_body_bytes", |http: &mut Self| {
+                &mut http.max_body_bytes
+            })
+            .doc("bytes of a body")
+            .range(ByteSize::new(1 << 10)..=ByteSize::new(1 << 20))
+            .reload(Reload::Live);
+        schema
+            .key("http.inflight", |http: &mut Self| &mut http.inflight)
+            .doc("requests under way")
+            .range(1..=1 << 16)
+            .reload(Reload::Live);
+        schema
+            .key("http.rps", |http: &mut Self| &mut http.rps)
+            .doc("requests per second, of all clients")
+            .range(1..=1_000_000)
+            .reload(Reload::Live);
+    }
+}

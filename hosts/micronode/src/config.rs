@@ -1,0 +1,52 @@
+//! The node's settings: the kernel's, `http.*` and its own.
+
+use ron_config::{ByteSize, Schema, Settings};
+use ron_host::http::HttpSettings;
+use ron_host::HostSettings;
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// The kernel's part.
+    pub kernel: ron_kernel::Config,
+    /// Where to listen and how much to take.
+    pub http: HttpSettings,
+    /// `store.max_bytes`: what objects may take in memory. 256 MiB.
+    pub store_max_bytes: ByteSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let mut kernel = ron_kernel::Config::default();
+        kernel.amnesia.enabled = true;
+        Self {
+            kernel,
+            http: HttpSettings::default(),
+            store_max_bytes: ByteSize::new(256 << 20),
+        }
+    }
+}
+
+impl Settings for Config {
+    fn schema(schema: &mut Schema<Self>) {
+        ron_host::kernel_keys(schema);
+        schema.include(|config: &mut Self| &mut config.http);
+        schema
+            .key("store.max_bytes", |config: &mut Self| {
+                &mut config.store_max_bytes
+            })
+            .doc("what objects may take in memory, with what it costs to keep them")
+            .range(ByteSize::new(1 << 20)..=ByteSize::new(1 << 40));
+    }
+}
+
+impl HostSettings for Config {
+    fn kernel(&self) -> &ron_kernel::Config {
+        &self.kernel
+    }
+
+    fn kernel_mut(&mut self) -> &mut ron_kernel::Config {
+        &mut self.kernel
+    }
+}

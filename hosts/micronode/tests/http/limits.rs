@@ -1,0 +1,175 @@
+//! What the node refuses, and that it lives on.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use crate::rig::{put, Answer, Node, PATIENCE};
+
+fn metric(node: &Node, series: &str) -> u64 {
+    let text = String::from_utf8(node.get("/metrics").body).unwrap();
+    let line = text.lines().find(|line| line.starts_with(series));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn a_body_of_one_mebibyte_passes_and_a_byte_more_does_not() {
+    let node = Node::start(&[]);
+    assert_eq!(node.put(&vec![1; 1 << 20]).status, 201);
+    for size in [(1 << 20) + 1, 2 << 20] {
+        let declared = node.put(&vec![1; size]);
+        assert_eq!((declared.status, &*declared.reason()), (413, "body_cap"));
+        assert_eq!(declared.header("connection"), Some("close"));
+        let mut chunked =
+            b"PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+        chunked.extend_from_slice(format!("{size:x}\r\n").as_bytes());
+        chunked.resize(chunked.len() + size, 1);
+        chunked.extend_from_slice(b"\r\n0\r\n\r\n");
+        let counted = node.send(chunked);
+        assert_eq!((counted.status, &*counted.reason()), (413, "body_cap"));
+    }
+    assert_eq!(metric(&node, "rejected_total{reason=\"413\"}"), 4);
+    assert_eq!(metric(&node, "inflight_requests{route=\"/put\"}"), 0);
+}
+
+#[test]
+fn more_requests_per_second_than_allowed_are_told_when_to_come_back() {
+    let node = Node::start(&["--http.rps", "20"]);
+    let answers: Vec<Answer> = (0..60).map(|_| node.get("/o/x")).collect();
+    let refused: Vec<&Answer> = answers.iter().filter(|a| a.status == 429).collect();
+    assert!((20..=40).contains(&refused.len()), "{}", refused.len());
+    for answer in &refused {
+        assert_eq!(answer.reason(), "rate");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    // Whoever looks after the node is not refused.
+    assert_eq!(node.get("/healthz").status, 200);
+    assert_eq!(
+        metric(&node, "rejected_total{reason=\"429\"}"),
+        refused.len() as u64
+    );
+}
+
+#[test]
+fn what_waits_for_its_bodies_takes_the_places_under_way() {
+    let limits = [
+        "--http.inflight",
+        "4",
+        "--http.body_timeout",
+        "2s",
+        "--http.rps",
+        "1000000",
+    ];
+    let node = Node::start(&limits);
+    let mut waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = node.connect();
+            let request = put(b"abc");
+            stream.write_all(&request[..request.len() - 1]).unwrap();
+            stream
+        })
+        .collect();
+    let began = Instant::now();
+    let refused = loop {
+        let answer = node.put(b"x");
+        if answer.status != 201 {
+            break answer;
+        }
+        assert!(began.elapsed() < PATIENCE);
+    };
+    assert_eq!(refused.status, 503);
+    assert!(["inflight", "not_ready"].contains(&&*refused.reason()));
+    assert!(refused.header("retry-after").is_some());
+    for stream in &mut waiting {
+        let late = Answer::read(stream, false).unwrap();
+        assert_eq!((late.status, &*late.reason()), (408, "body_timeout"));
+    }
+    assert!(began.elapsed() < Duration::from_secs(6));
+}
+
+#[test]
+fn a_head_that_drips_is_cut_off() {
+    let node = Node::start(&["--http.read_timeout", "500ms"]);
+    let mut stream = node.connect();
+    let began = Instant::now();
+    let mut drip = b"GET /healthz HTTP/1.1\r\nhost: n\r\nx: "
+        .iter()
+        .chain(std::iter::repeat(&b'y'));
+    while began.elapsed() < PATIENCE && stream.write_all(&[*drip.next().unwrap()]).is_ok() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(node.get("/healthz").status, 200);
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_cut_off() {
+    let node = Node::start(&["--http.write_timeout", "300ms"]);
+    let body = vec![7; 1 << 20];
+    let addr = node.put(&body).json()["addr"].as_str().unwrap().to_owned();
+    let mut stream = node.connect();
+    let request = format!("GET /o/{addr} HTTP/1.1\r\nhost: n\r\n\r\n");
+    // More than all buffers on the way hold.
+    for _ in 0..32 {
+        stream.write_all(request.as_bytes()).unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let mut all = Vec::new();
+    let _ = stream.read_to_end(&mut all);
+    assert!(all.len() < 32 << 20, "{} bytes came", all.len());
+    assert_eq!(metric(&node, "inflight_requests{route=\"/o/{addr}\"}"), 0);
+}
+
+#[test]
+fn codings_are_refused() {
+    let node = Node::start(&[]);
+    let coded =
+        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-encoding: br\r\ncontent-length: 1\r\n\r\nx";
+    let answer = node.send(coded);
+    assert_eq!((answer.status, &*answer.reason()), (415, "coding"));
+    let plain = coded.replace("br", "identity");
+    assert_eq!(node.send(plain).status, 201);
+}
+
+#[test]
+fn objects_beyond_the_budget_are_refused_and_the_rest_stays() {
+    let node = Node::start(&["--store.max_bytes", "1MiB"]);
+    let first = node.put(&vec![1; 600_000]);
+    assert_eq!(first.status, 201);
+    let full = node.put(&vec![2; 600_000]);
+    assert_eq!((full.status, &*full.reason()), (507, "store_full"));
+    let path = format!("/o/{}", first.json()["addr"].as_str().unwrap());
+    assert_eq!(node.get(&path).status, 200);
+    assert_eq!(metric(&node, "rejected_total{reason=\"507\"}"), 1);
+}
+
+#[test]
+fn requests_that_could_be_read_in_two_ways_are_refused() {
+    let node = Node::start(&[]);
+    let cases = [
+        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-length: 1, 2\r\n\r\nab",
+        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-length: +1\r\n\r\na",
+        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-length: 0x1\r\n\r\na",
+        "PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n",
+        "GET /healthz HTTP/1.1\r\nhost: n\r\nx: a\r\n b\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nhost : n\r\n\r\n",
+        "GET /healthz HTTP/9.9\r\nhost: n\r\n\r\n",
+        "GET\t/healthz HTTP/1.1\r\nhost: n\r\n\r\n",
+    ];
+    for case in cases {
+        let mut stream = node.connect();
+        stream.write_all(case.as_bytes()).unwrap();
+        let answer = Answer::read(&mut stream, false);
+        let status = answer.map_or(400, |answer| answer.status);
+        assert_eq!(status, 400, "{case:?}");
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(rest.is_empty(), "{case:?}: the connection goes on");
+    }
+    assert_eq!(node.get("/healthz").status, 200);
+}

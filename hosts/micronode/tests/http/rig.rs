@@ -1,0 +1,196 @@
+//! A running node, and a client that sends what it is told, byte for byte.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{channel, Receiver};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longer than anything here may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Node {
+    process: Child,
+    pub(crate) addr: SocketAddr,
+    log: Receiver<Value>,
+    _run_dir: tempfile::TempDir,
+}
+
+impl Node {
+    /// On a port of the system's choice, with these arguments.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let run_dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_micronode"));
+        command.args(["--http-addr", "127.0.0.1:0"]).args(args);
+        command.env_clear().env("RON_RUN_DIR", run_dir.path());
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = process.stdout.take().unwrap();
+        let (sender, log) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut node = Self {
+            process,
+            addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            log,
+            _run_dir: run_dir,
+        };
+        let line = node.logged("listening");
+        node.addr = line["addr"].as_str().unwrap().parse().unwrap();
+        let began = Instant::now();
+        while node.get("/readyz").status != 200 {
+            assert!(began.elapsed() < PATIENCE, "it is not ready");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        node
+    }
+
+    /// The next log line of this event.
+    pub(crate) fn logged(&self, event: &str) -> Value {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("no `{event}` in the log"));
+            if line["event"] == event {
+                return line;
+            }
+        }
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    /// Sends `request` on a connection of its own and reads one answer.
+    pub(crate) fn send(&self, request: impl AsRef<[u8]>) -> Answer {
+        let mut stream = self.connect();
+        // The node may refuse before it has read all.
+        let _ = stream.write_all(request.as_ref());
+        let is_head = request.as_ref().starts_with(b"HEAD ");
+        Answer::read(&mut stream, is_head).expect("an answer")
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: node\r\n\r\n"))
+    }
+
+    pub(crate) fn get_with(&self, path: &str, headers: &str) -> Answer {
+        self.send(format!(
+            "GET {path} HTTP/1.1\r\nhost: node\r\n{headers}\r\n"
+        ))
+    }
+
+    pub(crate) fn put(&self, body: &[u8]) -> Answer {
+        self.send(put(body))
+    }
+
+    pub(crate) fn terminate(&self) {
+        let pid = rustix::process::Pid::from_raw(self.process.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Its exit code.
+    pub(crate) fn wait(&mut self) -> i32 {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status.code().unwrap();
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub(crate) fn put(body: &[u8]) -> Vec<u8> {
+    let mut request = format!(
+        "PUT /put HTTP/1.1\r\nhost: node\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(body);
+    request
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// Whether the body is as long as was announced.
+    pub(crate) is_whole: bool,
+}
+
+impl Answer {
+    /// `None` if the connection ends before a head is complete.
+    pub(crate) fn read(stream: &mut impl Read, is_head: bool) -> Option<Self> {
+        loop {
+            let answer = Self::read_one(stream, is_head)?;
+            if answer.status != 100 {
+                return Some(answer);
+            }
+        }
+    }
+
+    fn read_one(stream: &mut impl Read, is_head: bool) -> Option<Self> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            if stream.read(&mut byte).ok()? == 0 {
+                return None;
+            }
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let mut lines = head.split("\r\n");
+        let status = lines.next()?.split(' ').nth(1)?.parse().unwrap();
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+            .collect();
+        let length = headers.iter().find(|(name, _)| name == "content-length");
+        let length: usize = length.map_or(0, |(_, value)| value.parse().unwrap());
+        let length = if is_head || status == 304 { 0 } else { length };
+        let mut body = Vec::new();
+        let read = stream.by_ref().take(length as u64).read_to_end(&mut body);
+        Some(Self {
+            status,
+            headers,
+            is_whole: read.is_ok() && body.len() == length,
+            body,
+        })
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    /// Which rule refused it.
+    pub(crate) fn reason(&self) -> String {
+        let json = self.json();
+        let error = &json["error"];
+        assert_eq!(error["corr_id"].as_str(), self.header("x-corr-id"));
+        error["details"]["reason"].as_str().unwrap().to_owned()
+    }
+}
