@@ -177,6 +177,10 @@ fn a_text_that_is_no_keyring_is_refused_with_its_place_and_without_its_secrets()
             "[[key]] 1: nota_fter: expected only",
         ),
         (
+            format!("{good}{}", key("b", SECRET, "")),
+            "[[key]] 2: not_after: expected an instant in quotes",
+        ),
+        (
             format!("{good}[[revoked]]\ncap_id = \"1\"\nuntil = \"2026-01-01T00:00:00Z\""),
             "[[revoked]] 1: cap_id: expected 32 digits",
         ),
@@ -307,6 +311,26 @@ fn a_revoked_capability_is_refused_and_all_that_was_made_from_it() {
         assert_eq!(at(now() + HOUR), None);
     }
     assert!(verify(good.as_str(), &keyring, &request(now())).is_ok());
+}
+
+#[test]
+fn a_revocation_ends_with_the_last_key_that_can_have_minted_what_is_revoked() {
+    let mut keyring = keyring();
+    let old = token(&keyring, 1);
+    let cap_id = inspect(old.as_str()).unwrap().cap_id;
+    keyring.revoke(cap_id, now() + HOUR * 99, now()).unwrap();
+    keyring.rotate(&mut random(2), now(), HOUR * 2).unwrap();
+    keyring.rotate(&mut random(3), now(), HOUR).unwrap();
+    let ends: Vec<_> = keyring.revoked().collect();
+    assert_eq!(ends, [(cap_id, now() + HOUR * 2)]);
+    let at = |at| verify(old.as_str(), &keyring, &request(at)).err();
+    assert_eq!(at(now() + HOUR * 2 - MILLI), Some(Denied::Revoked));
+    assert_eq!(at(now() + HOUR * 2), Some(Denied::KeyExpired));
+    let mut at_once = keyring.clone();
+    at_once
+        .rotate(&mut random(4), now() + HOUR * 2, Duration::ZERO)
+        .unwrap();
+    assert_eq!((at_once.revoked().count(), at_once.keys().count()), (0, 1));
 }
 
 #[test]

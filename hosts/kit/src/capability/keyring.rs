@@ -206,7 +206,8 @@ impl Keyring {
     }
 
     /// Makes a new key, which mints from now on. The one before it verifies for `grace` longer, never longer than it
-    /// would have. Forgets keys and revocations that have ended. Returns the new key's name.
+    /// would have. What is revoked was minted by a key that is previous now, so its revocation ends with the last of
+    /// those. Forgets keys and revocations that have ended. Returns the new key's name.
     ///
     /// # Errors
     ///
@@ -232,6 +233,10 @@ impl Keyring {
             .collect();
         if previous.len() >= KEYS_MAX {
             return Err(ChangeError::TooManyKeys);
+        }
+        let last = previous.iter().filter_map(Key::not_after).max();
+        for until in self.revoked.values_mut() {
+            *until = (*until).min(last.unwrap_or(now));
         }
         self.revoked.retain(|_, until| now < *until);
         self.previous = previous;
@@ -362,9 +367,10 @@ impl Entries {
             let Some(secret) = decoded.filter(long) else {
                 return Err(fields.wrong("secret", "base64url of 32 to 256 random bytes"));
             };
-            let not_after = match fields.has("not_after") {
-                true => Some(fields.instant("not_after")?),
-                false => None,
+            // Only a key that mints may have no end.
+            let not_after = match keys.is_empty() && !fields.has("not_after") {
+                true => None,
+                false => Some(fields.instant("not_after")?),
             };
             fields.end("only kid, secret and not_after")?;
             keys.push(Key::new(kid, secret, not_after));

@@ -1,7 +1,7 @@
 //! The keyring of a running service.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::file::{read, KeyringError, Stamp};
 use super::keyring::Keyring;
@@ -17,6 +17,8 @@ use super::verify::{verify, Denied, Grant, Request};
 pub struct KeyProvider {
     path: PathBuf,
     loaded: RwLock<Loaded>,
+    /// Held by a reload, so that what was read first never replaces what was read last.
+    reloading: Mutex<()>,
 }
 
 /// Transitions: a reload replaces both; they are `None` together.
@@ -39,7 +41,11 @@ impl KeyProvider {
             keyring: Some(Arc::new(keyring)),
             stamp: Some(stamp),
         });
-        Ok(KeyProvider { path, loaded })
+        Ok(KeyProvider {
+            path,
+            loaded,
+            reloading: Mutex::new(()),
+        })
     }
 
     /// The file.
@@ -62,6 +68,10 @@ impl KeyProvider {
     /// Those of [`Keyring::load`]; from then on every request is refused with [`Denied::KeysUnavailable`], until a
     /// reload succeeds.
     pub fn reload(&self) -> Result<bool, KeyringError> {
+        let _turn = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let (keyring, stamp, result) = match read(&self.path) {
             Ok((keyring, stamp)) => (Some(Arc::new(keyring)), Some(stamp), Ok(())),
             Err(error) => (None, None, Err(error)),
