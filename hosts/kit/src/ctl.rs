@@ -4,6 +4,7 @@
 //! 0 done, 1 failed, 2 usage, 3 unreachable, 4 refused.
 
 mod args;
+mod cap;
 mod client;
 mod commands;
 mod discovery;

@@ -7,6 +7,8 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::cap::Cap;
+
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed (rejected, unknown child, conflict, stragglers);
 2 usage (also: several services run, and none was chosen); 3 unreachable;
@@ -150,6 +152,9 @@ pub(crate) enum Command {
     /// Inject faults where chaos.armed allows it
     #[command(subcommand)]
     Chaos(Chaos),
+    /// Mint, restrict, inspect and revoke capabilities; rotate their keys
+    #[command(subcommand)]
+    Cap(Cap),
     /// Print the completions for a shell
     Completions { shell: Shell },
     /// Print the manual page

@@ -15,7 +15,7 @@ use super::failure::{Failure, Fault};
 use super::screen::{self, Asked, Here, Socket};
 use super::session::{print, Session, Stopped};
 use super::wire::{self, About, Draining, Plan, Report};
-use super::{live, manual, offline};
+use super::{cap, live, manual, offline};
 
 pub(crate) async fn run(mut session: Session, command: Command) -> Result<u8, Stopped> {
     match command {
@@ -70,6 +70,7 @@ pub(crate) async fn run(mut session: Session, command: Command) -> Result<u8, St
                 .await
         }
         Command::Chaos(command) => chaos(&session, command).await,
+        Command::Cap(command) => cap::run(&session, command).await,
         Command::Completions { shell } => manual::completions(&session, shell),
         Command::Man => manual::page(&session),
     }

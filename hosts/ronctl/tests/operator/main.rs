@@ -1,6 +1,7 @@
 //! The program against services that answer, lie, hang, or are not there.
 
 mod answers;
+mod cap;
 mod check;
 mod fake;
 mod finding;

@@ -2,7 +2,7 @@
 
 use crate::fake::Run;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "ps",
     "tree",
     "explain",
@@ -18,11 +18,23 @@ const COMMANDS: [&str; 17] = [
     "release",
     "log",
     "chaos",
+    "cap",
     "completions",
     "man",
 ];
-const BELOW: [&str; 7] = [
-    "print", "check", "reload", "inject", "list", "clear", "explain",
+const BELOW: [&str; 12] = [
+    "print",
+    "check",
+    "reload",
+    "inject",
+    "list",
+    "clear",
+    "explain",
+    "mint",
+    "attenuate",
+    "inspect",
+    "revoke",
+    "rotate",
 ];
 
 #[track_caller]
@@ -65,6 +77,9 @@ fn no_line_of_any_help_is_wider_than_a_small_terminal() {
             "config reload",
         ]
         .map(str::to_owned),
+    );
+    lines.extend(
+        ["mint", "attenuate", "inspect", "revoke", "rotate"].map(|name| format!("cap {name}")),
     );
     lines.extend(["chaos inject", "chaos list", "chaos clear", ""].map(str::to_owned));
     for line in lines {
