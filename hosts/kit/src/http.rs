@@ -11,6 +11,7 @@ mod answer;
 mod call;
 mod conditional;
 mod correlation;
+mod inflate;
 mod listener;
 mod node;
 mod range;

@@ -61,13 +61,18 @@ impl Store {
     /// The budget does not allow it.
     pub fn put(&self, object: Object) -> Result<bool, Full> {
         let (address, cost) = (object.tree.address(), cost(&object));
+        // Not under the lock: that is a look at every byte.
+        if self
+            .get(&address)
+            .is_some_and(|known| known.bytes == object.bytes)
+        {
+            return Ok(true);
+        }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let State { objects, used } = &mut *state;
         match objects.entry(address) {
             Entry::Occupied(mut known) => {
-                if known.get().bytes != object.bytes {
-                    known.insert(Arc::new(object));
-                }
+                known.insert(Arc::new(object));
                 Ok(true)
             }
             Entry::Vacant(_) if cost > self.budget.saturating_sub(*used) => Err(Full {

@@ -11,6 +11,7 @@ use hyper::StatusCode;
 use tokio::time::{timeout_at, Instant};
 
 use super::correlation::CorrelationId;
+use super::inflate::{Fault, Inflate};
 use super::refusal::Refusal;
 
 /// A request whose head has passed the limits; its body is still to be read.
@@ -19,8 +20,50 @@ pub struct Call {
     pub(crate) head: Parts,
     pub(crate) params: Vec<(&'static str, String)>,
     pub(crate) corr_id: CorrelationId,
-    pub(crate) body: Incoming,
+    pub(crate) body: Source,
     pub(crate) limits: BodyLimits,
+}
+
+/// Where a body comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Plain(Incoming),
+    Coded(Inflate),
+}
+
+impl Source {
+    async fn piece(&mut self) -> Result<Option<Bytes>, Refusal> {
+        match self {
+            Self::Plain(body) => loop {
+                let frame = match body.frame().await {
+                    None => return Ok(None),
+                    Some(Ok(frame)) => frame,
+                    Some(Err(_)) => return Err(broken()),
+                };
+                // Trailers, and pieces of nothing, are passed over.
+                match frame.into_data() {
+                    Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                    _ => {}
+                }
+            },
+            Self::Coded(body) => body.piece().await.map_err(|fault| match fault {
+                Fault::Broken => broken(),
+                Fault::Bomb => {
+                    let message = "the body grows too much when it is decompressed";
+                    let status = StatusCode::PAYLOAD_TOO_LARGE;
+                    Refusal::new(status, "FrameTooLarge", "decompress", message).closing()
+                }
+            }),
+        }
+    }
+
+    /// Bytes of the body, if that is known.
+    fn length(&self) -> u64 {
+        match self {
+            Self::Plain(body) => body.size_hint().exact().unwrap_or(0),
+            Self::Coded(_) => 0,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,23 +104,15 @@ impl Call {
     /// # Errors
     /// 413 beyond the cap, 408 when the body or its next piece is late, 400 when it breaks off. The connection ends.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, Refusal> {
-        loop {
-            let until = self.limits.until.min(Instant::now() + self.limits.piece);
-            let frame = match timeout_at(until, self.body.frame()).await {
-                Err(_) => return Err(late()),
-                Ok(None) => return Ok(None),
-                Ok(Some(Err(_))) => return Err(broken()),
-                Ok(Some(Ok(frame))) => frame,
-            };
-            let Ok(data) = frame.into_data() else {
-                continue; // trailers
-            };
-            let left = self.limits.bytes.checked_sub(data.len() as u64);
-            self.limits.bytes = left.ok_or_else(too_large)?;
-            if !data.is_empty() {
-                return Ok(Some(data));
-            }
-        }
+        let until = self.limits.until.min(Instant::now() + self.limits.piece);
+        let piece = match timeout_at(until, self.body.piece()).await {
+            Err(_) => return Err(late()),
+            Ok(piece) => piece?,
+        };
+        let length = piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        let left = self.limits.bytes.checked_sub(length);
+        self.limits.bytes = left.ok_or_else(too_large)?;
+        Ok(piece)
     }
 
     /// The whole body.
@@ -85,7 +120,7 @@ impl Call {
     /// # Errors
     /// As [`piece`](Self::piece).
     pub async fn bytes(&mut self) -> Result<Bytes, Refusal> {
-        let declared = self.body.size_hint().exact().unwrap_or(0);
+        let declared = self.body.length();
         let Some(first) = self.piece().await? else {
             return Ok(Bytes::new());
         };

@@ -16,16 +16,19 @@ use bytes::Bytes;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{HeaderName, HeaderValue, ACCEPT, ALLOW, CONNECTION, CONTENT_ENCODING};
+use hyper::header::{
+    HeaderName, HeaderValue, ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, HOST,
+};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use ron_kernel::metrics::{
     AdminRequest, Golden, Metrics, ReasonLabel, RequestLabels, RouteLabel, RouteLabels,
 };
 
 use super::answer::{Answer, AnswerBody};
-use super::call::{too_large, BodyLimits, Call};
+use super::call::{too_large, BodyLimits, Call, Source};
 use super::correlation::{self, CorrelationId};
+use super::inflate::{Coding, Inflate, ACCEPTED};
 use super::refusal::Refusal;
 use super::routes::{Access, Found, Routes};
 use super::settings::HttpSettings;
@@ -181,11 +184,22 @@ impl Node {
             } => (template, Ok((endpoint, params))),
         };
         let exchange = Exchange::begin(&self, template.into(), method, began, phase);
+        let allowed = match has_one_host(&head) {
+            true => allowed,
+            false => {
+                let message = "a request of HTTP/1.1 names its host, once";
+                Err(Refusal::bad_request("host", message).closing())
+            }
+        };
         let answer = match allowed {
             Err(refusal) => Err(refusal),
             Ok((endpoint, params)) => match self.admit(&head, &body, endpoint.access, &exchange) {
                 Err(refusal) => Err(refusal),
-                Ok(limits) => {
+                Ok((limits, coding)) => {
+                    let body = match coding {
+                        None => Source::Plain(body),
+                        Some(coding) => Source::Coded(Inflate::new(body, coding)),
+                    };
                     let call = Call {
                         head,
                         params,
@@ -250,7 +264,7 @@ impl Node {
         body: &Incoming,
         access: Access,
         exchange: &Exchange,
-    ) -> Result<BodyLimits, Refusal> {
+    ) -> Result<(BodyLimits, Option<Coding>), Refusal> {
         let limits = self.limits();
         if let Err(early) = limits.rate.check() {
             let wait = early.wait_time_from(self.0.clock.now());
@@ -279,27 +293,28 @@ impl Node {
                 return Err(Refusal::unavailable("fail_secure", message, retry));
             }
         }
-        let coding = head.headers.get(CONTENT_ENCODING);
-        if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            let message = "this node takes bodies without a content coding";
+        let coding = Coding::of(head.headers.get(CONTENT_ENCODING)).map_err(|()| {
+            let message = "this node takes bodies as they are, or with one of gzip and zstd";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             let refusal = Refusal::new(status, "UnsupportedEncoding", "coding", message);
-            return Err(refusal.closing());
-        }
+            refusal.header(ACCEPT_ENCODING, ACCEPTED).closing()
+        })?;
         let most = limits.settings.max_body_bytes.bytes();
         if body.size_hint().lower() > most {
             return Err(too_large());
         }
-        Ok(BodyLimits {
+        let limits = BodyLimits {
             bytes: most,
             piece: limits.settings.read_timeout,
             until: tokio::time::Instant::now() + limits.settings.body_timeout,
-        })
+        };
+        Ok((limits, coding))
     }
 
     fn count(&self, refusal: &Refusal, route: &'static str, corr_id: &CorrelationId) {
         let (status, reason) = (refusal.status(), refusal.reason());
         let label = match status.as_u16() {
+            _ if reason == "decompress" => Some(reason),
             404 | 405 => None,
             408 => Some("408"),
             413 => Some("413"),
@@ -329,6 +344,12 @@ impl fmt::Debug for Node {
             .field("openness", &self.openness())
             .finish_non_exhaustive()
     }
+}
+
+/// RFC 9112, section 3.2.
+fn has_one_host(head: &Parts) -> bool {
+    let hosts = head.headers.get_all(HOST).iter().count();
+    hosts == 1 || (hosts == 0 && head.version < Version::HTTP_11)
 }
 
 /// For ids, which need to differ, not to be secret.

@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long and how much of a refused request is read, so that the answer is not lost with the connection.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 4 << 20;
+/// Of a head, and of what is read at a time.
+const BUFFER: usize = 64 << 10;
 /// After an accept that failed: descriptors may be free again by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is left of the deadline of a stop for connections that did not end in time.
@@ -148,6 +150,7 @@ async fn connection(
     let mut connection = http1::Builder::new()
         .half_close(false)
         .header_read_timeout(None)
+        .max_buf_size(BUFFER)
         .serve_connection(io, service);
     let mut stopping = std::pin::pin!(stopping);
     let mut asked_to_end = false;

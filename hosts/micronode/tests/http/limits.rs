@@ -123,15 +123,62 @@ fn a_peer_that_does_not_read_is_cut_off() {
     assert_eq!(metric(&node, "inflight_requests{route=\"/o/{addr}\"}"), 0);
 }
 
+fn coded(coding: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-encoding: {coding}\r\ncontent-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
 #[test]
-fn codings_are_refused() {
+fn a_compressed_body_is_stored_as_what_it_stands_for() {
+    // `gzip -n` of "content".
+    let body = [
+        0x1f, 0x8b, 0x08, 0, 0, 0, 0, 0, 0, 3, 0x4b, 0xce, 0xcf, 0x2b, 0x49, 0xcd, 0x2b, 0x01, 0,
+        0xa9, 0x30, 0xc5, 0xfe, 7, 0, 0, 0,
+    ];
     let node = Node::start(&[]);
-    let coded =
-        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-encoding: br\r\ncontent-length: 1\r\n\r\nx";
-    let answer = node.send(coded);
-    assert_eq!((answer.status, &*answer.reason()), (415, "coding"));
-    let plain = coded.replace("br", "identity");
-    assert_eq!(node.send(plain).status, 201);
+    let stored = node.send(coded("gzip", &body));
+    assert_eq!(stored.status, 201, "{stored:?}");
+    assert_eq!(stored.json()["addr"], node.put(b"content").json()["addr"]);
+    let broken = node.send(coded("gzip", &body[..20]));
+    assert_eq!((broken.status, &*broken.reason()), (400, "body_broken"));
+}
+
+#[test]
+fn a_bomb_is_refused_and_costs_no_memory() {
+    let node = Node::start(&["--http.rps", "1000000"]);
+    // 64 MiB of zeros in one zstd frame of run-length blocks of 128 KiB, 3 bytes and a byte of zero each.
+    let mut bomb = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 0x58];
+    for block in 0..512 {
+        let head: u32 = u32::from(block == 511) | 1 << 1 | (128 << 10) << 3;
+        bomb.extend_from_slice(&head.to_le_bytes()[..3]);
+        bomb.push(0);
+    }
+    let before = node.resident_kib();
+    for _ in 0..50 {
+        let refused = node.send(coded("zstd", &bomb));
+        assert_eq!((refused.status, &*refused.reason()), (413, "decompress"));
+    }
+    let grown = node.resident_kib().saturating_sub(before);
+    assert!(grown < 16 << 10, "{grown} KiB");
+    assert_eq!(metric(&node, "rejected_total{reason=\"decompress\"}"), 50);
+}
+
+#[test]
+fn codings_that_are_unknown_or_stacked_are_refused() {
+    let node = Node::start(&[]);
+    for coding in ["br", "deflate", "gzip, gzip"] {
+        let answer = node.send(coded(coding, b"x"));
+        assert_eq!(
+            (answer.status, &*answer.reason()),
+            (415, "coding"),
+            "{coding}"
+        );
+        assert_eq!(answer.header("accept-encoding"), Some("gzip, zstd"));
+    }
+    assert_eq!(node.send(coded("identity", b"x")).status, 201);
 }
 
 #[test]
@@ -159,6 +206,8 @@ fn requests_that_could_be_read_in_two_ways_are_refused() {
         "GET /healthz HTTP/1.1\r\nhost: n\r\nx: a\r\n b\r\n\r\n",
         "GET /healthz HTTP/1.1\r\nhost : n\r\n\r\n",
         "GET /healthz HTTP/9.9\r\nhost: n\r\n\r\n",
+        "GET /o/x HTTP/1.1\r\n\r\n",
+        "GET /o/x HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
         "GET\t/healthz HTTP/1.1\r\nhost: n\r\n\r\n",
     ];
     for case in cases {
