@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{symlink, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{chown, symlink, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -354,6 +354,25 @@ fn a_file_that_others_may_read_is_refused_with_what_to_do() {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         assert!(Keyring::load(&path).is_ok());
     }
+}
+
+#[test]
+fn a_keyring_of_somebody_else_is_refused_to_root_too() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let place = Place::holding(&keyring());
+    let provider = KeyProvider::open(place.path()).unwrap();
+    chown(place.path(), Some(65534), None).unwrap();
+    let error = Keyring::load(&place.path()).unwrap_err();
+    assert!(
+        told(&error)
+            .ends_with("belongs to uid 65534, and this is uid 0; run as its owner, or chown it"),
+        "{}",
+        told(&error)
+    );
+    assert!(provider.changed() && provider.reload().is_err());
+    assert_eq!(provider.keyring(), Err(Denied::KeysUnavailable));
 }
 
 #[test]

@@ -152,7 +152,7 @@ pub(crate) enum Command {
     /// Inject faults where chaos.armed allows it
     #[command(subcommand)]
     Chaos(Chaos),
-    /// Mint, restrict, inspect and revoke capabilities; rotate their keys
+    /// Mint, restrict and revoke capabilities; rotate their keys
     #[command(subcommand)]
     Cap(Cap),
     /// Print the completions for a shell
