@@ -1,8 +1,8 @@
 //! Business HTTP/1.1 of hosts: a listener as a supervised child, limits in front of every handler, one shape of error.
 //!
 //! A request passes, in this order: a place among the connections, the time its head may take, its correlation id, the
-//! request rate, a place among the requests under way, the state of the node (writes are refused first), the coding and the
-//! declared length of its body, and then its handler, which reads the body under a cap and a deadline. What a layer refuses
+//! request rate, a place among the requests under way, the state of the node (writes are refused first), its capability, the
+//! coding and the declared length of its body, and then its handler, which reads the body under a cap and a deadline. What a layer refuses
 //! costs nothing behind it, and every refusal is counted and has the envelope of [`Refusal`].
 //!
 //! The admin routes (`/metrics`, `/healthz`, `/livez`, `/readyz`, `/version`) are answered before the limits.
@@ -11,6 +11,7 @@ mod answer;
 mod call;
 mod conditional;
 mod correlation;
+mod front;
 mod inflate;
 mod listener;
 mod node;
@@ -25,10 +26,11 @@ pub use answer::{Answer, AnswerBody};
 pub use call::Call;
 pub use conditional::{EntityTag, Precondition};
 pub use correlation::CorrelationId;
-pub use listener::{ListenError, Listener};
+pub use front::{Front, FrontError};
+pub use listener::ListenError;
 pub use node::Node;
 pub use range::{ByteRange, RangeRequest};
 pub use refusal::Refusal;
 pub use routes::{Access, Routes};
 pub use server::serve;
-pub use settings::HttpSettings;
+pub use settings::{AuthSettings, HttpSettings};

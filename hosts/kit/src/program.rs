@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,13 +16,11 @@ use serde_json::Value as Json;
 
 use crate::cli::{self, Command, Invocation};
 use crate::filter::check_directives;
-use crate::http::Listener;
+use crate::http::{Front, FrontError, HttpSettings};
 use crate::log::{Filter, Log};
 
 /// Exit code for configuration and usage.
 const USAGE: u8 = 2;
-/// Exit code for an address in use.
-const IN_USE: u8 = 98;
 
 /// `RON_` names of programs that may share a machine's environment with this one. A host that has a key for one of
 /// them follows it all the same.
@@ -118,12 +115,20 @@ impl<T: HostSettings> Program<T> {
         self.run_on(|_| None, |kernel, loaded, _| children(kernel, loaded))
     }
 
-    /// [`run`](Self::run) with a listener on the address that `addr` finds in the configuration, bound before anything
-    /// starts: an address in use ends the program with 98. For `config validate` it is not bound.
-    pub fn run_on(
+    /// [`run`](Self::run) with the [`Front`] of the settings that `http` finds, opened before anything starts: an address in
+    /// use ends the program with 98. For `config validate` it is not opened.
+    pub fn run_http(
         self,
-        addr: impl FnOnce(&T) -> Option<SocketAddr>,
-        children: impl FnOnce(KernelBuilder, &Loaded<T>, Listener) -> KernelBuilder,
+        http: fn(&T) -> &HttpSettings,
+        children: impl FnOnce(KernelBuilder, &Loaded<T>, Front) -> KernelBuilder,
+    ) -> ExitCode {
+        self.run_on(|settings| Some(Front::open(http(settings))), children)
+    }
+
+    fn run_on(
+        self,
+        open: impl FnOnce(&T) -> Option<Result<Front, FrontError>>,
+        children: impl FnOnce(KernelBuilder, &Loaded<T>, Front) -> KernelBuilder,
     ) -> ExitCode {
         let schema = match Schema::<T>::of() {
             Ok(schema) => schema,
@@ -159,7 +164,7 @@ impl<T: HostSettings> Program<T> {
             },
             Command::Validate { path } => match loader.file(&path).flags(flags).load() {
                 Ok(loaded) => self.validated(&path, &loaded, |kernel, loaded| {
-                    children(kernel, loaded, Listener::default())
+                    children(kernel, loaded, Front::default())
                 }),
                 Err(errors) => self.refuse(&errors.to_string(), USAGE),
             },
@@ -169,7 +174,7 @@ impl<T: HostSettings> Program<T> {
                 Err(errors) => self.refuse_config(&errors),
             },
             Command::Run => match self.with_environment(loader, config, flags).load() {
-                Ok(loaded) => self.start(loaded, addr, children),
+                Ok(loaded) => self.start(loaded, open, children),
                 Err(errors) => self.refuse_config(&errors),
             },
         }
@@ -235,17 +240,13 @@ impl<T: HostSettings> Program<T> {
     fn start(
         self,
         loaded: Loaded<T>,
-        addr: impl FnOnce(&T) -> Option<SocketAddr>,
-        children: impl FnOnce(KernelBuilder, &Loaded<T>, Listener) -> KernelBuilder,
+        open: impl FnOnce(&T) -> Option<Result<Front, FrontError>>,
+        children: impl FnOnce(KernelBuilder, &Loaded<T>, Front) -> KernelBuilder,
     ) -> ExitCode {
         let snapshot = loaded.snapshot();
-        let listener = match addr(&snapshot).map(Listener::bind) {
-            None => Listener::default(),
-            Some(Ok(listener)) => listener,
-            Some(Err(error)) => {
-                let code = if error.is_addr_in_use() { IN_USE } else { 1 };
-                return self.refuse(&error.to_string(), code);
-            }
+        let front = match open(&snapshot).unwrap_or_else(|| Ok(Front::default())) {
+            Ok(front) => front,
+            Err(error) => return self.refuse(&error.to_string(), error.exit_code()),
         };
         let log = match Log::install(self.service, &snapshot.kernel().log) {
             Ok(log) => log,
@@ -259,7 +260,7 @@ impl<T: HostSettings> Program<T> {
         })
         .optional();
         let kernel = self.kernel(&loaded).control(control).child(level);
-        children(kernel, &loaded, listener).run()
+        children(kernel, &loaded, front).run()
     }
 
     /// What the log of a start must say before anything happens.

@@ -20,9 +20,11 @@ impl Default for Config {
     fn default() -> Self {
         let mut kernel = ron_kernel::Config::default();
         kernel.amnesia.enabled = true;
+        let mut http = HttpSettings::default();
+        http.auth.audience = "micronode".to_owned();
         Self {
             kernel,
-            http: HttpSettings::default(),
+            http,
             store_max_bytes: ByteSize::new(256 << 20),
         }
     }

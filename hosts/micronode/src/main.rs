@@ -1,10 +1,13 @@
 //! A single-tenant node for content-addressed objects: `micronode --help`.
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use micronode::{objects, Config, Store};
-use ron_host::http::{serve, HttpSettings, Node};
+use ron_config::Watch;
+use ron_host::http::{serve, Front, Node};
 use ron_host::Program;
 use ron_kernel::supervisor::{Child, ChildContext};
 
@@ -16,33 +19,53 @@ const SHORT: &[(&str, &str, &str)] = &[
     ("--pq-mode", "", "pq.mode"),
 ];
 
+/// What the listener's child needs whenever it starts.
+#[derive(Clone)]
+struct Parts {
+    front: Front,
+    store: Arc<Store>,
+    config: Watch<Config>,
+}
+
 fn main() -> ExitCode {
     Program::<Config>::new("micronode", env!("CARGO_PKG_VERSION"))
         .about("content-addressed objects over HTTP, in memory")
         .short(SHORT)
-        .run_on(
-            |config| Some(config.http.addr),
-            |kernel, loaded, listener| {
-                let watch = loaded.watch();
-                let store = Arc::new(Store::new(loaded.snapshot().store_max_bytes.bytes()));
-                let http = Child::task("http", move |cx: ChildContext| {
-                    let (listener, store, watch) =
-                        (listener.clone(), Arc::clone(&store), watch.clone());
-                    async move {
-                        let Some(kernel) = cx.kernel() else {
-                            return Ok(());
-                        };
-                        if let Some(addr) = listener.addr() {
-                            tracing::info!(event = "listening", %addr, "objects on http://{addr}");
-                        }
-                        let settings = move || -> HttpSettings { watch.clone().get().http.clone() };
-                        let routes =
-                            objects(store, kernel.metrics()).map_err(std::io::Error::other)?;
-                        let node = Node::new(routes, kernel.metrics().clone(), settings());
-                        serve(cx, listener, node, settings).await
-                    }
-                });
-                kernel.child(http.gated(std::time::Duration::from_secs(10)))
+        .run_http(
+            |config| &config.http,
+            |kernel, loaded, front| {
+                let parts = Parts {
+                    front,
+                    store: Arc::new(Store::new(loaded.snapshot().store_max_bytes.bytes())),
+                    config: loaded.watch(),
+                };
+                let http = Child::task_with("http", parts, http);
+                kernel.child(http.gated(Duration::from_secs(10)))
             },
         )
+}
+
+async fn http(cx: ChildContext, mut parts: Parts) -> io::Result<()> {
+    let Some(kernel) = cx.kernel() else {
+        return Ok(());
+    };
+    if let Some(addr) = parts.front.addr() {
+        tracing::info!(event = "listening", %addr, "objects on http://{addr}");
+    }
+    if parts.front.is_open_to_all() {
+        tracing::warn!(
+            event = "dev_allow",
+            "auth.dev_allow: everybody who reaches this address may do everything"
+        );
+    }
+    let metrics = kernel.metrics();
+    let routes = objects(parts.store, metrics).map_err(io::Error::other)?;
+    let settings = parts.config.get().http.clone();
+    let node = Node::new(routes, &parts.front, metrics.clone(), settings);
+    let node = node.map_err(io::Error::other)?;
+    let config = parts.config;
+    serve(cx, parts.front, node, move || {
+        config.clone().get().http.clone()
+    })
+    .await
 }

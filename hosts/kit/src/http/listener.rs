@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A listening socket; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Listener(Option<Arc<Bound>>);
+pub(crate) struct Listener(Option<Arc<Bound>>);
 
 #[derive(Debug)]
 struct Bound {
@@ -42,7 +42,7 @@ impl Listener {
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub fn bind(addr: SocketAddr) -> Result<Self, ListenError> {
+    pub(crate) fn bind(addr: SocketAddr) -> Result<Self, ListenError> {
         let socket = bind(addr).map_err(|source| ListenError { addr, source })?;
         let addr = socket.local_addr().unwrap_or(addr);
         Ok(Self(Some(Arc::new(Bound {
@@ -78,7 +78,7 @@ impl Listener {
     }
 
     /// Where it listens, the port included that the system has chosen for 0.
-    pub fn addr(&self) -> Option<SocketAddr> {
+    pub(crate) fn addr(&self) -> Option<SocketAddr> {
         self.0.as_deref().map(|bound| bound.addr)
     }
 }

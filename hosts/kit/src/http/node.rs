@@ -22,12 +22,14 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use ron_kernel::metrics::{
-    AdminRequest, Golden, Metrics, ReasonLabel, RequestLabels, RouteLabel, RouteLabels,
+    AdminRequest, CounterFamily, Golden, Metrics, MetricsError, ReasonLabel, RequestLabels,
+    RouteLabel, RouteLabels,
 };
 
 use super::answer::{Answer, AnswerBody};
 use super::call::{too_large, BodyLimits, Call, Source};
 use super::correlation::{self, CorrelationId};
+use super::front::{Door, Front};
 use super::inflate::{Coding, Inflate, ACCEPTED};
 use super::refusal::Refusal;
 use super::routes::{Access, Found, Routes};
@@ -62,6 +64,8 @@ struct Inner {
     /// What `Retry-After` tells while the node is not open, in milliseconds.
     retry_ms: AtomicU64,
     clock: DefaultClock,
+    door: Door,
+    auth_failures_total: CounterFamily<ReasonLabel>,
 }
 
 /// The settings in force, and the rate that is counted against them.
@@ -81,18 +85,29 @@ impl Limits {
 }
 
 impl Node {
-    /// `routes` under `settings`, counted in `metrics`, whose health decides what is open.
-    pub fn new(routes: Routes, metrics: Metrics, settings: HttpSettings) -> Self {
-        Self(Arc::new(Inner {
+    /// `routes` behind `front` and under `settings`, counted in `metrics`, whose health decides what is open.
+    ///
+    /// # Errors
+    /// `metrics` has other families of the names that are registered here.
+    pub fn new(
+        routes: Routes,
+        front: &Front,
+        metrics: Metrics,
+        settings: HttpSettings,
+    ) -> Result<Self, MetricsError> {
+        let failures = "Requests whose capability was refused, by rule.";
+        Ok(Self(Arc::new(Inner {
             routes,
             golden: metrics.golden().clone(),
-            metrics,
             limits: RwLock::new(Arc::new(Limits::new(settings))),
             inflight: AtomicUsize::new(0),
             openness: AtomicU8::new(Openness::ReadOnly as u8),
             retry_ms: AtomicU64::new(1_000),
             clock: DefaultClock::default(),
-        }))
+            door: front.door.clone(),
+            auth_failures_total: metrics.counter_family("auth_failures_total", failures)?,
+            metrics,
+        })))
     }
 
     /// Other limits from the next request on. The rate starts with a full bucket if it changed.
@@ -119,6 +134,10 @@ impl Node {
             write: limits.settings.write_timeout,
             idle: limits.settings.idle_timeout,
         }
+    }
+
+    pub(crate) fn door(&self) -> &Door {
+        &self.0.door
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -293,6 +312,8 @@ impl Node {
                 return Err(Refusal::unavailable("fail_secure", message, retry));
             }
         }
+        let declared = body.size_hint().exact();
+        let grant = self.0.door.admit(head, declared, SystemTime::now())?;
         let coding = Coding::of(head.headers.get(CONTENT_ENCODING)).map_err(|()| {
             let message = "this node takes bodies as they are, or with one of gzip and zstd";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -300,6 +321,8 @@ impl Node {
             refusal.header(ACCEPT_ENCODING, ACCEPTED).closing()
         })?;
         let most = limits.settings.max_body_bytes.bytes();
+        let allowed = grant.as_ref().and_then(|grant| grant.max_bytes);
+        let most = allowed.map_or(most, |allowed| allowed.min(most));
         if body.size_hint().lower() > most {
             return Err(too_large());
         }
@@ -313,6 +336,10 @@ impl Node {
 
     fn count(&self, refusal: &Refusal, route: &'static str, corr_id: &CorrelationId) {
         let (status, reason) = (refusal.status(), refusal.reason());
+        if [401, 403].contains(&status.as_u16()) {
+            let failures = &self.0.auth_failures_total;
+            failures.get(&ReasonLabel::new(reason)).inc();
+        }
         let label = match status.as_u16() {
             _ if reason == "decompress" => Some(reason),
             404 | 405 => None,

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout, MissedTickBehavior};
 
-use super::listener::Listener;
+use super::front::{Front, Keys};
 use super::node::{Node, Openness};
 use super::settings::HttpSettings;
 use super::timed::{Phase, Timed};
@@ -31,7 +31,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is left of the deadline of a stop for connections that did not end in time.
 const LAST_MOMENT: Duration = Duration::from_millis(50);
 
-/// Accepts connections on `listener` and answers their requests, until the child is stopped: then it stops listening,
+/// Accepts connections at `front` and answers their requests, until the child is stopped: then it stops listening,
 /// lets answers under way finish, and ends by the deadline. `settings` tells the limits in force, which are looked at anew
 /// with every turn of its clock.
 ///
@@ -39,11 +39,11 @@ const LAST_MOMENT: Duration = Duration::from_millis(50);
 /// The listener was not bound, or cannot be used.
 pub async fn serve(
     cx: ChildContext,
-    listener: Listener,
+    front: Front,
     node: Node,
     settings: impl Fn() -> HttpSettings + Send,
 ) -> std::io::Result<()> {
-    let accepting = listener.accepting();
+    let accepting = front.listener.accepting();
     let bound = accepting.unwrap_or_else(|| Err(std::io::ErrorKind::NotConnected.into()))?;
     let socket = TcpListener::from_std(bound)?;
     let places = Arc::new(Semaphore::new(settings().max_conns));
@@ -64,6 +64,7 @@ pub async fn serve(
             _ = looks.tick() => {
                 node.configure(&settings());
                 watch_load(&node);
+                watch_keys(&node);
                 look(&node);
             }
             Some(_) = connections.join_next() => {}
@@ -84,7 +85,7 @@ pub async fn serve(
         }
     }
     drop(socket);
-    listener.close();
+    front.listener.close();
     node.open(Openness::Draining, Duration::from_secs(1));
     let all_ended = async { while connections.join_next().await.is_some() {} };
     match cx.deadline() {
@@ -136,6 +137,31 @@ fn watch_load(node: &Node) {
         health.set("saturation", Condition::not_ready(reason));
     } else {
         health.clear("saturation");
+    }
+}
+
+/// The keyring's file, whose changes are in force within two looks. Without keys nothing is allowed, and the node says so.
+fn watch_keys(node: &Node) {
+    let health = node.metrics().health();
+    match node.door().follow() {
+        Keys::AsBefore => {}
+        Keys::Changed => tracing::info!(event = "keyring_changed", "the keyring was read again"),
+        Keys::Lost(error) => {
+            let error = error.to_string();
+            tracing::error!(
+                event = "keyring_lost",
+                error,
+                "the keyring is lost: {error}"
+            );
+        }
+    }
+    if node.door().has_keys() {
+        health.clear("caps_loaded");
+    } else {
+        health.set(
+            "caps_loaded",
+            Condition::fail_secure("the keyring cannot be read"),
+        );
     }
 }
 

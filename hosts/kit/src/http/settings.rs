@@ -1,6 +1,7 @@
 //! `http.*`: where to listen and how much to take.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ron_config::{ByteSize, Reload, Schema, Settings};
@@ -27,6 +28,20 @@ pub struct HttpSettings {
     pub inflight: usize,
     /// Requests per second of all clients. 500.
     pub rps: u32,
+    /// Who may call.
+    pub auth: AuthSettings,
+}
+
+/// `auth.*`: who may call. The keyring's content follows its file; the rest is the next start's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AuthSettings {
+    /// The file of the keyring.
+    pub keyring: Option<PathBuf>,
+    /// The `aud` that capabilities are for, and the realm of a 401.
+    pub audience: String,
+    /// Lets everybody in; on a loopback address only.
+    pub dev_allow: bool,
 }
 
 impl Default for HttpSettings {
@@ -41,6 +56,7 @@ impl Default for HttpSettings {
             max_body_bytes: ByteSize::new(1 << 20),
             inflight: 512,
             rps: 500,
+            auth: AuthSettings::default(),
         }
     }
 }
@@ -100,5 +116,14 @@ impl Settings for HttpSettings {
             .doc("requests per second, of all clients")
             .range(1..=1_000_000)
             .reload(Reload::Live);
+        schema
+            .key("auth.keyring", |http: &mut Self| &mut http.auth.keyring)
+            .doc("file of the keyring that capabilities are verified with");
+        schema
+            .key("auth.audience", |http: &mut Self| &mut http.auth.audience)
+            .doc("the `aud` that capabilities are for");
+        schema
+            .key("auth.dev_allow", |http: &mut Self| &mut http.auth.dev_allow)
+            .doc("lets everybody in, on a loopback address only");
     }
 }

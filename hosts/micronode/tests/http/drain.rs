@@ -55,7 +55,7 @@ fn an_address_in_use_ends_it_with_98() {
     let node = Node::start(&[]);
     let addr = node.addr.to_string();
     let output = Command::new(env!("CARGO_BIN_EXE_micronode"))
-        .args(["--http-addr", &addr])
+        .args(["--http-addr", &addr, "--auth.dev_allow", "true"])
         .env_clear()
         .output()
         .unwrap();

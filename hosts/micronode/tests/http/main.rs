@@ -1,5 +1,6 @@
 //! The node over a real socket.
 
+mod capabilities;
 mod drain;
 mod limits;
 mod objects;

@@ -19,8 +19,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// On a port of the system's choice, with these arguments.
+    /// On a port of the system's choice, open to everybody, with these arguments.
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_with(&[&["--auth.dev_allow", "true"], args].concat())
+    }
+
+    /// On a port of the system's choice, with these arguments.
+    pub(crate) fn start_with(args: &[&str]) -> Self {
         let run_dir = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_micronode"));
         command.args(["--http-addr", "127.0.0.1:0"]).args(args);

@@ -1,0 +1,211 @@
+//! What has to be there before a host starts to serve: its socket, and who may call.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use hyper::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use hyper::http::request::Parts;
+use hyper::StatusCode;
+
+use super::listener::{ListenError, Listener};
+use super::refusal::Refusal;
+use super::settings::HttpSettings;
+use crate::capability::{bearer, CapId, Denied, Grant, KeyProvider, KeyringError, Request};
+
+/// Capabilities whose rates are counted at a time; beyond that all counts begin anew.
+const RATES_MAX: usize = 4096;
+
+/// The socket and the door. The default has neither and is for a configuration that is only checked.
+#[derive(Clone, Debug, Default)]
+pub struct Front {
+    pub(crate) listener: Listener,
+    pub(crate) door: Door,
+}
+
+/// Why a host does not start to serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrontError {
+    /// The socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Nobody could be let in, and everybody must not be.
+    #[error(
+        "auth.keyring: unset; expected the file of a keyring (`ronctl cap rotate` makes one), or auth.dev_allow = true on a \
+         loopback address"
+    )]
+    NoKeyring,
+    /// Whoever reaches the address would be let in.
+    #[error("auth.dev_allow: true, and http.addr {addr} is no loopback address; expected a keyring instead")]
+    OpenToAll {
+        /// Where it would listen.
+        addr: std::net::SocketAddr,
+    },
+    /// The keyring is unusable.
+    #[error("auth.keyring: {0}")]
+    Keyring(#[from] KeyringError),
+}
+
+impl FrontError {
+    /// 98 for an address in use, 2 for what the configuration says, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Listen(error) if error.is_addr_in_use() => 98,
+            Self::Listen(_) => 1,
+            _ => 2,
+        }
+    }
+}
+
+impl Front {
+    /// Reads the keyring and binds the address.
+    ///
+    /// # Errors
+    /// See [`FrontError`].
+    pub fn open(http: &HttpSettings) -> Result<Self, FrontError> {
+        let door = match &http.auth.keyring {
+            _ if http.auth.dev_allow && !http.addr.ip().is_loopback() => {
+                return Err(FrontError::OpenToAll { addr: http.addr });
+            }
+            _ if http.auth.dev_allow => Door::open_to_all(),
+            Some(path) => Door::new(KeyProvider::open(path)?, http.auth.audience.clone()),
+            None => return Err(FrontError::NoKeyring),
+        };
+        let listener = Listener::bind(http.addr)?;
+        Ok(Self { listener, door })
+    }
+
+    /// Where it listens, the port included that the system has chosen for 0.
+    pub fn addr(&self) -> Option<std::net::SocketAddr> {
+        self.listener.addr()
+    }
+
+    /// Whether everybody is let in.
+    pub fn is_open_to_all(&self) -> bool {
+        self.door.0.keys.is_none()
+    }
+}
+
+/// Lets in who has a capability; clones are the same door.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Door(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// `None` lets everybody in.
+    keys: Option<KeyProvider>,
+    audience: String,
+    rates: Mutex<HashMap<CapId, (NonZeroU32, Arc<DefaultDirectRateLimiter>)>>,
+    clock: DefaultClock,
+}
+
+/// What is wrong with the keyring, if anything is new about that.
+pub(crate) enum Keys {
+    AsBefore,
+    Changed,
+    Lost(KeyringError),
+}
+
+impl Door {
+    fn new(keys: KeyProvider, audience: String) -> Self {
+        Self(Arc::new(Inner {
+            keys: Some(keys),
+            audience,
+            ..Inner::default()
+        }))
+    }
+
+    fn open_to_all() -> Self {
+        Self::default()
+    }
+
+    /// Looks whether the file of the keyring has changed.
+    pub(crate) fn follow(&self) -> Keys {
+        match &self.0.keys {
+            Some(keys) if keys.changed() => match keys.reload() {
+                Ok(true) => Keys::Changed,
+                Ok(false) => Keys::AsBefore,
+                Err(error) => Keys::Lost(error),
+            },
+            _ => Keys::AsBefore,
+        }
+    }
+
+    /// Whether there are keys, where there have to be.
+    pub(crate) fn has_keys(&self) -> bool {
+        let keys = self.0.keys.as_ref();
+        keys.map_or(true, |keys| keys.keyring().is_ok())
+    }
+
+    /// The grant of whoever calls; `None` if everybody may.
+    pub(crate) fn admit(
+        &self,
+        head: &Parts,
+        length: Option<u64>,
+        now: SystemTime,
+    ) -> Result<Option<Grant>, Refusal> {
+        let Some(keys) = &self.0.keys else {
+            return Ok(None);
+        };
+        let headers = head.headers.get_all(AUTHORIZATION).iter();
+        let request = Request {
+            method: head.method.as_str(),
+            path: head.uri.path(),
+            length,
+            tenant: None,
+            scope: None,
+            audience: &self.0.audience,
+            now,
+        };
+        let token = bearer(headers.map(|value| value.as_bytes()));
+        let grant = token.and_then(|token| keys.verify(token, &request));
+        let grant = grant.map_err(|denied| self.refusal(denied))?;
+        if let Some(rps) = grant.rps {
+            self.charge(&grant, rps)?;
+        }
+        Ok(Some(grant))
+    }
+
+    fn charge(&self, grant: &Grant, rps: NonZeroU32) -> Result<(), Refusal> {
+        let limiter = {
+            let mut rates = self.0.rates.lock().unwrap_or_else(PoisonError::into_inner);
+            if rates.len() >= RATES_MAX && !rates.contains_key(&grant.cap_id) {
+                rates.clear();
+            }
+            let fresh = || (rps, Arc::new(RateLimiter::direct(Quota::per_second(rps))));
+            let known = rates.entry(grant.cap_id).or_insert_with(fresh);
+            if known.0 != rps {
+                *known = fresh();
+            }
+            Arc::clone(&known.1)
+        };
+        limiter.check().map_err(|early| {
+            let wait = early.wait_time_from(self.0.clock.now());
+            let message = "this capability allows no more requests per second";
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            Refusal::new(status, "QuotaExceeded", "capability_rate", message).retry_after(wait)
+        })
+    }
+
+    fn refusal(&self, denied: Denied) -> Refusal {
+        let status = StatusCode::from_u16(denied.status()).unwrap_or(StatusCode::FORBIDDEN);
+        let code = match denied.status() {
+            401 => "Unauthenticated",
+            503 => "NotReady",
+            _ => "InvalidCapability",
+        };
+        let refusal = Refusal::new(status, code, denied.reason(), denied.to_string());
+        match denied.status() {
+            401 => {
+                let realm = format!("Bearer realm=\"{}\"", self.0.audience);
+                refusal.header(WWW_AUTHENTICATE, realm).closing()
+            }
+            503 => refusal.retry_after(Duration::from_secs(1)).closing(),
+            _ => refusal.closing(),
+        }
+    }
+}
