@@ -35,7 +35,7 @@ pub enum FrontError {
     Listen(#[from] ListenError),
     /// Nobody could be let in, and everybody must not be.
     #[error(
-        "auth.keyring: unset; expected the file of a keyring (`ronctl cap rotate` makes one), or auth.dev_allow = true on a \
+        "auth.keyring: unset; expected the file of a keyring (`ronctl cap rotate --create` makes one), or auth.dev_allow = true on a \
          loopback address"
     )]
     NoKeyring,
@@ -138,7 +138,7 @@ impl Door {
     /// Whether there are keys, where there have to be.
     pub(crate) fn has_keys(&self) -> bool {
         let keys = self.0.keys.as_ref();
-        keys.map_or(true, |keys| keys.keyring().is_ok())
+        keys.is_none_or(|keys| keys.keyring().is_ok())
     }
 
     /// The grant of whoever calls; `None` if everybody may.
