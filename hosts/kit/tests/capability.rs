@@ -7,7 +7,7 @@ use base64::Engine as _;
 use proptest::prelude::*;
 use ron_host::capability::{
     attenuate, inspect, mint, parse_utc, verify, CapId, Caveat, CaveatError, Denied, Grant,
-    Inspected, Keyring, MintError, Request, Token, TokenError, CAVEATS_MAX, TOKEN_MAX,
+    Inspected, KeyProvider, Keyring, MintError, Request, Token, TokenError, CAVEATS_MAX, TOKEN_MAX,
 };
 
 const NOW: Duration = Duration::from_secs(1_795_000_000);
@@ -490,6 +490,16 @@ fn inspecting_shows_what_is_understood_and_what_is_not() {
         matches!(malformed, Inspected::Refused(text, CaveatError::Malformed { key: "rps", .. }) if text == "rps = 0")
     );
     assert_eq!(*third, Inspected::ThirdParty("x".to_owned()));
+}
+
+#[test]
+fn what_services_share_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + Unpin + 'static>() {}
+    shared::<Keyring>();
+    shared::<KeyProvider>();
+    shared::<Token>();
+    shared::<Grant>();
+    shared::<Denied>();
 }
 
 #[test]

@@ -19,6 +19,10 @@
 //! # BARE: without caveats; ELSEWHERE: location='http://example.org/'; OTHER_KEY: key=bytes(32)
 //! # V1: without version=
 //! ```
+//!
+//! OURS is by `ronctl cap mint --keyring keys.toml --exp 2026-12-01T00:00:00Z --path /o` with the keyring below, which
+//! pymacaroons verified (`Verifier.verify(Macaroon.deserialize(OURS), bytes(range(32)))` is true with both caveats
+//! satisfied) and restricted further by `add_first_party_caveat('method = GET')`: OURS_ATTENUATED.
 
 use std::time::SystemTime;
 
@@ -40,6 +44,8 @@ const THIRD_PARTY: &str = "AgEDcm9uAit2MS4yMDI2LTExLjAwMTEyMjMzNDQ1NTY2Nzc4ODk5Y
 const ELSEWHERE: &str = "AgETaHR0cDovL2V4YW1wbGUub3JnLwIrdjEuMjAyNi0xMS4wMDExMjIzMzQ0NTU2Njc3ODg5OWFhYmJjY2RkZWVmZgAABiAiF6T1KB6HZ2Z6ebsDCj7cjeFkxcG-duNiTtptESzjrg";
 const OTHER_KEY: &str = "AgEDcm9uAit2MS4yMDI2LTExLjAwMTEyMjMzNDQ1NTY2Nzc4ODk5YWFiYmNjZGRlZWZmAAAGIK6WrFDjnKe3OzCsNpjZAvwhuCv5v5rtRD6MY86JGtxg";
 const V1: &str = "MDAxMWxvY2F0aW9uIHJvbgowMDNiaWRlbnRpZmllciB2MS4yMDI2LTExLjAwMTEyMjMzNDQ1NTY2Nzc4ODk5YWFiYmNjZGRlZWZmCjAwMmZzaWduYXR1cmUgIhek9Sgeh2dmenm7Awo-3I3hZMXBvnbjYk7abREs464K";
+const OURS: &str = "AgEDcm9uAit2MS4yMDI2LTExLjkwZmU1YWZmZDY1MTMyZWNkNTQ0MDkyMDU2MzBhYzM2AAIeZXhwID0gMjAyNi0xMi0wMVQwMDowMDowMC4wMDBaAAIJcGF0aCA9IC9vAAAGIHk5OmpslGLrEYkzJFJcEdZr0QgN9T7VbO0h7HrYH376";
+const OURS_ATTENUATED: &str = "AgEDcm9uAit2MS4yMDI2LTExLjkwZmU1YWZmZDY1MTMyZWNkNTQ0MDkyMDU2MzBhYzM2AAIeZXhwID0gMjAyNi0xMi0wMVQwMDowMDowMC4wMDBaAAIJcGF0aCA9IC9vAAIMbWV0aG9kID0gR0VUAAAGINzA3pIkTe9E1JRUl6V8Zne7eK7H0opnl2svQ1gki2H7";
 
 fn keyring() -> Keyring {
     Keyring::parse(KEYRING).unwrap()
@@ -109,4 +115,13 @@ fn both_implementations_write_the_same_token() {
     let mut caveats: Vec<_> = known.collect();
     let added = caveats.split_off(3);
     assert_eq!(attenuate(MINTED, &added).unwrap().as_str(), ATTENUATED);
+}
+
+#[test]
+fn a_token_of_ours_that_pymacaroons_restricted_is_restricted_here() {
+    let keyring = keyring();
+    let verify = |token, method| verify(token, &keyring, &request(method, "/o"));
+    let ours = verify(OURS, "PUT").unwrap();
+    assert_eq!(verify(OURS_ATTENUATED, "PUT"), Err(Denied::Method));
+    assert_eq!(verify(OURS_ATTENUATED, "GET"), Ok(ours));
 }
