@@ -1,0 +1,22 @@
+//! `metrics.contract`, which documents are checked against, is what the node registers beside the golden set.
+
+use std::sync::Arc;
+
+use micronode::{objects, Store};
+use ron_host::http::{Front, HttpSettings, Node};
+use ron_metrics::Metrics;
+
+#[test]
+fn the_contract_lists_what_the_node_registers() {
+    let golden = Metrics::new("micronode").unwrap().contract();
+    let metrics = Metrics::new("micronode").unwrap();
+    let routes = objects(Arc::new(Store::new(1 << 20)), &metrics).unwrap();
+    let settings = HttpSettings::default();
+    let _node = Node::new(routes, &Front::default(), metrics.clone(), settings).unwrap();
+    let contract = metrics.contract();
+    let own = contract
+        .lines()
+        .filter(|line| !golden.lines().any(|known| known == *line));
+    let own: String = own.map(|line| format!("{line}\n")).collect();
+    assert_eq!(own, include_str!("../metrics.contract"));
+}
