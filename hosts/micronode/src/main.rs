@@ -2,7 +2,7 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use micronode::{objects, Config, Store};
@@ -25,6 +25,8 @@ struct Parts {
     front: Front,
     store: Arc<Store>,
     config: Watch<Config>,
+    /// Made by the first of them, as its metrics can be registered once.
+    node: Arc<OnceLock<Node>>,
 }
 
 fn main() -> ExitCode {
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
                     front,
                     store: Arc::new(Store::new(loaded.snapshot().store_max_bytes.bytes())),
                     config: loaded.watch(),
+                    node: Arc::default(),
                 };
                 let http = Child::task_with("http", parts, http);
                 kernel.child(http.gated(Duration::from_secs(10)))
@@ -58,11 +61,17 @@ async fn http(cx: ChildContext, mut parts: Parts) -> io::Result<()> {
             "auth.dev_allow: everybody who reaches this address may do everything"
         );
     }
-    let metrics = kernel.metrics();
-    let routes = objects(parts.store, metrics).map_err(io::Error::other)?;
-    let settings = parts.config.get().http.clone();
-    let node = Node::new(routes, &parts.front, metrics.clone(), settings);
-    let node = node.map_err(io::Error::other)?;
+    let node = match parts.node.get() {
+        Some(node) => node.clone(),
+        None => {
+            let metrics = kernel.metrics();
+            let routes = objects(parts.store, metrics).map_err(io::Error::other)?;
+            let settings = parts.config.get().http.clone();
+            let node = Node::new(routes, &parts.front, metrics.clone(), settings);
+            let node = node.map_err(io::Error::other)?;
+            parts.node.get_or_init(|| node).clone()
+        }
+    };
     let config = parts.config;
     serve(cx, parts.front, node, move || {
         config.clone().get().http.clone()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{
     HeaderValue, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
@@ -30,6 +30,9 @@ struct Stored {
     size: usize,
     existed: bool,
 }
+
+/// What is taken for an object before any of it is there.
+const DECLARED_MAX: u64 = 1 << 20;
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -66,12 +69,14 @@ pub fn objects(store: Arc<Store>, metrics: &Metrics) -> Result<Routes, MetricsEr
 impl Objects {
     async fn put(self: Arc<Self>, mut call: Call) -> Result<Answer, Refusal> {
         let mut hasher = Hasher::new();
-        let mut bytes = BytesMut::new();
+        let declared = call.length().unwrap_or(0);
+        let mut bytes = Vec::with_capacity(declared.min(DECLARED_MAX) as usize);
         while let Some(piece) = call.piece().await? {
             hasher.update(&piece);
             bytes.extend_from_slice(&piece);
         }
-        let bytes = bytes.freeze();
+        // As much memory as is counted, and no more.
+        let bytes = Bytes::from(bytes.into_boxed_slice());
         let (tree, size) = (hasher.finish(), bytes.len());
         let address = tree.address();
         let existed = self.store.put(Object { bytes, tree }).map_err(|full| {
@@ -114,10 +119,10 @@ impl Objects {
         };
         let headers = answer.headers_mut();
         headers.insert(ETAG, text(tag.to_string()));
-        // What an address stands for never changes.
+        // What an address stands for never changes; who may read it does.
         headers.insert(
             CACHE_CONTROL,
-            HeaderValue::from_static("public, max-age=31536000, immutable"),
+            HeaderValue::from_static("private, max-age=31536000, immutable"),
         );
         Ok(answer)
     }
@@ -125,7 +130,10 @@ impl Objects {
     fn send(&self, call: &Call, tag: &EntityTag, object: Arc<Object>) -> Result<Answer, Refusal> {
         let length = object.tree.object_len();
         let range = match call.head().headers.contains_key(RANGE) {
-            true if tag.allows_range(&call.head().headers) => call.header(RANGE),
+            // RFC 9110, section 14.2: of a GET only.
+            true if call.head().method == Method::GET && tag.allows_range(&call.head().headers) => {
+                call.header(RANGE)
+            }
             _ => None,
         };
         let (status, span, content_range) = match RangeRequest::of(range, length) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::object::{Address, Tree};
 
 /// An object and the tree that its bytes are verified by.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Object {
     /// All of it.
     pub bytes: Bytes,
@@ -62,10 +62,8 @@ impl Store {
     pub fn put(&self, object: Object) -> Result<bool, Full> {
         let (address, cost) = (object.tree.address(), cost(&object));
         // Not under the lock: that is a look at every byte.
-        if self
-            .get(&address)
-            .is_some_and(|known| known.bytes == object.bytes)
-        {
+        let known = self.get(&address);
+        if known.is_some_and(|known| *known == object) {
             return Ok(true);
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);

@@ -43,8 +43,11 @@ pub struct Grant {
     pub tenant: Option<String>,
     /// The largest body that it allows.
     pub max_bytes: Option<u64>,
-    /// How many requests per second it allows.
+    /// How many requests per second it allows: the smallest of `rates`.
     pub rps: Option<NonZeroU32>,
+    /// Every `rps` in the order of the chain. To be charged one by one: whoever restricts a token further shares what came
+    /// before, and does not get a rate of his own.
+    pub rates: Vec<NonZeroU32>,
     /// The scopes that it is restricted to; any if `None`.
     pub scopes: Option<Vec<String>>,
     /// When it ends.
@@ -212,6 +215,7 @@ pub fn verify(token: &str, keyring: &Keyring, request: &Request<'_>) -> Result<G
         tenant: None,
         max_bytes: None,
         rps: None,
+        rates: Vec::new(),
         scopes: None,
         expires: None,
     };
@@ -269,6 +273,7 @@ impl Grant {
             }
             Caveat::Rps(rate) => {
                 self.rps = Some(self.rps.map_or(rate, |before| before.min(rate)));
+                self.rates.push(rate);
             }
         }
         Ok(())

@@ -48,6 +48,7 @@ impl Source {
             },
             Self::Coded(body) => body.piece().await.map_err(|fault| match fault {
                 Fault::Broken => broken(),
+                Fault::TooLarge => too_large(),
                 Fault::Bomb => {
                     let message = "the body grows too much when it is decompressed";
                     let status = StatusCode::PAYLOAD_TOO_LARGE;
@@ -58,10 +59,10 @@ impl Source {
     }
 
     /// Bytes of the body, if that is known.
-    fn length(&self) -> u64 {
+    fn length(&self) -> Option<u64> {
         match self {
-            Self::Plain(body) => body.size_hint().exact().unwrap_or(0),
-            Self::Coded(_) => 0,
+            Self::Plain(body) => body.size_hint().exact(),
+            Self::Coded(_) => None,
         }
     }
 }
@@ -115,12 +116,17 @@ impl Call {
         Ok(piece)
     }
 
+    /// How many bytes its body has, if that is known before it is read.
+    pub fn length(&self) -> Option<u64> {
+        self.body.length()
+    }
+
     /// The whole body.
     ///
     /// # Errors
     /// As [`piece`](Self::piece).
     pub async fn bytes(&mut self) -> Result<Bytes, Refusal> {
-        let declared = self.body.length();
+        let declared = self.length().unwrap_or(0);
         let Some(first) = self.piece().await? else {
             return Ok(Bytes::new());
         };

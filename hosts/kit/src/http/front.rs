@@ -16,7 +16,7 @@ use super::refusal::Refusal;
 use super::settings::HttpSettings;
 use crate::capability::{bearer, CapId, Denied, Grant, KeyProvider, KeyringError, Request};
 
-/// Capabilities whose rates are counted at a time; beyond that all counts begin anew.
+/// Rates that are counted at a time; beyond that all counts begin anew.
 const RATES_MAX: usize = 4096;
 
 /// The socket and the door. The default has neither and is for a configuration that is only checked.
@@ -39,6 +39,9 @@ pub enum FrontError {
          loopback address"
     )]
     NoKeyring,
+    /// One of them would be ignored.
+    #[error("auth.dev_allow: true, and auth.keyring is set; expected one of them")]
+    Both,
     /// Whoever reaches the address would be let in.
     #[error("auth.dev_allow: true, and http.addr {addr} is no loopback address; expected a keyring instead")]
     OpenToAll {
@@ -68,6 +71,7 @@ impl Front {
     /// See [`FrontError`].
     pub fn open(http: &HttpSettings) -> Result<Self, FrontError> {
         let door = match &http.auth.keyring {
+            Some(_) if http.auth.dev_allow => return Err(FrontError::Both),
             _ if http.auth.dev_allow && !http.addr.ip().is_loopback() => {
                 return Err(FrontError::OpenToAll { addr: http.addr });
             }
@@ -99,9 +103,12 @@ struct Inner {
     /// `None` lets everybody in.
     keys: Option<KeyProvider>,
     audience: String,
-    rates: Mutex<HashMap<CapId, (NonZeroU32, Arc<DefaultDirectRateLimiter>)>>,
+    rates: Mutex<HashMap<RateOf, Arc<DefaultDirectRateLimiter>>>,
     clock: DefaultClock,
 }
+
+/// The rate of one caveat: the capability, which of its rates it is, and how much.
+type RateOf = (CapId, usize, NonZeroU32);
 
 /// What is wrong with the keyring, if anything is new about that.
 pub(crate) enum Keys {
@@ -123,15 +130,17 @@ impl Door {
         Self::default()
     }
 
-    /// Looks whether the file of the keyring has changed.
+    /// Looks whether the file of the keyring has changed. Reads files.
     pub(crate) fn follow(&self) -> Keys {
-        match &self.0.keys {
-            Some(keys) if keys.changed() => match keys.reload() {
-                Ok(true) => Keys::Changed,
-                Ok(false) => Keys::AsBefore,
-                Err(error) => Keys::Lost(error),
-            },
-            _ => Keys::AsBefore,
+        let Some(keys) = self.0.keys.as_ref().filter(|keys| keys.changed()) else {
+            return Keys::AsBefore;
+        };
+        let had_keys = self.has_keys();
+        match keys.reload() {
+            Ok(true) => Keys::Changed,
+            Err(error) if had_keys => Keys::Lost(error),
+            // What was lost is told once, though it is looked at again and again.
+            Ok(false) | Err(_) => Keys::AsBefore,
         }
     }
 
@@ -164,24 +173,20 @@ impl Door {
         let token = bearer(headers.map(|value| value.as_bytes()));
         let grant = token.and_then(|token| keys.verify(token, &request));
         let grant = grant.map_err(|denied| self.refusal(denied))?;
-        if let Some(rps) = grant.rps {
-            self.charge(&grant, rps)?;
+        for (place, rps) in grant.rates.iter().enumerate() {
+            self.charge((grant.cap_id, place, *rps))?;
         }
         Ok(Some(grant))
     }
 
-    fn charge(&self, grant: &Grant, rps: NonZeroU32) -> Result<(), Refusal> {
+    fn charge(&self, of: RateOf) -> Result<(), Refusal> {
         let limiter = {
             let mut rates = self.0.rates.lock().unwrap_or_else(PoisonError::into_inner);
-            if rates.len() >= RATES_MAX && !rates.contains_key(&grant.cap_id) {
+            if rates.len() >= RATES_MAX && !rates.contains_key(&of) {
                 rates.clear();
             }
-            let fresh = || (rps, Arc::new(RateLimiter::direct(Quota::per_second(rps))));
-            let known = rates.entry(grant.cap_id).or_insert_with(fresh);
-            if known.0 != rps {
-                *known = fresh();
-            }
-            Arc::clone(&known.1)
+            let fresh = || Arc::new(RateLimiter::direct(Quota::per_second(of.2)));
+            Arc::clone(rates.entry(of).or_insert_with(fresh))
         };
         limiter.check().map_err(|early| {
             let wait = early.wait_time_from(self.0.clock.now());

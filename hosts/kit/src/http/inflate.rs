@@ -37,10 +37,16 @@ pub(crate) const ACCEPTED: &str = "gzip, zstd";
 
 impl Coding {
     /// `Ok(None)` for a body as it is; `Err` for a coding that is unknown, or for several.
-    pub(crate) fn of(header: Option<&HeaderValue>) -> Result<Option<Self>, ()> {
-        let Some(header) = header else {
+    pub(crate) fn of<'a>(
+        headers: impl IntoIterator<Item = &'a HeaderValue>,
+    ) -> Result<Option<Self>, ()> {
+        let mut headers = headers.into_iter();
+        let Some(header) = headers.next() else {
             return Ok(None);
         };
+        if headers.next().is_some() {
+            return Err(());
+        }
         match header.as_bytes().to_ascii_lowercase().as_slice() {
             b"identity" | b"" => Ok(None),
             b"gzip" | b"x-gzip" => Ok(Some(Self::Gzip)),
@@ -55,6 +61,8 @@ impl Coding {
 pub(crate) enum Fault {
     /// It became too much for what it was.
     Bomb,
+    /// More came in than may.
+    TooLarge,
     /// It is not what it says, or broke off.
     Broken,
 }
@@ -67,11 +75,14 @@ pub(crate) struct Inflate {
     decoder: Pin<Box<dyn AsyncRead + Send>>,
     /// Bytes that came in.
     taken: Arc<AtomicU64>,
+    /// Of which there may be so many.
+    most: u64,
     given: u64,
 }
 
 impl Inflate {
-    pub(crate) fn new<B>(body: B, coding: Coding) -> Self
+    /// Takes at most `most` bytes in.
+    pub(crate) fn new<B>(body: B, coding: Coding, most: u64) -> Self
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -80,6 +91,7 @@ impl Inflate {
         let counted = Counted {
             body: Box::pin(body),
             taken: Arc::clone(&taken),
+            most,
         };
         let failed: fn(B::Error) -> io::Error = |error| io::Error::other(error);
         let reader: Reader<B> = StreamReader::new(BodyDataStream::new(counted.map_err(failed)));
@@ -99,6 +111,7 @@ impl Inflate {
         Self {
             decoder,
             taken,
+            most,
             given: 0,
         }
     }
@@ -110,12 +123,15 @@ impl Inflate {
     pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>, Fault> {
         let mut piece = BytesMut::with_capacity(PIECE);
         let read = self.decoder.read_buf(&mut piece).await;
-        let count = read.map_err(|_| Fault::Broken)?;
-        if count == 0 {
-            return Ok(None);
-        }
-        self.given += count as u64;
         let taken = self.taken.load(Ordering::Relaxed);
+        let count = match read {
+            // Where it was cut may look like its end.
+            Ok(0) | Err(_) if taken > self.most => return Err(Fault::TooLarge),
+            Err(_) => return Err(Fault::Broken),
+            Ok(0) => return Ok(None),
+            Ok(count) => count,
+        };
+        self.given += count as u64;
         if self.given > HARMLESS && self.given > RATIO_MAX * taken {
             return Err(Fault::Bomb);
         }
@@ -132,10 +148,11 @@ impl std::fmt::Debug for Inflate {
     }
 }
 
-/// Counts what it passes on.
+/// Counts what it passes on, and ends where that is too much: what is cut short is an error of the decoder.
 struct Counted<B> {
     body: Pin<Box<B>>,
     taken: Arc<AtomicU64>,
+    most: u64,
 }
 
 impl<B: Body<Data = Bytes>> Body for Counted<B> {
@@ -146,6 +163,9 @@ impl<B: Body<Data = Bytes>> Body for Counted<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.taken.load(Ordering::Relaxed) > self.most {
+            return Poll::Ready(None);
+        }
         let polled = self.body.as_mut().poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             let length = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -188,7 +208,7 @@ mod tests {
     }
 
     async fn inflated(coding: Coding, bytes: Vec<u8>) -> Result<Vec<u8>, Fault> {
-        let mut inflate = Inflate::new(Full::new(Bytes::from(bytes)), coding);
+        let mut inflate = Inflate::new(Full::new(Bytes::from(bytes)), coding, u64::MAX);
         let mut all = Vec::new();
         while let Some(piece) = inflate.piece().await? {
             assert!(piece.len() <= PIECE);
@@ -227,7 +247,8 @@ mod tests {
     async fn a_bomb_is_stopped_before_it_is_large() {
         for coding in CODINGS {
             let bomb = coded(coding, &vec![0; 100 << 20]).await;
-            let mut inflate = Inflate::new(Full::new(Bytes::from(bomb.clone())), coding);
+            let body = Full::new(Bytes::from(bomb.clone()));
+            let mut inflate = Inflate::new(body, coding, u64::MAX);
             let mut given = 0;
             let fault = loop {
                 match inflate.piece().await {
@@ -283,6 +304,26 @@ mod tests {
         assert_eq!(got, Err(Fault::Broken));
     }
 
+    #[tokio::test]
+    async fn members_of_nothing_are_not_read_for_ever() {
+        use http_body_util::StreamBody;
+        use std::convert::Infallible;
+        for coding in CODINGS {
+            let empty = Bytes::from(coded(coding, b"").await);
+            let endless = Endless(empty);
+            let body = StreamBody::new(endless);
+            let mut inflate = Inflate::new(body, coding, 100_000);
+            assert_eq!(inflate.piece().await, Err(Fault::TooLarge), "{coding:?}");
+        }
+        struct Endless(Bytes);
+        impl futures_core::Stream for Endless {
+            type Item = Result<Frame<Bytes>, Infallible>;
+            fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+                Poll::Ready(Some(Ok(Frame::data(self.0.clone()))))
+            }
+        }
+    }
+
     #[test]
     fn codings_are_told_apart() {
         let cases = [
@@ -298,8 +339,9 @@ mod tests {
         ];
         for (header, expected) in cases {
             let header = HeaderValue::from_static(header);
-            assert_eq!(Coding::of(Some(&header)), expected, "{header:?}");
+            assert_eq!(Coding::of([&header]), expected, "{header:?}");
+            assert_eq!(Coding::of([&header, &header]), Err(()));
         }
-        assert_eq!(Coding::of(None), Ok(None));
+        assert_eq!(Coding::of([]), Ok(None));
     }
 }

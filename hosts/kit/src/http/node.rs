@@ -18,6 +18,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{
     HeaderName, HeaderValue, ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, HOST,
+    TRANSFER_ENCODING,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -173,11 +174,15 @@ impl Node {
         phase: Phase,
     ) -> Result<Response<Tracked>, Infallible> {
         let began = Instant::now();
-        phase.busy();
         let (head, body) = request.into_parts();
         let theirs = head.headers.get(correlation::HEADER);
         let corr_id = CorrelationId::of(theirs, SystemTime::now(), random());
         let method = known(&head.method);
+        if let Err(refusal) = is_plain(&head) {
+            let exchange = Exchange::begin(&self, "unmatched".into(), method, began, phase);
+            self.count(&refusal, "unmatched", &corr_id);
+            return Ok(exchange.end(refusal.answer(&corr_id), &corr_id));
+        }
         if let Some(answer) = self.admin(&head) {
             let route = head.uri.path().to_owned();
             let exchange = Exchange::begin(&self, route.into(), method, began, phase);
@@ -203,21 +208,20 @@ impl Node {
             } => (template, Ok((endpoint, params))),
         };
         let exchange = Exchange::begin(&self, template.into(), method, began, phase);
-        let allowed = match has_one_host(&head) {
-            true => allowed,
-            false => {
-                let message = "a request of HTTP/1.1 names its host, once";
-                Err(Refusal::bad_request("host", message).closing())
-            }
+        let is_read = body.is_end_stream();
+        // The rest of the body is in the way of another request.
+        let unread = |refusal: Refusal| match is_read {
+            true => refusal,
+            false => refusal.closing(),
         };
         let answer = match allowed {
-            Err(refusal) => Err(refusal),
+            Err(refusal) => Err(unread(refusal)),
             Ok((endpoint, params)) => match self.admit(&head, &body, endpoint.access, &exchange) {
-                Err(refusal) => Err(refusal),
+                Err(refusal) => Err(unread(refusal)),
                 Ok((limits, coding)) => {
                     let body = match coding {
                         None => Source::Plain(body),
-                        Some(coding) => Source::Coded(Inflate::new(body, coding)),
+                        Some(coding) => Source::Coded(Inflate::new(body, coding, limits.bytes)),
                     };
                     let call = Call {
                         head,
@@ -236,7 +240,7 @@ impl Node {
                                 route = template,
                                 "a handler panicked: {text}"
                             );
-                            Err(Refusal::internal("panic"))
+                            Err(Refusal::internal("panic").closing())
                         }
                     }
                 }
@@ -314,7 +318,7 @@ impl Node {
         }
         let declared = body.size_hint().exact();
         let grant = self.0.door.admit(head, declared, SystemTime::now())?;
-        let coding = Coding::of(head.headers.get(CONTENT_ENCODING)).map_err(|()| {
+        let coding = Coding::of(head.headers.get_all(CONTENT_ENCODING)).map_err(|()| {
             let message = "this node takes bodies as they are, or with one of gzip and zstd";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             let refusal = Refusal::new(status, "UnsupportedEncoding", "coding", message);
@@ -373,10 +377,23 @@ impl fmt::Debug for Node {
     }
 }
 
-/// RFC 9112, section 3.2.
-fn has_one_host(head: &Parts) -> bool {
+/// Whether the head can be read in one way only: RFC 9112, sections 3.2 and 6.1.
+fn is_plain(head: &Parts) -> Result<(), Refusal> {
     let hosts = head.headers.get_all(HOST).iter().count();
-    hosts == 1 || (hosts == 0 && head.version < Version::HTTP_11)
+    if hosts != 1 && !(hosts == 0 && head.version < Version::HTTP_11) {
+        let message = "a request of HTTP/1.1 names its host, once";
+        return Err(Refusal::bad_request("host", message).closing());
+    }
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if chunked(only) => Ok(()),
+        _ => {
+            let message = "the only transfer coding is chunked";
+            Err(Refusal::bad_request("transfer_coding", message).closing())
+        }
+    }
 }
 
 /// For ids, which need to differ, not to be secret.

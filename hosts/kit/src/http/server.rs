@@ -1,5 +1,7 @@
 //! The child that accepts connections.
 
+use std::future::Future;
+use std::pin::{pin, Pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use ron_kernel::supervisor::ChildContext;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval, timeout, MissedTickBehavior};
 
 use super::front::{Front, Keys};
@@ -55,6 +57,7 @@ pub async fn serve(
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connections = JoinSet::new();
     node.configure(&settings());
+    let mut keys = follow(&node);
     cx.ready();
     loop {
         tokio::select! {
@@ -64,7 +67,12 @@ pub async fn serve(
             _ = looks.tick() => {
                 node.configure(&settings());
                 watch_load(&node);
-                watch_keys(&node);
+                if keys.is_finished() {
+                    if let Ok(news) = (&mut keys).await {
+                        watch_keys(&node, news);
+                    }
+                    keys = follow(&node);
+                }
                 look(&node);
             }
             Some(_) = connections.join_next() => {}
@@ -119,9 +127,9 @@ async fn accept(
 fn look(node: &Node) {
     let snapshot = node.metrics().health().snapshot();
     let openness = match snapshot.state() {
+        _ if snapshot.fail_secure() => Openness::Closed,
         // It has told so, and serves whoever has not heard it yet until it is stopped.
         State::Draining => Openness::Leaving,
-        _ if snapshot.fail_secure() => Openness::Closed,
         State::NotReady => Openness::ReadOnly,
         _ => Openness::Open,
     };
@@ -140,10 +148,16 @@ fn watch_load(node: &Node) {
     }
 }
 
+/// Looks at the keyring's file where a slow disk holds up nothing else.
+fn follow(node: &Node) -> JoinHandle<Keys> {
+    let door = node.door().clone();
+    tokio::task::spawn_blocking(move || door.follow())
+}
+
 /// The keyring's file, whose changes are in force within two looks. Without keys nothing is allowed, and the node says so.
-fn watch_keys(node: &Node) {
+fn watch_keys(node: &Node, news: Keys) {
     let health = node.metrics().health();
-    match node.door().follow() {
+    match news {
         Keys::AsBefore => {}
         Keys::Changed => tracing::info!(event = "keyring_changed", "the keyring was read again"),
         Keys::Lost(error) => {
@@ -165,27 +179,28 @@ fn watch_keys(node: &Node) {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    node: Node,
-    stopping: impl std::future::Future<Output = ()>,
-) {
+async fn connection(stream: TcpStream, node: Node, stopping: impl Future<Output = ()>) {
     let phase = Phase::default();
     let io = TokioIo::new(Timed::new(stream, phase.clone(), node.times()));
-    let service = service_fn(move |request| Box::pin(node.clone().serve(request, phase.clone())));
+    let service = service_fn(move |request| {
+        // Before the answer is polled: the connection may be read in between.
+        phase.busy();
+        Box::pin(node.clone().serve(request, phase.clone()))
+    });
     let mut connection = http1::Builder::new()
         .half_close(false)
         .header_read_timeout(None)
         .max_buf_size(BUFFER)
         .serve_connection(io, service);
-    let mut stopping = std::pin::pin!(stopping);
+    let mut stopping = pin!(stopping);
     let mut asked_to_end = false;
     let ended = std::future::poll_fn(|cx| {
         if !asked_to_end && stopping.as_mut().poll(cx).is_ready() {
             asked_to_end = true;
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        connection.poll_without_shutdown(cx)
+        // All the way: what is in its buffer goes out before it is taken apart.
+        Pin::new(&mut connection).poll(cx)
     });
     if ended.await.is_ok() {
         let mut stream = connection.into_parts().io.into_inner();

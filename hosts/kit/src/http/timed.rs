@@ -4,8 +4,8 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -13,7 +13,14 @@ use tokio::time::{Instant, Sleep};
 
 /// What a connection is doing, as far as its time limits go.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Phase(Arc<AtomicU8>);
+pub(crate) struct Phase(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    phase: AtomicU8,
+    /// Whoever waits to read, to be woken when other limits hold.
+    reader: Mutex<Option<Waker>>,
+}
 
 /// Between two requests.
 const IDLE: u8 = 0;
@@ -25,16 +32,28 @@ const BUSY: u8 = 2;
 impl Phase {
     /// A head was read.
     pub(crate) fn busy(&self) {
-        self.0.store(BUSY, Ordering::Relaxed);
+        self.set(BUSY);
     }
 
     /// The answer is complete.
     pub(crate) fn idle(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
+        self.set(IDLE);
+        let reader = self.reader().take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 
-    fn is(&self, phase: u8) -> bool {
-        self.0.load(Ordering::Relaxed) == phase
+    fn set(&self, phase: u8) {
+        self.0.phase.store(phase, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u8 {
+        self.0.phase.load(Ordering::Relaxed)
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.0.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,18 +80,24 @@ pub(crate) struct Timed<S> {
 #[derive(Default)]
 struct Limit {
     sleep: Option<Pin<Box<Sleep>>>,
-    is_running: bool,
+    /// The phase that it runs for.
+    running: Option<u8>,
 }
 
 impl Limit {
     fn stop(&mut self) {
-        self.is_running = false;
+        self.running = None;
     }
 
-    /// Whether the side has waited until `until`, which counts from the first wait on.
-    fn is_over(&mut self, until: impl FnOnce() -> Instant, cx: &mut Context<'_>) -> bool {
-        if !self.is_running {
-            self.is_running = true;
+    /// Whether the side has waited until `until`, which counts from the first wait of this phase on.
+    fn is_over(
+        &mut self,
+        phase: u8,
+        until: impl FnOnce() -> Instant,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        if self.running != Some(phase) {
+            self.running = Some(phase);
             let until = until();
             match &mut self.sleep {
                 Some(sleep) => sleep.as_mut().reset(until),
@@ -109,26 +134,29 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
         if polled.is_ready() {
             this.read.stop();
-            if this.phase.is(IDLE) && buf.filled().len() > before {
-                this.phase.0.store(HEAD, Ordering::Relaxed);
+            if this.phase.get() == IDLE && buf.filled().len() > before {
+                this.phase.set(HEAD);
                 this.head = Some(Instant::now() + this.times.read);
             }
-            let late = this.phase.is(HEAD) && this.head.is_some_and(|head| Instant::now() >= head);
+            let late =
+                this.phase.get() == HEAD && this.head.is_some_and(|head| Instant::now() >= head);
             return if late {
                 Poll::Ready(Err(too_slow("head")))
             } else {
                 polled
             };
         }
-        if this.phase.is(BUSY) {
+        let phase = this.phase.get();
+        if phase == BUSY {
             // Whoever reads the body has limits of its own.
             this.read.stop();
+            *this.phase.reader() = Some(cx.waker().clone());
             return Poll::Pending;
         }
         let idle = this.times.idle;
-        let head = this.head.filter(|_| this.phase.is(HEAD));
+        let head = this.head.filter(|_| phase == HEAD);
         let until = || head.unwrap_or_else(|| Instant::now() + idle);
-        if this.read.is_over(until, cx) {
+        if this.read.is_over(phase, until, cx) {
             return Poll::Ready(Err(too_slow("reading")));
         }
         Poll::Pending
@@ -146,7 +174,7 @@ impl<S: AsyncWrite + Unpin> Timed<S> {
             return polled;
         }
         let write = self.times.write;
-        if self.write.is_over(|| Instant::now() + write, cx) {
+        if self.write.is_over(BUSY, || Instant::now() + write, cx) {
             return Poll::Ready(Err(too_slow("writing")));
         }
         Poll::Pending
@@ -265,10 +293,17 @@ mod tests {
         });
         assert_eq!(ours.read_u8().await.unwrap(), b'y');
         let _theirs = late.await.unwrap();
+        // A read that waits is told of the end of the answer.
+        let reading = tokio::spawn(async move {
+            let read = ours.read_u8().await;
+            (read.is_err(), Instant::now())
+        });
+        sleep(Duration::from_secs(100)).await;
         phase.idle();
         let began = Instant::now();
-        assert!(ours.read_u8().await.is_err());
-        assert_eq!(began.elapsed().as_secs(), 60);
+        let (failed, at) = reading.await.unwrap();
+        assert!(failed);
+        assert_eq!((at - began).as_secs(), 60);
     }
 
     #[tokio::test(start_paused = true)]

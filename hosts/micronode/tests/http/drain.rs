@@ -111,3 +111,28 @@ fn the_version_tells_that_nothing_is_kept() {
     let answer = node.get_with("/healthz", "x-corr-id: a b\r\n");
     assert_eq!(answer.header("x-corr-id").map(str::len), Some(26));
 }
+
+#[test]
+fn a_restarted_listener_serves_what_was_there() {
+    let node = Node::start(&[]);
+    let addr = node.put(b"content").json()["addr"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for generation in 2..4 {
+        node.ctl(&["restart", "http"]);
+        let line = node.logged("listening");
+        assert_eq!(line["generation"], generation);
+        let began = std::time::Instant::now();
+        loop {
+            let mut stream = node.connect();
+            let request = format!("GET /o/{addr} HTTP/1.1\r\nhost: n\r\n\r\n");
+            let sent = stream.write_all(request.as_bytes());
+            match sent.ok().and_then(|()| Answer::read(&mut stream, false)) {
+                Some(answer) if answer.status == 200 => break,
+                _ => assert!(began.elapsed() < crate::rig::PATIENCE, "it does not serve"),
+            }
+        }
+    }
+    assert!(node.ctl(&["tree"]).contains("http"));
+}

@@ -106,6 +106,42 @@ fn a_head_that_drips_is_cut_off() {
 }
 
 #[test]
+fn a_connection_between_two_requests_may_idle() {
+    let node = Node::start(&["--http.read_timeout", "200ms", "--http.idle_timeout", "2s"]);
+    let mut stream = node.connect();
+    let request = b"PUT /put HTTP/1.1\r\nhost: n\r\ncontent-length: 1\r\n\r\nx";
+    for _ in 0..3 {
+        stream.write_all(request).unwrap();
+        assert_eq!(Answer::read(&mut stream, false).unwrap().status, 201);
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    let began = Instant::now();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert!(rest.is_empty());
+    let idle = began.elapsed() + Duration::from_millis(700);
+    assert!(
+        (Duration::from_millis(1_900)..Duration::from_secs(4)).contains(&idle),
+        "{idle:?}"
+    );
+}
+
+#[test]
+fn a_refusal_before_the_body_was_read_ends_the_connection() {
+    let node = Node::start(&[]);
+    for (path, status) in [("/nothing", 404), ("/o/x", 405)] {
+        let head = format!("PUT {path} HTTP/1.1\r\nhost: n\r\ncontent-length: 9\r\n\r\n");
+        let answer = node.send(head);
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (status, Some("close")),
+            "{path}"
+        );
+    }
+    assert_eq!(node.get("/nothing").header("connection"), None);
+}
+
+#[test]
 fn a_peer_that_does_not_read_is_cut_off() {
     let node = Node::start(&["--http.write_timeout", "300ms"]);
     let body = vec![7; 1 << 20];
@@ -169,7 +205,12 @@ fn a_bomb_is_refused_and_costs_no_memory() {
 #[test]
 fn codings_that_are_unknown_or_stacked_are_refused() {
     let node = Node::start(&[]);
-    for coding in ["br", "deflate", "gzip, gzip"] {
+    for coding in [
+        "br",
+        "deflate",
+        "gzip, gzip",
+        "identity\r\ncontent-encoding: gzip",
+    ] {
         let answer = node.send(coded(coding, b"x"));
         assert_eq!(
             (answer.status, &*answer.reason()),
@@ -207,6 +248,9 @@ fn requests_that_could_be_read_in_two_ways_are_refused() {
         "GET /healthz HTTP/1.1\r\nhost : n\r\n\r\n",
         "GET /healthz HTTP/9.9\r\nhost: n\r\n\r\n",
         "GET /o/x HTTP/1.1\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\n\r\n",
+        "PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "GET /o/x HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
         "GET\t/healthz HTTP/1.1\r\nhost: n\r\n\r\n",
     ];

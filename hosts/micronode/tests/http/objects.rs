@@ -105,6 +105,9 @@ fn conditions_are_kept() {
         (head.status, head.header("content-length")),
         (200, Some("7"))
     );
+    let ranged = format!("HEAD {path} HTTP/1.1\r\nhost: n\r\nrange: bytes=9-\r\n\r\n");
+    let head = node.send(ranged);
+    assert_eq!((head.status, head.header("content-range")), (200, None));
 }
 
 #[test]

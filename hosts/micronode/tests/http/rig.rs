@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{channel, Receiver};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ pub(crate) struct Node {
     process: Child,
     pub(crate) addr: SocketAddr,
     log: Receiver<Value>,
-    _run_dir: tempfile::TempDir,
+    run_dir: tempfile::TempDir,
 }
 
 impl Node {
@@ -27,6 +28,8 @@ impl Node {
     /// On a port of the system's choice, with these arguments.
     pub(crate) fn start_with(args: &[&str]) -> Self {
         let run_dir = tempfile::tempdir().unwrap();
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(run_dir.path(), private).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_micronode"));
         command.args(["--http-addr", "127.0.0.1:0"]).args(args);
         command.env_clear().env("RON_RUN_DIR", run_dir.path());
@@ -45,7 +48,7 @@ impl Node {
             process,
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),
             log,
-            _run_dir: run_dir,
+            run_dir,
         };
         let line = node.logged("listening");
         node.addr = line["addr"].as_str().unwrap().parse().unwrap();
@@ -107,6 +110,18 @@ impl Node {
             .find(|line| line.starts_with("VmRSS:"))
             .unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// What an operator's command prints.
+    pub(crate) fn ctl(&self, args: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_micronode"));
+        command.arg("ctl").args(args).env_clear();
+        let output = command
+            .env("RON_RUN_DIR", self.run_dir.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     pub(crate) fn terminate(&self) {
