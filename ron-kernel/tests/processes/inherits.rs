@@ -218,7 +218,8 @@ fn its_signals_have_their_default_action_and_none_is_blocked() {
     );
 }
 
-/// The descriptors that a process has open, with what they are; but for those it closes meanwhile.
+/// The descriptors that a process has open, with what they are; but for those it closes meanwhile, and the libraries that its
+/// loader has open for a moment after the exec.
 fn descriptors(pid: u32) -> BTreeMap<u32, String> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     entries
@@ -226,7 +227,8 @@ fn descriptors(pid: u32) -> BTreeMap<u32, String> {
             let entry = entry.unwrap();
             let what = std::fs::read_link(entry.path()).ok()?;
             let number = entry.file_name().to_str().unwrap().parse().unwrap();
-            Some((number, what.display().to_string()))
+            let what = what.display().to_string();
+            (!what.contains(".so")).then_some((number, what))
         })
         .collect()
 }
