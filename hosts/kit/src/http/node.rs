@@ -307,6 +307,8 @@ impl Node {
                 let message = "this node is shutting down";
                 return Err(Refusal::unavailable("draining", message, retry).closing());
             }
+            // What was seen last may be a moment old: nobody is refused whom /readyz has told to come.
+            (Openness::ReadOnly, Access::Write) if self.0.metrics.health().ready() => {}
             (Openness::ReadOnly, Access::Write) => {
                 let message = "this node is not ready to write; /readyz tells why";
                 return Err(Refusal::unavailable("not_ready", message, retry));
