@@ -2,8 +2,9 @@
 //!
 //! A request passes, in this order: a place among the connections, the time its head may take, its correlation id, the
 //! request rate, a place among the requests under way, the state of the node (writes are refused first), its capability, the
-//! coding and the declared length of its body, and then its handler, which reads the body under a cap and a deadline. What a layer refuses
-//! costs nothing behind it, and every refusal is counted and has the envelope of [`Refusal`].
+//! coding and the declared length of its body, and then its handler, which reads the body under a cap and a deadline. What
+//! a layer refuses costs nothing behind it, and has the envelope of [`Refusal`]. A head that is no HTTP never gets so far:
+//! hyper answers it, with a bare 400, 414 or 431.
 //!
 //! The admin routes (`/metrics`, `/healthz`, `/livez`, `/readyz`, `/version`) are answered before the limits.
 

@@ -111,7 +111,7 @@ impl Node {
         })))
     }
 
-    /// Other limits from the next request on. The rate starts with a full bucket if it changed.
+    /// Other limits from the next request on. The rate starts with a full bucket then.
     pub(crate) fn configure(&self, settings: &HttpSettings) {
         let mut limits = self
             .0
@@ -207,7 +207,8 @@ impl Node {
                 params,
             } => (template, Ok((endpoint, params))),
         };
-        let exchange = Exchange::begin(&self, template.into(), method, began, phase);
+        let mut exchange = Exchange::begin(&self, template.into(), method, began, phase);
+        exchange.count();
         let is_read = body.is_end_stream();
         // The rest of the body is in the way of another request.
         let unread = |refusal: Refusal| match is_read {
@@ -422,7 +423,7 @@ struct Exchange {
     method: &'static str,
     began: Instant,
     phase: Phase,
-    /// How many were under way when it came, itself included.
+    /// How many were under way when it came, itself included; 0 for one that takes no place.
     place: usize,
     status: Option<StatusCode>,
 }
@@ -446,9 +447,14 @@ impl Exchange {
             method,
             began,
             phase,
-            place: node.0.inflight.fetch_add(1, Ordering::Relaxed) + 1,
+            place: 0,
             status: None,
         }
+    }
+
+    /// Takes a place among those under way. Whoever looks after the node does not.
+    fn count(&mut self) {
+        self.place = self.node.0.inflight.fetch_add(1, Ordering::Relaxed) + 1;
     }
 
     fn end(mut self, answer: Answer, corr_id: &CorrelationId) -> Response<Tracked> {
@@ -471,7 +477,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.phase.idle();
-        self.node.0.inflight.fetch_sub(1, Ordering::Relaxed);
+        if self.place > 0 {
+            self.node.0.inflight.fetch_sub(1, Ordering::Relaxed);
+        }
         let golden = &self.node.0.golden;
         let route = || self.route.clone();
         golden

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use ron_config::{ByteSize, Reload, Schema, Settings};
 
-/// Where a host listens and what it takes. Times and limits follow a reload; the address is the next start's.
+/// Where a host listens and what it takes. Limits follow a reload, times for connections made from then on; the address is
+/// the next start's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HttpSettings {
