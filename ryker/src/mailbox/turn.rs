@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 pub(crate) type Nanos = NonZeroU64;
 
 /// A turn whose second half took less than this goes on. Giving way costs microseconds, as an idle worker is woken and
-/// takes tasks away: as much as a hundred messages. The first half is not timed, so that a message that comes alone costs
+/// takes tasks away. The first half is not timed, so that a message that comes alone costs
 /// no look at the clock, and a turn of slow messages is no longer than they are. Where messages are taken so many at a time
 /// that there is no look between, they are counted only.
 pub(crate) const SLICE: u64 = 50_000;

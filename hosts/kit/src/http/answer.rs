@@ -1,12 +1,9 @@
 //! An answer and its body.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::Body;
 use hyper::header::HeaderMap;
 use hyper::{Response, StatusCode};
 
@@ -19,16 +16,13 @@ pub struct Answer {
 impl Answer {
     /// Without a body.
     pub fn empty(status: StatusCode) -> Self {
-        Self::new(
-            status,
-            AnswerBody(Empty::new().map_err(|e| match e {}).boxed_unsync()),
-        )
+        Self::new(status, Empty::new().map_err(|e| match e {}).boxed_unsync())
     }
 
     /// With a body that is there.
     pub fn full(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let body = Full::new(body.into()).map_err(|e| match e {});
-        Self::new(status, AnswerBody(body.boxed_unsync()))
+        Self::new(status, body.boxed_unsync())
     }
 
     /// With a body that comes as it is read.
@@ -36,7 +30,7 @@ impl Answer {
     where
         B: Body<Data = Bytes, Error = std::io::Error> + Send + 'static,
     {
-        Self::new(status, AnswerBody(body.boxed_unsync()))
+        Self::new(status, body.boxed_unsync())
     }
 
     fn new(status: StatusCode, body: AnswerBody) -> Self {
@@ -57,25 +51,4 @@ impl Answer {
 }
 
 /// The body of an [`Answer`].
-#[derive(Debug)]
-pub struct AnswerBody(UnsyncBoxBody<Bytes, std::io::Error>);
-
-impl Body for AnswerBody {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        Pin::new(&mut self.0).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
-    }
-}
+pub type AnswerBody = UnsyncBoxBody<Bytes, std::io::Error>;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::HeaderName;
@@ -10,7 +10,6 @@ use hyper::http::request::Parts;
 use hyper::StatusCode;
 use tokio::time::{timeout_at, Instant};
 
-use super::correlation::CorrelationId;
 use super::inflate::{Fault, Inflate};
 use super::refusal::Refusal;
 
@@ -19,7 +18,6 @@ use super::refusal::Refusal;
 pub struct Call {
     pub(crate) head: Parts,
     pub(crate) params: Vec<(&'static str, String)>,
-    pub(crate) corr_id: CorrelationId,
     pub(crate) body: Source,
     pub(crate) limits: BodyLimits,
 }
@@ -95,11 +93,6 @@ impl Call {
         found.map_or("", |(_, value)| value)
     }
 
-    /// What the request goes by in logs.
-    pub fn corr_id(&self) -> &CorrelationId {
-        &self.corr_id
-    }
-
     /// The next piece of the body; `None` at its end.
     ///
     /// # Errors
@@ -119,28 +112,6 @@ impl Call {
     /// How many bytes its body has, if that is known before it is read.
     pub fn length(&self) -> Option<u64> {
         self.body.length()
-    }
-
-    /// The whole body.
-    ///
-    /// # Errors
-    /// As [`piece`](Self::piece).
-    pub async fn bytes(&mut self) -> Result<Bytes, Refusal> {
-        let declared = self.length().unwrap_or(0);
-        let Some(first) = self.piece().await? else {
-            return Ok(Bytes::new());
-        };
-        let Some(second) = self.piece().await? else {
-            return Ok(first);
-        };
-        let capacity = declared.min(self.limits.bytes) as usize;
-        let mut all = BytesMut::with_capacity(capacity.max(first.len() + second.len()));
-        all.extend_from_slice(&first);
-        all.extend_from_slice(&second);
-        while let Some(piece) = self.piece().await? {
-            all.extend_from_slice(&piece);
-        }
-        Ok(all.freeze())
     }
 }
 

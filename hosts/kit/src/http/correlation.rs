@@ -15,11 +15,15 @@ pub struct CorrelationId(String);
 
 impl CorrelationId {
     /// The client's if it is 1 to 64 of `A-Z a-z 0-9 _ -`, as it ends up in logs; otherwise a ULID of `now` and `random`.
-    pub(crate) fn of(header: Option<&HeaderValue>, now: SystemTime, random: u128) -> Self {
+    pub(crate) fn of(
+        header: Option<&HeaderValue>,
+        now: SystemTime,
+        random: impl FnOnce() -> u128,
+    ) -> Self {
         let theirs = header.and_then(|value| value.to_str().ok());
         match theirs.filter(|text| is_allowed(text)) {
             Some(text) => Self(text.to_owned()),
-            None => Self(ulid(now, random)),
+            None => Self(ulid(now, random())),
         }
     }
 
@@ -77,7 +81,7 @@ mod tests {
         ];
         for (text, taken) in cases {
             let value = HeaderValue::from_bytes(text.as_bytes()).unwrap();
-            let id = CorrelationId::of(Some(&value), SystemTime::UNIX_EPOCH, 0);
+            let id = CorrelationId::of(Some(&value), SystemTime::UNIX_EPOCH, || 0);
             assert_eq!(id.as_str() == text, taken, "{text:?}");
         }
     }
@@ -86,7 +90,7 @@ mod tests {
     fn ours_is_a_ulid_that_sorts_by_time() {
         // The example of the ULID specification: 1469918176385 ms.
         let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
-        let id = CorrelationId::of(None, at(1_469_918_176_385), u128::MAX);
+        let id = CorrelationId::of(None, at(1_469_918_176_385), || u128::MAX);
         assert_eq!(id.as_str(), "01ARYZ6S41ZZZZZZZZZZZZZZZZ");
         assert!(ulid(at(1), u128::MAX) < ulid(at(2), 0));
         assert_eq!(ulid(at(0), 0), "0".repeat(26));

@@ -176,7 +176,7 @@ impl Node {
         let began = Instant::now();
         let (head, body) = request.into_parts();
         let theirs = head.headers.get(correlation::HEADER);
-        let corr_id = CorrelationId::of(theirs, SystemTime::now(), random());
+        let corr_id = CorrelationId::of(theirs, SystemTime::now(), random);
         let method = known(&head.method);
         if let Err(refusal) = is_plain(&head) {
             let exchange = Exchange::begin(&self, "unmatched".into(), method, began, phase);
@@ -227,7 +227,6 @@ impl Node {
                     let call = Call {
                         head,
                         params,
-                        corr_id: corr_id.clone(),
                         body,
                         limits,
                     };
@@ -347,20 +346,12 @@ impl Node {
             let failures = &self.0.auth_failures_total;
             failures.get(&ReasonLabel::new(reason)).inc();
         }
-        let label = match status.as_u16() {
-            _ if reason == "decompress" => Some(reason),
-            404 | 405 => None,
-            408 => Some("408"),
-            413 => Some("413"),
-            415 => Some("415"),
-            429 => Some("429"),
-            503 => Some("503"),
-            507 => Some("507"),
-            _ => None,
-        };
-        if let Some(label) = label {
-            let rejected = &self.0.golden.rejected_total;
-            rejected.get(&ReasonLabel::new(label)).inc();
+        if [408, 413, 415, 429, 503, 507].contains(&status.as_u16()) {
+            let label = match reason {
+                "decompress" => ReasonLabel::new(reason),
+                _ => ReasonLabel::new(status.as_str().to_owned()),
+            };
+            self.0.golden.rejected_total.get(&label).inc();
         }
         let (status, corr_id) = (status.as_u16(), corr_id.as_str());
         if status >= 500 && status != 503 {

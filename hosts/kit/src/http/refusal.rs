@@ -1,6 +1,5 @@
 //! An answer that says no.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
@@ -24,7 +23,6 @@ struct Parts {
     retry_after: Option<Duration>,
     headers: Vec<(HeaderName, String)>,
     closes: bool,
-    extra: Vec<(&'static str, String)>,
 }
 
 #[derive(Serialize)]
@@ -38,7 +36,12 @@ struct Error<'a> {
     message: &'a str,
     corr_id: &'a str,
     retryable: bool,
-    details: BTreeMap<&'a str, &'a str>,
+    details: Details<'a>,
+}
+
+#[derive(Serialize)]
+struct Details<'a> {
+    reason: &'a str,
 }
 
 impl Refusal {
@@ -57,7 +60,6 @@ impl Refusal {
             retry_after: None,
             headers: Vec::new(),
             closes: false,
-            extra: Vec::new(),
         }))
     }
 
@@ -105,12 +107,6 @@ impl Refusal {
         self
     }
 
-    /// Adds a member to `details`.
-    pub fn detail(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.0.extra.push((name, value.into()));
-        self
-    }
-
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.0.status
@@ -123,20 +119,15 @@ impl Refusal {
 
     /// As the answer to a request.
     pub fn answer(&self, corr_id: &CorrelationId) -> Answer {
-        let mut details = BTreeMap::from([("reason", self.0.reason)]);
-        details.extend(
-            self.0
-                .extra
-                .iter()
-                .map(|(name, value)| (*name, value.as_str())),
-        );
         let envelope = Envelope {
             error: Error {
                 code: self.0.code,
                 message: &self.0.message,
                 corr_id: corr_id.as_str(),
                 retryable: self.0.retry_after.is_some(),
-                details,
+                details: Details {
+                    reason: self.0.reason,
+                },
             },
         };
         let body = serde_json::to_string(&envelope).unwrap_or_default();
@@ -170,7 +161,7 @@ mod tests {
         CorrelationId::of(
             Some(&HeaderValue::from_static("abc")),
             SystemTime::UNIX_EPOCH,
-            0,
+            || 0,
         )
     }
 
@@ -181,14 +172,14 @@ mod tests {
             "shutting \"down\"",
             Duration::from_millis(1_001),
         );
-        let answer = refusal.detail("id", "7").answer(&corr_id());
+        let answer = refusal.answer(&corr_id());
         let (head, body) = answer.response.into_parts();
         assert_eq!(head.status, 503);
         assert_eq!(head.headers[RETRY_AFTER], "2");
         assert!(!head.headers.contains_key(CONNECTION));
         assert!(body.size_hint().exact().is_some());
         let body = body.collect().await.unwrap().to_bytes();
-        let expected = r#"{"error":{"code":"NotReady","message":"shutting \"down\"","corr_id":"abc","retryable":true,"details":{"id":"7","reason":"draining"}}}"#;
+        let expected = r#"{"error":{"code":"NotReady","message":"shutting \"down\"","corr_id":"abc","retryable":true,"details":{"reason":"draining"}}}"#;
         assert_eq!(std::str::from_utf8(&body).unwrap(), expected);
     }
 
