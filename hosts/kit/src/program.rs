@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ron_config::{ConfigErrors, Diagnostic, Loaded, Loader, Schema, Settings, Watch};
 use ron_kernel::control::{Control, Method, Refused};
-use ron_kernel::metrics::Identity;
+use ron_kernel::metrics::{Identity, Pq};
 use ron_kernel::supervisor::{Child, ChildContext};
 use ron_kernel::{Kernel, KernelBuilder};
 use serde_json::Value as Json;
@@ -122,7 +122,8 @@ impl<T: HostSettings> Program<T> {
         http: fn(&T) -> &HttpSettings,
         children: impl FnOnce(KernelBuilder, &Loaded<T>, Front) -> KernelBuilder,
     ) -> ExitCode {
-        self.run_on(|settings| Some(Front::open(http(settings))), children)
+        let open = |settings: &T| Some(Front::open(http(settings), settings.kernel().pq.mode));
+        self.run_on(open, children)
     }
 
     fn run_on(
@@ -227,10 +228,18 @@ impl<T: HostSettings> Program<T> {
         }
     }
 
-    fn kernel(&self, loaded: &Loaded<T>) -> KernelBuilder {
+    fn kernel(&self, loaded: &Loaded<T>, front: &Front) -> KernelBuilder {
         let mut identity = Identity::new("", self.version);
         identity.build = env!("HOST_BUILD").to_owned();
         identity.rustc = env!("HOST_RUSTC").to_owned();
+        if front.addr().is_some() {
+            let features = [
+                ("dev_allow", front.is_open_to_all()),
+                ("https", front.is_encrypted()),
+            ];
+            let features = features.map(|(name, on)| (name.to_owned(), on));
+            identity.features.extend(features);
+        }
         Kernel::builder()
             .name(self.service)
             .identity(identity)
@@ -248,18 +257,27 @@ impl<T: HostSettings> Program<T> {
             Ok(front) => front,
             Err(error) => return self.refuse(&error.to_string(), error.exit_code()),
         };
+        let reloads = loaded.clone();
+        let front = front.reloading(move || reloads.reload_stats().reloads);
         let log = match Log::install(self.service, &snapshot.kernel().log) {
             Ok(log) => log,
             Err(error) => return self.refuse(&error.to_string(), USAGE),
         };
         self.announce(&loaded);
+        let pq = snapshot.kernel().pq.mode;
+        if pq == Pq::Hybrid && front.addr().is_some() && !front.is_encrypted() {
+            tracing::warn!(
+                event = "pq_without_tls",
+                "pq.mode: hybrid has no effect, as connections are not encrypted (tls.cert and tls.key)"
+            );
+        }
         let watch = loaded.watch();
         let control = log_routes(Control::new(), &log);
         let level = Child::task("log-level", move |cx| {
             follow_level(cx, watch.clone(), log.clone())
         })
         .optional();
-        let kernel = self.kernel(&loaded).control(control).child(level);
+        let kernel = self.kernel(&loaded, &front).control(control).child(level);
         children(kernel, &loaded, front).run()
     }
 
@@ -340,7 +358,7 @@ impl<T: HostSettings> Program<T> {
             to_stderr(&format!("warning: {}\n", one_line(&warning)));
         }
         // What only the kernel can say: a feature this build leaves out, a policy that contradicts itself.
-        match children(self.kernel(loaded), loaded).build() {
+        match children(self.kernel(loaded, &Front::default()), loaded).build() {
             Ok(_) => print(&format!(
                 "{}: valid, sha256 {}\n",
                 path.display(),

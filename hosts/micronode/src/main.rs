@@ -17,6 +17,8 @@ const SHORT: &[(&str, &str, &str)] = &[
     ("--metrics-addr", "RON_METRICS_ADDR", "observability.addr"),
     ("--amnesia", "", "amnesia.enabled"),
     ("--pq-mode", "", "pq.mode"),
+    ("--tls-cert", "", "tls.cert"),
+    ("--tls-key", "", "tls.key"),
 ];
 
 /// What the listener's child needs whenever it starts.
@@ -53,7 +55,12 @@ async fn http(cx: ChildContext, mut parts: Parts) -> io::Result<()> {
         return Ok(());
     };
     if let Some(addr) = parts.front.addr() {
-        tracing::info!(event = "listening", %addr, "objects on http://{addr}");
+        let scheme = if parts.front.is_encrypted() {
+            "https"
+        } else {
+            "http"
+        };
+        tracing::info!(event = "listening", %addr, scheme, "objects on {scheme}://{addr}");
     }
     if parts.front.is_open_to_all() {
         tracing::warn!(

@@ -1,29 +1,41 @@
-//! What has to be there before a host starts to serve: its socket, and who may call.
+//! What has to be there before a host starts to serve: its socket, its certificate, and who may call.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use hyper::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use hyper::header::{HeaderValue, AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
-use hyper::StatusCode;
+use hyper::{StatusCode, Uri};
+use ron_kernel::metrics::Pq;
 
 use super::listener::{ListenError, Listener};
 use super::refusal::Refusal;
-use super::settings::HttpSettings;
+use super::settings::{HttpSettings, TlsSettings};
+use super::tls::{Tls, TlsError, TlsFiles};
 use crate::capability::{bearer, CapId, Denied, Grant, KeyProvider, KeyringError, Request};
 
 /// Rates that are counted at a time; beyond that all counts begin anew.
 const RATES_MAX: usize = 4096;
 
 /// The socket and the door. The default has neither and is for a configuration that is only checked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Front {
     pub(crate) listener: Listener,
     pub(crate) door: Door,
+    pub(crate) tls: Option<Tls>,
+    reloads: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
+}
+
+/// What is new about the files that a front depends on.
+pub(crate) struct News {
+    pub(crate) keys: Keys,
+    pub(crate) tls: Option<Result<(), TlsError>>,
 }
 
 /// Why a host does not start to serve.
@@ -48,6 +60,12 @@ pub enum FrontError {
         /// Where it would listen.
         addr: std::net::SocketAddr,
     },
+    /// Certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A key exchange is demanded where there is none.
+    #[error("pq.mode: required, and connections are not encrypted; expected tls.cert and tls.key, or another mode")]
+    PqWithoutTls,
     /// The keyring is unusable.
     #[error("auth.keyring: {0}")]
     Keyring(#[from] KeyringError),
@@ -65,11 +83,11 @@ impl FrontError {
 }
 
 impl Front {
-    /// Reads the keyring and binds the address.
+    /// Reads keyring, certificate and key, and binds the address.
     ///
     /// # Errors
     /// See [`FrontError`].
-    pub fn open(http: &HttpSettings) -> Result<Self, FrontError> {
+    pub fn open(http: &HttpSettings, pq: Pq) -> Result<Self, FrontError> {
         let door = match &http.auth.keyring {
             Some(_) if http.auth.dev_allow => return Err(FrontError::Both),
             _ if http.auth.dev_allow && !http.addr.ip().is_loopback() => {
@@ -79,8 +97,45 @@ impl Front {
             Some(path) => Door::new(KeyProvider::open(path)?, http.auth.audience.clone()),
             None => return Err(FrontError::NoKeyring),
         };
+        let tls = match &http.tls {
+            TlsSettings {
+                cert: Some(cert),
+                key: Some(key),
+                ..
+            } => {
+                let (cert, key) = (cert.clone(), key.clone());
+                Some(Tls::load(TlsFiles { cert, key }, pq)?)
+            }
+            _ if pq == Pq::Required => return Err(FrontError::PqWithoutTls),
+            _ => None,
+        };
         let listener = Listener::bind(http.addr)?;
-        Ok(Self { listener, door })
+        Ok(Self {
+            listener,
+            door,
+            tls,
+            reloads: None,
+        })
+    }
+
+    /// Certificate and key are read again whenever `reloads`, how many there were, tells another number.
+    pub(crate) fn reloading(mut self, reloads: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        self.reloads = Some(Arc::new(reloads));
+        self
+    }
+
+    /// Looks for what is new. Reads files.
+    pub(crate) fn follow(&self) -> News {
+        let reload = self.reloads.as_ref().map_or(0, |reloads| reloads());
+        News {
+            keys: self.door.follow(),
+            tls: self.tls.as_ref().and_then(|tls| tls.follow(reload)),
+        }
+    }
+
+    /// Whether connections are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Where it listens, the port included that the system has chosen for 0.
@@ -91,6 +146,16 @@ impl Front {
     /// Whether everybody is let in.
     pub fn is_open_to_all(&self) -> bool {
         self.door.0.keys.is_none()
+    }
+}
+
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front")
+            .field("listener", &self.listener)
+            .field("door", &self.door)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
     }
 }
 
@@ -158,7 +223,7 @@ impl Door {
         now: SystemTime,
     ) -> Result<Option<Grant>, Refusal> {
         let Some(keys) = &self.0.keys else {
-            return Ok(None);
+            return is_local(head).map(|()| None);
         };
         let headers = head.headers.get_all(AUTHORIZATION).iter();
         let request = Request {
@@ -211,6 +276,67 @@ impl Door {
             }
             503 => refusal.retry_after(Duration::from_secs(1)).closing(),
             _ => refusal.closing(),
+        }
+    }
+}
+
+/// Whether a page of the web could not have made a browser of this machine send it: a name that resolves to a loopback
+/// address is the page's own, and the origin is the page.
+fn is_local(head: &Parts) -> Result<(), Refusal> {
+    for (name, reason) in [(HOST, "host"), (ORIGIN, "origin")] {
+        if !head.headers.get_all(&name).iter().all(is_loopback) {
+            let message = "auth.dev_allow lets in what is sent to a loopback address, from there";
+            let status = StatusCode::FORBIDDEN;
+            let refusal = Refusal::new(status, "InvalidCapability", reason, message);
+            return Err(refusal.closing());
+        }
+    }
+    Ok(())
+}
+
+/// Of an authority, and of a URI.
+fn is_loopback(value: &HeaderValue) -> bool {
+    let uri = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse::<Uri>().ok());
+    let Some(host) = uri.as_ref().and_then(Uri::host) else {
+        return false;
+    };
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let address = address.parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_local() {
+        let cases = [
+            ("localhost", true),
+            ("LocalHost:8080", true),
+            ("127.0.0.1", true),
+            ("127.8.9.1:8080", true),
+            ("[::1]:8080", true),
+            ("http://localhost:3000", true),
+            ("https://127.0.0.1", true),
+            ("http://[::1]", true),
+            ("attacker.example", false),
+            ("localhost.attacker.example:8080", false),
+            ("127.0.0.1.attacker.example", false),
+            ("http://attacker.example", false),
+            ("http://localhost@attacker.example", false),
+            ("192.0.2.1:8080", false),
+            ("0.0.0.0:8080", false),
+            ("null", false),
+            ("file://", false),
+            ("", false),
+        ];
+        for (text, expected) in cases {
+            let value = HeaderValue::from_str(text).unwrap();
+            assert_eq!(is_loopback(&value), expected, "{text:?}");
         }
     }
 }

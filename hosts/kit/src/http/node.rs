@@ -7,7 +7,7 @@ use std::future::{poll_fn, Future};
 use std::num::NonZeroU32;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::pin::{pin, Pin};
-use std::sync::atomic::{AtomicU64, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
@@ -23,7 +23,7 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use ron_kernel::metrics::{
-    AdminRequest, CounterFamily, Golden, Metrics, MetricsError, ReasonLabel, RequestLabels,
+    labels, AdminRequest, CounterFamily, Golden, Metrics, MetricsError, ReasonLabel, RequestLabels,
     RouteLabel, RouteLabels,
 };
 
@@ -32,10 +32,13 @@ use super::call::{too_large, BodyLimits, Call, Source};
 use super::correlation::{self, CorrelationId};
 use super::front::{Door, Front};
 use super::inflate::{Coding, Inflate, ACCEPTED};
+use super::places::{NoPlace, Place, Places};
 use super::refusal::Refusal;
 use super::routes::{Access, Found, Routes};
 use super::settings::HttpSettings;
 use super::timed::{Phase, Times};
+use super::tls::TlsMetrics;
+use crate::capability::CapId;
 
 /// What the node takes at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,19 +63,26 @@ struct Inner {
     metrics: Metrics,
     golden: Golden,
     limits: RwLock<Arc<Limits>>,
-    inflight: AtomicUsize,
+    places: Arc<Places>,
     openness: AtomicU8,
     /// What `Retry-After` tells while the node is not open, in milliseconds.
     retry_ms: AtomicU64,
     clock: DefaultClock,
     door: Door,
     auth_failures_total: CounterFamily<ReasonLabel>,
+    tls: TlsMetrics,
+    waits_total: CounterFamily<OutcomeLabel>,
+}
+
+labels! {
+    /// What came of something.
+    struct OutcomeLabel { outcome }
 }
 
 /// The settings in force, and the rate that is counted against them.
 struct Limits {
     settings: HttpSettings,
-    rate: DefaultDirectRateLimiter,
+    rate: Arc<DefaultDirectRateLimiter>,
 }
 
 impl Limits {
@@ -80,7 +90,7 @@ impl Limits {
         let rps = NonZeroU32::new(settings.rps).unwrap_or(NonZeroU32::MIN);
         Self {
             settings,
-            rate: RateLimiter::direct(Quota::per_second(rps)),
+            rate: Arc::new(RateLimiter::direct(Quota::per_second(rps))),
         }
     }
 }
@@ -97,30 +107,39 @@ impl Node {
         settings: HttpSettings,
     ) -> Result<Self, MetricsError> {
         let failures = "Requests whose capability was refused, by rule.";
+        let waits = "Requests that found all places under way taken, by what came of that.";
         Ok(Self(Arc::new(Inner {
             routes,
             golden: metrics.golden().clone(),
-            limits: RwLock::new(Arc::new(Limits::new(settings))),
-            inflight: AtomicUsize::new(0),
+            places: Places::new(settings.inflight),
             openness: AtomicU8::new(Openness::ReadOnly as u8),
             retry_ms: AtomicU64::new(1_000),
             clock: DefaultClock::default(),
             door: front.door.clone(),
             auth_failures_total: metrics.counter_family("auth_failures_total", failures)?,
+            tls: TlsMetrics::new(&metrics)?,
+            waits_total: metrics.counter_family("inflight_waits_total", waits)?,
+            limits: RwLock::new(Arc::new(Limits::new(settings))),
             metrics,
         })))
     }
 
-    /// Other limits from the next request on. The rate starts with a full bucket then.
+    /// Other limits from the next request on. Another rate starts with a full bucket.
     pub(crate) fn configure(&self, settings: &HttpSettings) {
         let mut limits = self
             .0
             .limits
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        if limits.settings != *settings {
-            *limits = Arc::new(Limits::new(settings.clone()));
+        if limits.settings == *settings {
+            return;
         }
+        let mut next = Limits::new(settings.clone());
+        if next.settings.rps == limits.settings.rps {
+            next.rate = Arc::clone(&limits.rate);
+        }
+        self.0.places.set_limit(settings.inflight);
+        *limits = Arc::new(next);
     }
 
     fn limits(&self) -> Arc<Limits> {
@@ -134,21 +153,31 @@ impl Node {
             read: limits.settings.read_timeout,
             write: limits.settings.write_timeout,
             idle: limits.settings.idle_timeout,
+            rate: limits.settings.min_rate.bytes(),
         }
     }
 
-    pub(crate) fn door(&self) -> &Door {
-        &self.0.door
+    pub(crate) fn handshake_timeout(&self) -> Duration {
+        self.limits().settings.tls.handshake_timeout
+    }
+
+    pub(crate) fn tls(&self) -> &TlsMetrics {
+        &self.0.tls
+    }
+
+    /// Counts a head that hyper has refused.
+    pub(crate) fn malformed(&self, status: &'static str) {
+        let labels = RequestLabels::new("unmatched", "other", status);
+        self.0.golden.http_requests_total.get(&labels).inc();
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }
 
-    /// Requests under way, and how many may be.
-    pub(crate) fn load(&self) -> (usize, usize) {
-        let limit = self.limits().settings.inflight;
-        (self.0.inflight.load(Ordering::Relaxed), limit)
+    /// Requests under way, how many may be, and how many wait for that.
+    pub(crate) fn load(&self) -> (usize, usize, usize) {
+        self.0.places.load()
     }
 
     pub(crate) fn open(&self, openness: Openness, retry: Duration) {
@@ -208,7 +237,6 @@ impl Node {
             } => (template, Ok((endpoint, params))),
         };
         let mut exchange = Exchange::begin(&self, template.into(), method, began, phase);
-        exchange.count();
         let is_read = body.is_end_stream();
         // The rest of the body is in the way of another request.
         let unread = |refusal: Refusal| match is_read {
@@ -217,7 +245,10 @@ impl Node {
         };
         let answer = match allowed {
             Err(refusal) => Err(unread(refusal)),
-            Ok((endpoint, params)) => match self.admit(&head, &body, endpoint.access, &exchange) {
+            Ok((endpoint, params)) => match self
+                .admit(&head, &body, endpoint.access, &mut exchange)
+                .await
+            {
                 Err(refusal) => Err(unread(refusal)),
                 Ok((limits, coding)) => {
                     let body = match coding {
@@ -281,12 +312,12 @@ impl Node {
     }
 
     /// Everything that can refuse a request before its handler sees it.
-    fn admit(
+    async fn admit(
         &self,
         head: &Parts,
         body: &Incoming,
         access: Access,
-        exchange: &Exchange,
+        exchange: &mut Exchange,
     ) -> Result<(BodyLimits, Option<Coding>), Refusal> {
         let limits = self.limits();
         if let Err(early) = limits.rate.check() {
@@ -294,11 +325,6 @@ impl Node {
             let message = "this node takes no more requests per second";
             let status = StatusCode::TOO_MANY_REQUESTS;
             return Err(Refusal::new(status, "QuotaExceeded", "rate", message).retry_after(wait));
-        }
-        if exchange.place > limits.settings.inflight {
-            let message = "as many requests are under way as this node takes";
-            let refusal = Refusal::unavailable("inflight", message, Duration::from_secs(1));
-            return Err(refusal);
         }
         let retry = Duration::from_millis(self.0.retry_ms.load(Ordering::Relaxed));
         match (self.openness(), access) {
@@ -320,6 +346,8 @@ impl Node {
         }
         let declared = body.size_hint().exact();
         let grant = self.0.door.admit(head, declared, SystemTime::now())?;
+        let flow = grant.as_ref().map(|grant| grant.cap_id);
+        exchange.place = Some(self.place(flow, declared.unwrap_or(0)).await?);
         let coding = Coding::of(head.headers.get_all(CONTENT_ENCODING)).map_err(|()| {
             let message = "this node takes bodies as they are, or with one of gzip and zstd";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -338,6 +366,26 @@ impl Node {
             until: tokio::time::Instant::now() + limits.settings.body_timeout,
         };
         Ok((limits, coding))
+    }
+
+    /// A place among the requests under way, after a moment's wait if need be.
+    async fn place(&self, flow: Option<CapId>, cost: u64) -> Result<Place, Refusal> {
+        let outcome = self.0.places.take(flow, cost).await;
+        let waited = match &outcome {
+            Ok((_, false)) => None,
+            Ok((_, true)) => Some("served"),
+            Err(NoPlace::Late) => Some("late"),
+            Err(NoPlace::PushedOut) => Some("pushed_out"),
+            Err(NoPlace::Full) => Some("full"),
+        };
+        if let Some(outcome) = waited {
+            self.0.waits_total.get(&OutcomeLabel::new(outcome)).inc();
+        }
+        let place = outcome.map_err(|_| {
+            let message = "as many requests are under way as this node takes";
+            Refusal::unavailable("inflight", message, Duration::from_secs(1))
+        });
+        place.map(|(place, _)| place)
     }
 
     fn count(&self, refusal: &Refusal, route: &'static str, corr_id: &CorrelationId) {
@@ -414,8 +462,10 @@ struct Exchange {
     method: &'static str,
     began: Instant,
     phase: Phase,
-    /// How many were under way when it came, itself included; 0 for one that takes no place.
-    place: usize,
+    /// Whoever looks after the node takes none.
+    place: Option<Place>,
+    /// Bytes of the answer that went out.
+    sent: u64,
     status: Option<StatusCode>,
 }
 
@@ -438,14 +488,10 @@ impl Exchange {
             method,
             began,
             phase,
-            place: 0,
+            place: None,
+            sent: 0,
             status: None,
         }
-    }
-
-    /// Takes a place among those under way. Whoever looks after the node does not.
-    fn count(&mut self) {
-        self.place = self.node.0.inflight.fetch_add(1, Ordering::Relaxed) + 1;
     }
 
     fn end(mut self, answer: Answer, corr_id: &CorrelationId) -> Response<Tracked> {
@@ -459,7 +505,7 @@ impl Exchange {
         }
         let body = Tracked {
             body,
-            _exchange: self,
+            exchange: self,
         };
         Response::from_parts(head, body)
     }
@@ -468,8 +514,8 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.phase.idle();
-        if self.place > 0 {
-            self.node.0.inflight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(place) = &mut self.place {
+            place.beyond = self.sent;
         }
         let golden = &self.node.0.golden;
         let route = || self.route.clone();
@@ -490,7 +536,7 @@ impl Drop for Exchange {
 /// The body of an answer, and the exchange that ends with it.
 pub(crate) struct Tracked {
     body: AnswerBody,
-    _exchange: Exchange,
+    exchange: Exchange,
 }
 
 impl Body for Tracked {
@@ -501,7 +547,11 @@ impl Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.exchange.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

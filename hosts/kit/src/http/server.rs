@@ -8,18 +8,19 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use ron_kernel::metrics::{Condition, State};
+use ron_kernel::metrics::{Condition, QueueLabel, State};
 use ron_kernel::supervisor::ChildContext;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval, timeout, MissedTickBehavior};
 
-use super::front::{Front, Keys};
+use super::front::{Front, Keys, News};
 use super::node::{Node, Openness};
 use super::settings::HttpSettings;
 use super::timed::{Phase, Timed};
+use super::tls::{HandshakeFailure, Tls};
 
 /// Between two looks at how loaded the node is.
 const LOOK: Duration = Duration::from_millis(100);
@@ -57,7 +58,7 @@ pub async fn serve(
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connections = JoinSet::new();
     node.configure(&settings());
-    let mut keys = follow(&node);
+    let mut news = follow(&front);
     cx.ready();
     loop {
         tokio::select! {
@@ -67,11 +68,12 @@ pub async fn serve(
             _ = looks.tick() => {
                 node.configure(&settings());
                 watch_load(&node);
-                if keys.is_finished() {
-                    if let Ok(news) = (&mut keys).await {
-                        watch_keys(&node, news);
+                if news.is_finished() {
+                    if let Ok(news) = (&mut news).await {
+                        watch_keys(&front, &node, news.keys);
+                        watch_tls(&node, news.tls);
                     }
-                    keys = follow(&node);
+                    news = follow(&front);
                 }
                 look(&node);
             }
@@ -79,8 +81,12 @@ pub async fn serve(
             accepted = accept(&socket, &places) => match accepted {
                 Ok((stream, place)) => {
                     let (node, stopping) = (node.clone(), cx.stopping_owned());
+                    let tls = front.tls.clone();
                     connections.spawn(async move {
-                        connection(stream, node, stopping).await;
+                        match tls {
+                            None => connection(stream, node, stopping).await,
+                            Some(tls) => encrypted(&tls, stream, node, stopping).await,
+                        }
                         drop(place);
                     });
                 }
@@ -139,7 +145,9 @@ fn look(node: &Node) {
 /// More than 80 % of the requests that may be under way are.
 fn watch_load(node: &Node) {
     let health = node.metrics().health();
-    let (inflight, limit) = node.load();
+    let (inflight, limit, waiting) = node.load();
+    let depth = &node.metrics().golden().queue_depth;
+    depth.get(&QueueLabel::new("inflight")).set(waiting as i64);
     if inflight * 5 > limit * 4 {
         let reason = format!("{inflight} of {limit} requests under way");
         health.set("saturation", Condition::not_ready(reason));
@@ -148,14 +156,35 @@ fn watch_load(node: &Node) {
     }
 }
 
-/// Looks at the keyring's file where a slow disk holds up nothing else.
-fn follow(node: &Node) -> JoinHandle<Keys> {
-    let door = node.door().clone();
-    tokio::task::spawn_blocking(move || door.follow())
+/// Looks at files where a slow disk holds up nothing else.
+fn follow(front: &Front) -> JoinHandle<News> {
+    let front = front.clone();
+    tokio::task::spawn_blocking(move || front.follow())
+}
+
+/// Certificate and key, which are read again with every reload.
+fn watch_tls(node: &Node, news: Option<Result<(), super::tls::TlsError>>) {
+    let health = node.metrics().health();
+    match news {
+        None => {}
+        Some(Ok(())) => {
+            health.clear("tls");
+            tracing::info!(event = "tls_rotated", "certificate and key read again");
+        }
+        Some(Err(error)) => {
+            let error = error.to_string();
+            tracing::error!(
+                event = "tls_rotation_failed",
+                error,
+                "the old certificate stays in use: {error}"
+            );
+            health.set("tls", Condition::degraded(error));
+        }
+    }
 }
 
 /// The keyring's file, whose changes are in force within two looks. Without keys nothing is allowed, and the node says so.
-fn watch_keys(node: &Node, news: Keys) {
+fn watch_keys(front: &Front, node: &Node, news: Keys) {
     let health = node.metrics().health();
     match news {
         Keys::AsBefore => {}
@@ -169,7 +198,7 @@ fn watch_keys(node: &Node, news: Keys) {
             );
         }
     }
-    if node.door().has_keys() {
+    if front.door.has_keys() {
         health.clear("caps_loaded");
     } else {
         health.set(
@@ -179,9 +208,31 @@ fn watch_keys(node: &Node, news: Keys) {
     }
 }
 
-async fn connection(stream: TcpStream, node: Node, stopping: impl Future<Output = ()>) {
+/// [`connection`] after a handshake.
+async fn encrypted(tls: &Tls, stream: TcpStream, node: Node, stopping: impl Future<Output = ()>) {
+    let handshake = timeout(node.handshake_timeout(), tls.accept(stream)).await;
+    match handshake.unwrap_or(Err(HandshakeFailure("timeout"))) {
+        Ok(None) => {}
+        Ok(Some((stream, exchanged))) => {
+            node.tls().exchanged(exchanged);
+            connection(stream, node, stopping).await;
+        }
+        Err(failure) => {
+            node.tls().failed(failure);
+            let reason = failure.0;
+            tracing::debug!(event = "tls_handshake_failed", reason, "no TLS: {reason}");
+        }
+    }
+}
+
+async fn connection<S>(stream: S, node: Node, stopping: impl Future<Output = ()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let phase = Phase::default();
-    let io = TokioIo::new(Timed::new(stream, phase.clone(), node.times()));
+    let times = node.clone();
+    let io = TokioIo::new(Timed::new(stream, phase.clone(), move || times.times()));
+    let counted = node.clone();
     let service = service_fn(move |request| {
         // Before the answer is polled: the connection may be read in between.
         phase.busy();
@@ -202,15 +253,19 @@ async fn connection(stream: TcpStream, node: Node, stopping: impl Future<Output 
         // All the way: what is in its buffer goes out before it is taken apart.
         Pin::new(&mut connection).poll(cx)
     });
-    if ended.await.is_ok() {
-        let mut stream = connection.into_parts().io.into_inner();
-        linger(&mut stream).await;
+    match ended.await {
+        Ok(()) => {}
+        Err(error) if error.is_parse_too_large() => counted.malformed("431"),
+        Err(error) if error.is_parse() => counted.malformed("400"),
+        Err(_) => return,
     }
+    let mut stream = connection.into_parts().io.into_inner();
+    linger(&mut stream).await;
 }
 
 /// Closes our side, and reads for a moment what the peer still sends: a close with unread bytes would reset the connection,
 /// and the answer with it.
-async fn linger<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(stream: &mut S) {
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     if stream.shutdown().await.is_err() {
         return;
     }

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use ron_config::{ByteSize, Reload, Schema, Settings};
 
-/// Where a host listens and what it takes. Limits follow a reload, times for connections made from then on; the address is
-/// the next start's.
+/// Where a host listens and what it takes. Limits and times follow a reload; the address is the next start's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HttpSettings {
@@ -23,6 +22,8 @@ pub struct HttpSettings {
     pub idle_timeout: Duration,
     /// From the head to the last byte of a body. 5 s.
     pub body_timeout: Duration,
+    /// What a peer has to take of an answer, by the second, where it keeps the node waiting. 16 KiB.
+    pub min_rate: ByteSize,
     /// Bytes of a body. 1 MiB.
     pub max_body_bytes: ByteSize,
     /// Requests under way, 512: what beyond that waits only makes all of them late.
@@ -31,6 +32,8 @@ pub struct HttpSettings {
     pub rps: u32,
     /// Who may call.
     pub auth: AuthSettings,
+    /// What connections are encrypted with.
+    pub tls: TlsSettings,
 }
 
 /// `auth.*`: who may call. The keyring's content follows its file; the rest is the next start's.
@@ -45,6 +48,28 @@ pub struct AuthSettings {
     pub dev_allow: bool,
 }
 
+/// `tls.*`: TLS 1.3 if both files are named. They are read again with every reload; which they are is the next start's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsSettings {
+    /// PEM: the certificate first, then its chain.
+    pub cert: Option<PathBuf>,
+    /// PEM: the private key, which only its owner may read.
+    pub key: Option<PathBuf>,
+    /// From the first byte to the last of a handshake. 2 s.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self {
+            cert: None,
+            key: None,
+            handshake_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
 impl Default for HttpSettings {
     fn default() -> Self {
         Self {
@@ -54,10 +79,12 @@ impl Default for HttpSettings {
             write_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(5),
+            min_rate: ByteSize::new(16 << 10),
             max_body_bytes: ByteSize::new(1 << 20),
             inflight: 512,
             rps: 500,
             auth: AuthSettings::default(),
+            tls: TlsSettings::default(),
         }
     }
 }
@@ -101,6 +128,11 @@ impl Settings for HttpSettings {
             .range(timeouts())
             .reload(Reload::Live);
         schema
+            .key("http.min_rate", |http: &mut Self| &mut http.min_rate)
+            .doc("bytes per second of an answer that a peer takes at least, beyond http.write_timeout")
+            .range(ByteSize::new(1)..=ByteSize::new(1 << 30))
+            .reload(Reload::Live);
+        schema
             .key("http.max_body_bytes", |http: &mut Self| {
                 &mut http.max_body_bytes
             })
@@ -126,5 +158,25 @@ impl Settings for HttpSettings {
         schema
             .key("auth.dev_allow", |http: &mut Self| &mut http.auth.dev_allow)
             .doc("lets everybody in, on a loopback address only");
+        schema
+            .key("tls.cert", |http: &mut Self| &mut http.tls.cert)
+            .doc("PEM file of the certificate and its chain; read again on reload");
+        schema
+            .key("tls.key", |http: &mut Self| &mut http.tls.key)
+            .doc("PEM file of the private key, mode 0600; read again on reload");
+        schema
+            .key("tls.handshake_timeout", |http: &mut Self| {
+                &mut http.tls.handshake_timeout
+            })
+            .doc("for a TLS handshake")
+            .range(timeouts())
+            .reload(Reload::Live);
+        schema.check(&["tls.cert", "tls.key"], |http: &Self| {
+            match (&http.tls.cert, &http.tls.key) {
+                (Some(_), None) => Err("is set without tls.key".to_owned()),
+                (None, Some(_)) => Err("is set without tls.cert".to_owned()),
+                _ => Ok(()),
+            }
+        });
     }
 }

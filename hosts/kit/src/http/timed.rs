@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -18,6 +18,7 @@ pub(crate) struct Phase(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     phase: AtomicU8,
+    answers: AtomicU32,
     /// Whoever waits to read, to be woken when other limits hold.
     reader: Mutex<Option<Waker>>,
 }
@@ -32,7 +33,13 @@ const BUSY: u8 = 2;
 impl Phase {
     /// A head was read.
     pub(crate) fn busy(&self) {
+        self.0.answers.fetch_add(1, Ordering::Relaxed);
         self.set(BUSY);
+    }
+
+    /// How many answers have begun.
+    fn answers(&self) -> u32 {
+        self.0.answers.load(Ordering::Relaxed)
     }
 
     /// The answer is complete.
@@ -63,17 +70,48 @@ pub(crate) struct Times {
     pub(crate) read: Duration,
     pub(crate) write: Duration,
     pub(crate) idle: Duration,
+    /// Bytes per second that a peer takes of an answer, beyond what `write` allows.
+    pub(crate) rate: u64,
 }
 
-/// Fails what takes too long: a head as a whole, the time between two requests, the time between two pieces written.
-pub(crate) struct Timed<S> {
+/// Fails what takes too long: a head as a whole, the time between two requests, the time between two pieces written, an
+/// answer that the peer takes too slowly. `T` tells the times in force.
+pub(crate) struct Timed<S, T> {
     stream: S,
     phase: Phase,
-    times: Times,
+    times: T,
     read: Limit,
     write: Limit,
     /// Until when the head that has begun must be there.
     head: Option<Instant>,
+    taking: Taking,
+}
+
+/// How the peer takes the answer under way.
+#[derive(Default)]
+struct Taking {
+    /// Which answer of the connection that is.
+    answer: u32,
+    bytes: u64,
+    /// For the peer, before it waits `since` when it does.
+    waited: Duration,
+    since: Option<Instant>,
+}
+
+impl Taking {
+    fn took(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+
+    /// When the peer has kept the node waiting for too long.
+    fn until(&mut self, times: &Times) -> Instant {
+        let allowed = times.write + Duration::from_secs(self.bytes / times.rate.max(1));
+        let left = allowed.saturating_sub(self.waited);
+        *self.since.get_or_insert_with(Instant::now) + times.write.min(left)
+    }
 }
 
 /// A timer that runs while a side waits.
@@ -110,8 +148,8 @@ impl Limit {
     }
 }
 
-impl<S> Timed<S> {
-    pub(crate) fn new(stream: S, phase: Phase, times: Times) -> Self {
+impl<S, T> Timed<S, T> {
+    pub(crate) fn new(stream: S, phase: Phase, times: T) -> Self {
         Self {
             stream,
             phase,
@@ -119,11 +157,12 @@ impl<S> Timed<S> {
             read: Limit::default(),
             write: Limit::default(),
             head: None,
+            taking: Taking::default(),
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+impl<S: AsyncRead + Unpin, T: Fn() -> Times + Unpin> AsyncRead for Timed<S, T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -136,7 +175,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
             this.read.stop();
             if this.phase.get() == IDLE && buf.filled().len() > before {
                 this.phase.set(HEAD);
-                this.head = Some(Instant::now() + this.times.read);
+                this.head = Some(Instant::now() + (this.times)().read);
             }
             let late =
                 this.phase.get() == HEAD && this.head.is_some_and(|head| Instant::now() >= head);
@@ -153,9 +192,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
             *this.phase.reader() = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let idle = this.times.idle;
-        let head = this.head.filter(|_| phase == HEAD);
-        let until = || head.unwrap_or_else(|| Instant::now() + idle);
+        let (head, times) = (this.head.filter(|_| phase == HEAD), &this.times);
+        let until = || head.unwrap_or_else(|| Instant::now() + times().idle);
         if this.read.is_over(phase, until, cx) {
             return Poll::Ready(Err(too_slow("reading")));
         }
@@ -163,25 +201,33 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Timed<S> {
-    fn written<T>(
+impl<S: AsyncWrite + Unpin, T: Fn() -> Times> Timed<S, T> {
+    fn written(
         &mut self,
-        polled: Poll<io::Result<T>>,
+        polled: Poll<io::Result<usize>>,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.write.stop();
-            return polled;
+    ) -> Poll<io::Result<usize>> {
+        let answer = self.phase.answers();
+        if self.taking.answer != answer {
+            self.taking = Taking {
+                answer,
+                ..Taking::default()
+            };
         }
-        let write = self.times.write;
-        if self.write.is_over(BUSY, || Instant::now() + write, cx) {
+        if let Poll::Ready(result) = polled {
+            self.taking.took(result.as_ref().copied().unwrap_or(0));
+            self.write.stop();
+            return Poll::Ready(result);
+        }
+        let (taking, times) = (&mut self.taking, &self.times);
+        if self.write.is_over(BUSY, || taking.until(&times()), cx) {
             return Poll::Ready(Err(too_slow("writing")));
         }
         Poll::Pending
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+impl<S: AsyncWrite + Unpin, T: Fn() -> Times + Unpin> AsyncWrite for Timed<S, T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -209,13 +255,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
-        this.written(polled, cx)
+        this.written(polled.map_ok(|()| 0), cx).map_ok(drop)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
-        this.written(polled, cx)
+        this.written(polled.map_ok(|()| 0), cx).map_ok(drop)
     }
 }
 
@@ -236,18 +282,15 @@ mod tests {
         read: Duration::from_secs(5),
         write: Duration::from_secs(3),
         idle: Duration::from_secs(60),
+        rate: 4,
     };
 
-    fn pair(
-        buffer: usize,
-    ) -> (
-        Timed<tokio::io::DuplexStream>,
-        tokio::io::DuplexStream,
-        Phase,
-    ) {
+    type Ours = Timed<tokio::io::DuplexStream, fn() -> Times>;
+
+    fn pair(buffer: usize) -> (Ours, tokio::io::DuplexStream, Phase) {
         let (ours, theirs) = tokio::io::duplex(buffer);
         let phase = Phase::default();
-        (Timed::new(ours, phase.clone(), TIMES), theirs, phase)
+        (Timed::new(ours, phase.clone(), || TIMES), theirs, phase)
     }
 
     #[tokio::test(start_paused = true)]
@@ -313,5 +356,48 @@ mod tests {
         let error = ours.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(began.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_little_at_a_time_is_let_go_and_one_that_takes_enough_is_not() {
+        for (pause, bytes_until_late) in [(1_000, Some(1..8)), (200, None)] {
+            let (mut ours, mut theirs, phase) = pair(1);
+            phase.busy();
+            let reading = tokio::spawn(async move {
+                let mut taken = 0;
+                while theirs.read_u8().await.is_ok() {
+                    taken += 1;
+                    sleep(Duration::from_millis(pause)).await;
+                }
+                taken
+            });
+            let written = ours.write_all(&[0; 200]).await;
+            drop(ours);
+            let taken = reading.await.unwrap();
+            match bytes_until_late {
+                Some(range) => {
+                    assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+                    assert!(range.contains(&taken), "{taken} at a pause of {pause} ms");
+                }
+                None => assert_eq!((written.is_ok(), taken), (true, 200)),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_answer_has_its_own_time() {
+        let (mut ours, mut theirs, phase) = pair(1);
+        let reading = tokio::spawn(async move {
+            while theirs.read_u8().await.is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        for _ in 0..20 {
+            phase.busy();
+            ours.write_all(b"ab").await.unwrap();
+            phase.idle();
+        }
+        drop(ours);
+        reading.await.unwrap();
     }
 }

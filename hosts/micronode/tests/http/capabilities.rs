@@ -42,7 +42,7 @@ impl Guarded {
     fn put(&self, scheme_and_token: &str, body: &[u8]) -> Answer {
         let length = body.len();
         let head = format!(
-            "PUT /put HTTP/1.1\r\nhost: n\r\nauthorization: {scheme_and_token}\r\ncontent-length: {length}\r\n\r\n"
+            "PUT /put HTTP/1.1\r\nhost: localhost\r\nauthorization: {scheme_and_token}\r\ncontent-length: {length}\r\n\r\n"
         );
         self.node.send([head.as_bytes(), body].concat())
     }
@@ -119,7 +119,7 @@ fn a_capability_allows_what_its_caveats_leave() {
     }
     // What is not announced is counted.
     let chunked = format!(
-        "PUT /put HTTP/1.1\r\nhost: n\r\nauthorization: Bearer {small}\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n"
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {small}\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n"
     );
     let answer = guarded.node.send(chunked);
     assert_eq!((answer.status, &*answer.reason()), (413, "body_cap"));

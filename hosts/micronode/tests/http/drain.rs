@@ -126,7 +126,7 @@ fn a_restarted_listener_serves_what_was_there() {
         let began = std::time::Instant::now();
         loop {
             let mut stream = node.connect();
-            let request = format!("GET /o/{addr} HTTP/1.1\r\nhost: n\r\n\r\n");
+            let request = format!("GET /o/{addr} HTTP/1.1\r\nhost: localhost\r\n\r\n");
             let sent = stream.write_all(request.as_bytes());
             match sent.ok().and_then(|()| Answer::read(&mut stream, false)) {
                 Some(answer) if answer.status == 200 => break,

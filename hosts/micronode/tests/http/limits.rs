@@ -20,7 +20,7 @@ fn a_body_of_one_mebibyte_passes_and_a_byte_more_does_not() {
         assert_eq!((declared.status, &*declared.reason()), (413, "body_cap"));
         assert_eq!(declared.header("connection"), Some("close"));
         let mut chunked =
-            b"PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+            b"PUT /put HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
         chunked.extend_from_slice(format!("{size:x}\r\n").as_bytes());
         chunked.resize(chunked.len() + size, 1);
         chunked.extend_from_slice(b"\r\n0\r\n\r\n");
@@ -90,7 +90,7 @@ fn a_head_that_drips_is_cut_off() {
     let node = Node::start(&["--http.read_timeout", "500ms"]);
     let mut stream = node.connect();
     let began = Instant::now();
-    let mut drip = b"GET /healthz HTTP/1.1\r\nhost: n\r\nx: "
+    let mut drip = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: "
         .iter()
         .chain(std::iter::repeat(&b'y'));
     while began.elapsed() < PATIENCE && stream.write_all(&[*drip.next().unwrap()]).is_ok() {
@@ -108,7 +108,7 @@ fn a_head_that_drips_is_cut_off() {
 fn a_connection_between_two_requests_may_idle() {
     let node = Node::start(&["--http.read_timeout", "200ms", "--http.idle_timeout", "2s"]);
     let mut stream = node.connect();
-    let request = b"PUT /put HTTP/1.1\r\nhost: n\r\ncontent-length: 1\r\n\r\nx";
+    let request = b"PUT /put HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\nx";
     for _ in 0..3 {
         stream.write_all(request).unwrap();
         assert_eq!(Answer::read(&mut stream, false).unwrap().status, 201);
@@ -129,7 +129,7 @@ fn a_connection_between_two_requests_may_idle() {
 fn a_refusal_before_the_body_was_read_ends_the_connection() {
     let node = Node::start(&[]);
     for (path, status) in [("/nothing", 404), ("/o/x", 405)] {
-        let head = format!("PUT {path} HTTP/1.1\r\nhost: n\r\ncontent-length: 9\r\n\r\n");
+        let head = format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n");
         let answer = node.send(head);
         assert_eq!(
             (answer.status, answer.header("connection")),
@@ -146,7 +146,7 @@ fn a_peer_that_does_not_read_is_cut_off() {
     let body = vec![7; 1 << 20];
     let addr = node.put(&body).json()["addr"].as_str().unwrap().to_owned();
     let mut stream = node.connect();
-    let request = format!("GET /o/{addr} HTTP/1.1\r\nhost: n\r\n\r\n");
+    let request = format!("GET /o/{addr} HTTP/1.1\r\nhost: localhost\r\n\r\n");
     // More than all buffers on the way hold.
     for _ in 0..32 {
         stream.write_all(request.as_bytes()).unwrap();
@@ -161,7 +161,7 @@ fn a_peer_that_does_not_read_is_cut_off() {
 fn coded(coding: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
-        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-encoding: {coding}\r\ncontent-length: {length}\r\n\r\n"
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ncontent-encoding: {coding}\r\ncontent-length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body].concat()
 }
@@ -237,21 +237,21 @@ fn objects_beyond_the_budget_are_refused_and_the_rest_stays() {
 fn requests_that_could_be_read_in_two_ways_are_refused() {
     let node = Node::start(&[]);
     let cases = [
-        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
-        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-length: 1, 2\r\n\r\nab",
-        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-length: +1\r\n\r\na",
-        "PUT /put HTTP/1.1\r\nhost: n\r\ncontent-length: 0x1\r\n\r\na",
-        "PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-        "PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n",
-        "GET /healthz HTTP/1.1\r\nhost: n\r\nx: a\r\n b\r\n\r\n",
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1, 2\r\n\r\nab",
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ncontent-length: +1\r\n\r\na",
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0x1\r\n\r\na",
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n",
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: a\r\n b\r\n\r\n",
         "GET /healthz HTTP/1.1\r\nhost : n\r\n\r\n",
-        "GET /healthz HTTP/9.9\r\nhost: n\r\n\r\n",
+        "GET /healthz HTTP/9.9\r\nhost: localhost\r\n\r\n",
         "GET /o/x HTTP/1.1\r\n\r\n",
         "GET /healthz HTTP/1.1\r\n\r\n",
-        "PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        "PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        "GET /o/x HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
-        "GET\t/healthz HTTP/1.1\r\nhost: n\r\n\r\n",
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET /o/x HTTP/1.1\r\nhost: localhost\r\nhost: b\r\n\r\n",
+        "GET\t/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
     ];
     for case in cases {
         let mut stream = node.connect();
@@ -264,4 +264,71 @@ fn requests_that_could_be_read_in_two_ways_are_refused() {
         assert!(rest.is_empty(), "{case:?}: the connection goes on");
     }
     assert_eq!(node.get("/healthz").status, 200);
+}
+
+#[test]
+fn what_is_no_http_is_counted() {
+    let node = Node::start(&[]);
+    let huge = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(80 << 10));
+    for (request, status) in [("NONSENSE\r\n\r\n", 400), (&*huge, 431)] {
+        let answer = node.send(request);
+        assert_eq!(answer.status, status);
+        let series = format!(
+            "http_requests_total{{route=\"unmatched\",method=\"other\",status=\"{status}\"}}"
+        );
+        let began = Instant::now();
+        while metric(&node, &series) != 1 {
+            assert!(began.elapsed() < PATIENCE, "{series}");
+        }
+    }
+}
+
+#[test]
+fn a_page_of_the_web_cannot_use_a_browser_of_this_machine() {
+    let node = Node::start(&[]);
+    let ask = |host: &str, origin: &str| {
+        node.send(format!("GET /o/x HTTP/1.1\r\nhost: {host}\r\n{origin}\r\n"))
+    };
+    for (host, origin, reason) in [
+        ("attacker.example", "", "host"),
+        (
+            "localhost",
+            "origin: https://attacker.example\r\n",
+            "origin",
+        ),
+        ("localhost", "origin: null\r\n", "origin"),
+    ] {
+        let answer = ask(host, origin);
+        assert_eq!(
+            (answer.status, &*answer.reason()),
+            (403, reason),
+            "{host} {origin}"
+        );
+    }
+    let local = ask("127.0.0.1:8080", "origin: http://localhost:3000\r\n");
+    assert_eq!((local.status, &*local.reason()), (400, "address"));
+    let version = node.get("/version").json();
+    assert_eq!(version["features"]["dev_allow"], true);
+    assert_eq!(version["features"]["https"], false);
+}
+
+#[test]
+fn who_reads_a_byte_at_a_time_gives_its_place_up() {
+    let node = Node::start(&["--http.write_timeout", "300ms", "--http.min_rate", "64MiB"]);
+    let stored = node.put(&vec![7; 1 << 20]);
+    let path = format!("/o/{}", stored.json()["addr"].as_str().unwrap());
+    let mut slow = node.connect();
+    // More than the buffers of both sides take in.
+    for _ in 0..40 {
+        write!(slow, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    }
+    let began = Instant::now();
+    let is_over = || metric(&node, "inflight_requests{route=\"/o/{addr}\"}") == 0;
+    let mut read = 0;
+    while !(is_over() && read > 0) {
+        read += slow.read(&mut [0; 1000]).unwrap_or(0);
+        assert!(began.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(read < 40 << 20);
 }

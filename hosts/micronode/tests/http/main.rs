@@ -5,3 +5,4 @@ mod drain;
 mod limits;
 mod objects;
 mod rig;
+mod tls;

@@ -38,9 +38,9 @@ fn what_is_put_can_be_got_under_its_blake3() {
 #[test]
 fn a_post_and_a_chunked_body_put_the_same_object() {
     let node = Node::start(&[]);
-    let posted = node.send("POST /put HTTP/1.1\r\nhost: n\r\ncontent-length: 3\r\n\r\nabc");
+    let posted = node.send("POST /put HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\nabc");
     let chunked = node.send(
-        "PUT /put HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n",
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n",
     );
     assert_eq!((posted.status, chunked.status), (201, 201));
     assert_eq!(posted.json()["addr"], chunked.json()["addr"]);
@@ -100,12 +100,12 @@ fn conditions_are_kept() {
             assert_eq!(got.header("etag"), Some(&*format!("\"{addr}\"")));
         }
     }
-    let head = node.send(format!("HEAD {path} HTTP/1.1\r\nhost: n\r\n\r\n"));
+    let head = node.send(format!("HEAD {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
     assert_eq!(
         (head.status, head.header("content-length")),
         (200, Some("7"))
     );
-    let ranged = format!("HEAD {path} HTTP/1.1\r\nhost: n\r\nrange: bytes=9-\r\n\r\n");
+    let ranged = format!("HEAD {path} HTTP/1.1\r\nhost: localhost\r\nrange: bytes=9-\r\n\r\n");
     let head = node.send(ranged);
     assert_eq!((head.status, head.header("content-range")), (200, None));
 }
@@ -128,7 +128,7 @@ fn what_is_no_address_or_no_object_is_told_apart() {
         let got = node.get(path);
         assert_eq!((got.status, &*got.reason()), (status, reason), "{path}");
     }
-    let wrong = node.send("DELETE /put HTTP/1.1\r\nhost: n\r\n\r\n");
+    let wrong = node.send("DELETE /put HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert_eq!(
         (wrong.status, wrong.header("allow")),
         (405, Some("POST, PUT"))

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{channel, Receiver};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// Longer than anything here may take.
@@ -27,6 +28,17 @@ impl Node {
 
     /// On a port of the system's choice, with these arguments.
     pub(crate) fn start_with(args: &[&str]) -> Self {
+        let node = Self::listening(args);
+        let began = Instant::now();
+        while node.get("/readyz").status != 200 {
+            assert!(began.elapsed() < PATIENCE, "it is not ready");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        node
+    }
+
+    /// As soon as it listens: before it is ready, and maybe in TLS.
+    pub(crate) fn listening(args: &[&str]) -> Self {
         let run_dir = tempfile::tempdir().unwrap();
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(run_dir.path(), private).unwrap();
@@ -52,11 +64,6 @@ impl Node {
         };
         let line = node.logged("listening");
         node.addr = line["addr"].as_str().unwrap().parse().unwrap();
-        let began = Instant::now();
-        while node.get("/readyz").status != 200 {
-            assert!(began.elapsed() < PATIENCE, "it is not ready");
-            std::thread::sleep(Duration::from_millis(10));
-        }
         node
     }
 
@@ -72,10 +79,7 @@ impl Node {
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.addr).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
+        dial(self.addr)
     }
 
     /// Sends `request` on a connection of its own and reads one answer.
@@ -88,12 +92,12 @@ impl Node {
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
-        self.send(format!("GET {path} HTTP/1.1\r\nhost: node\r\n\r\n"))
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"))
     }
 
     pub(crate) fn get_with(&self, path: &str, headers: &str) -> Answer {
         self.send(format!(
-            "GET {path} HTTP/1.1\r\nhost: node\r\n{headers}\r\n"
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n"
         ))
     }
 
@@ -125,8 +129,16 @@ impl Node {
     }
 
     pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_raw(self.process.id() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Its exit code.
@@ -142,6 +154,25 @@ impl Node {
     }
 }
 
+/// Exit code and standard error of a program that ends by itself.
+pub(crate) fn outcome(command: &mut Command) -> (Option<i32>, String) {
+    let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            break status.code();
+        }
+        if began.elapsed() > PATIENCE {
+            process.kill().unwrap();
+            break process.wait().unwrap().code();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let mut text = String::new();
+    process.stderr.unwrap().read_to_string(&mut text).unwrap();
+    (status, text)
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -149,9 +180,16 @@ impl Drop for Node {
     }
 }
 
+pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
 pub(crate) fn put(body: &[u8]) -> Vec<u8> {
     let mut request = format!(
-        "PUT /put HTTP/1.1\r\nhost: node\r\ncontent-length: {}\r\n\r\n",
+        "PUT /put HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
         body.len()
     )
     .into_bytes();
