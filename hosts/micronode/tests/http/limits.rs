@@ -269,7 +269,10 @@ fn requests_that_could_be_read_in_two_ways_are_refused() {
 #[test]
 fn what_is_no_http_is_counted() {
     let node = Node::start(&[]);
-    let huge = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(80 << 10));
+    let huge = format!(
+        "GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
+        "a".repeat(300 << 10)
+    );
     for (request, status) in [("NONSENSE\r\n\r\n", 400), (&*huge, 431)] {
         let answer = node.send(request);
         assert_eq!(answer.status, status);
