@@ -68,6 +68,8 @@ struct Inner {
     /// What `Retry-After` tells while the node is not open, in milliseconds.
     retry_ms: AtomicU64,
     clock: DefaultClock,
+    /// Requests beyond the node's own rate.
+    refused_by_rate: AtomicU64,
     door: Door,
     auth_failures_total: CounterFamily<ReasonLabel>,
     tls: TlsMetrics,
@@ -115,6 +117,7 @@ impl Node {
             openness: AtomicU8::new(Openness::ReadOnly as u8),
             retry_ms: AtomicU64::new(1_000),
             clock: DefaultClock::default(),
+            refused_by_rate: AtomicU64::new(0),
             door: front.door.clone(),
             auth_failures_total: metrics.counter_family("auth_failures_total", failures)?,
             tls: TlsMetrics::new(&metrics)?,
@@ -178,6 +181,10 @@ impl Node {
     /// Requests under way, how many may be, and how many wait for that.
     pub(crate) fn load(&self) -> (usize, usize, usize) {
         self.0.places.load()
+    }
+
+    pub(crate) fn refused_by_rate(&self) -> u64 {
+        self.0.refused_by_rate.load(Ordering::Relaxed)
     }
 
     pub(crate) fn open(&self, openness: Openness, retry: Duration) {
@@ -321,6 +328,7 @@ impl Node {
     ) -> Result<(BodyLimits, Option<Coding>), Refusal> {
         let limits = self.limits();
         if let Err(early) = limits.rate.check() {
+            self.0.refused_by_rate.fetch_add(1, Ordering::Relaxed);
             let wait = early.wait_time_from(self.0.clock.now());
             let message = "this node takes no more requests per second";
             let status = StatusCode::TOO_MANY_REQUESTS;

@@ -10,7 +10,7 @@ use super::fair::{Entry, Fair};
 use crate::capability::CapId;
 
 /// Longest wait: whoever is refused is told soon.
-const WAIT: Duration = Duration::from_millis(50);
+const WAIT: Duration = Duration::from_millis(40);
 /// Who may wait at a time.
 const WAITERS: usize = 256;
 
@@ -193,7 +193,7 @@ mod tests {
         assert!(!waited);
         let began = Instant::now();
         assert_eq!(places.take(None, 1).await.unwrap_err(), NoPlace::Late);
-        assert_eq!(began.elapsed().as_millis(), 50);
+        assert_eq!(began.elapsed().as_millis(), 40);
         assert_eq!(places.load(), (1, 1, 0));
         let mut second = pin!(places.take(None, 1));
         assert!(begin(second.as_mut()).await.is_none());

@@ -59,6 +59,7 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     node.configure(&settings());
     let mut news = follow(&front);
+    let mut refused = node.refused_by_rate();
     cx.ready();
     loop {
         tokio::select! {
@@ -67,7 +68,7 @@ pub async fn serve(
             () = changed.notified() => look(&node),
             _ = looks.tick() => {
                 node.configure(&settings());
-                watch_load(&node);
+                watch_load(&node, &mut refused);
                 if news.is_finished() {
                     if let Ok(news) = (&mut news).await {
                         watch_keys(&front, &node, news.keys);
@@ -142,15 +143,26 @@ fn look(node: &Node) {
     node.open(openness, snapshot.retry_after());
 }
 
-/// More than 80 % of the requests that may be under way are.
-fn watch_load(node: &Node) {
+/// How close the node is to its limits; `refused` is what was refused by the last look for its rate. It is degraded before
+/// it is not ready.
+fn watch_load(node: &Node, refused: &mut u64) {
     let health = node.metrics().health();
+    let now = node.refused_by_rate();
+    let refusals = now - std::mem::replace(refused, now);
+    if refusals > 0 {
+        let reason = format!("{refusals} requests in {LOOK:?} exceeded http.rps");
+        health.set("quota", Condition::degraded(reason));
+    } else {
+        health.clear("quota");
+    }
     let (inflight, limit, waiting) = node.load();
     let depth = &node.metrics().golden().queue_depth;
     depth.get(&QueueLabel::new("inflight")).set(waiting as i64);
+    let reason = || format!("{inflight} of {limit} requests under way");
     if inflight * 5 > limit * 4 {
-        let reason = format!("{inflight} of {limit} requests under way");
-        health.set("saturation", Condition::not_ready(reason));
+        health.set("saturation", Condition::not_ready(reason()));
+    } else if inflight * 5 > limit * 3 {
+        health.set("saturation", Condition::degraded(reason()));
     } else {
         health.clear("saturation");
     }
