@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::descriptor::Descriptor;
 use crate::exposition::{SeriesWriter, Source};
 use crate::family::{DEFAULT_CAP, OVERFLOW};
+use crate::histogram::{Reading, BOUNDS_MAX};
 use crate::labels::Rendered;
 use crate::registry::Refusals;
 
@@ -18,6 +19,8 @@ pub type CounterCollector<const N: usize> = Collector<u64, N>;
 pub type SecondsCollector<const N: usize> = Collector<Duration, N>;
 /// Gauges with `N` labels, read at scrape.
 pub type GaugeCollector<const N: usize> = Collector<f64, N>;
+/// Histograms with `N` labels, read at scrape. Counts and sums must never fall.
+pub type HistogramCollector<const N: usize> = Collector<Observations, N>;
 
 /// A family with `N` labels that closures fill at each scrape. Cloning gives another handle to the same family.
 ///
@@ -26,12 +29,57 @@ pub struct Collector<V: Sample, const N: usize> {
     inner: Arc<Inner<V, N>>,
 }
 
-/// A value a collector can take: `u64` for counters, `Duration` for counters of time, `f64` for gauges. Sealed.
+/// A value a collector can take: `u64` for counters, `Duration` for counters of time, `f64` for gauges,
+/// [`Observations`] for histograms. Sealed.
 pub trait Sample: sealed::Value {}
 
 impl Sample for u64 {}
 impl Sample for Duration {}
 impl Sample for f64 {}
+impl Sample for Observations {}
+
+/// What a histogram that is kept elsewhere holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Observations {
+    counts: [u64; BOUNDS_MAX + 1],
+    sum: f64,
+}
+
+impl Observations {
+    /// `counts` per bucket in the order of the bounds, not cumulated, then those above the last bound; more are added
+    /// to these. `sum` of all observations.
+    pub fn new(counts: impl IntoIterator<Item = u64>, sum: f64) -> Observations {
+        let mut observations = Observations {
+            sum,
+            ..Observations::default()
+        };
+        for (n, count) in counts.into_iter().enumerate() {
+            observations.counts[n.min(BOUNDS_MAX)] += count;
+        }
+        observations
+    }
+
+    /// As the histogram with so many bounds would have read it.
+    fn reading(&self, bounds: usize) -> Reading {
+        let (within, above) = self.counts.split_at(bounds.min(BOUNDS_MAX));
+        let mut buckets = within.to_vec();
+        buckets.push(above.iter().sum());
+        Reading {
+            sum: self.sum,
+            buckets,
+        }
+    }
+}
+
+impl Default for Observations {
+    /// None.
+    fn default() -> Observations {
+        Observations {
+            counts: [0; BOUNDS_MAX + 1],
+            sum: 0.0,
+        }
+    }
+}
 
 impl<V: Sample, const N: usize> Collector<V, N> {
     pub(crate) fn new(
@@ -253,6 +301,20 @@ impl sealed::Value for Duration {
     }
     fn write(self, labels: Option<&Rendered>, out: &mut SeriesWriter<'_>) -> fmt::Result {
         out.counter(labels, self.as_secs_f64())
+    }
+}
+
+impl sealed::Value for Observations {
+    fn plus(mut self, other: Observations) -> Observations {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count = count.wrapping_add(more);
+        }
+        self.sum += other.sum;
+        self
+    }
+    fn write(self, labels: Option<&Rendered>, out: &mut SeriesWriter<'_>) -> fmt::Result {
+        let bounds = out.bounds();
+        out.histogram(labels, &bounds, &self.reading(bounds.len()))
     }
 }
 

@@ -14,7 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::descriptor::{Descriptor, Kind};
-use crate::histogram::Reading;
+use crate::histogram::{Bounds, Reading};
 use crate::labels::Rendered;
 
 /// Text format of an exposition.
@@ -194,6 +194,7 @@ impl Collector for Exposition {
             source.write(&mut SeriesWriter {
                 metric,
                 kind: descriptor.kind,
+                bounds: &descriptor.bounds,
                 format: self.format,
             })?;
         }
@@ -206,6 +207,7 @@ impl Collector for Exposition {
 pub struct SeriesWriter<'a> {
     metric: MetricEncoder<'a>,
     kind: Kind,
+    bounds: &'a Bounds,
     format: Format,
 }
 
@@ -229,6 +231,11 @@ impl From<f64> for Number {
 }
 
 impl SeriesWriter<'_> {
+    /// Those of a histogram.
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.bounds.clone()
+    }
+
     pub(crate) fn counter<V>(&mut self, labels: Option<&Rendered>, value: V) -> fmt::Result
     where
         V: EncodeCounterValue + EncodeGaugeValue,

@@ -43,7 +43,8 @@ mod shard;
 
 pub use admin::{AdminRequest, AdminResponse};
 pub use collector::{
-    Collector, CounterCollector, Feed, GaugeCollector, Sample, Samples, SecondsCollector,
+    Collector, CounterCollector, Feed, GaugeCollector, HistogramCollector, Observations, Sample,
+    Samples, SecondsCollector,
 };
 pub use counter::Counter;
 pub use descriptor::{Kind, MetricsError, Rejected};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::admin::{self, AdminRequest, AdminResponse};
-use crate::collector::{CounterCollector, GaugeCollector};
+use crate::collector::{CounterCollector, GaugeCollector, HistogramCollector};
 use crate::counter::Counter;
 use crate::descriptor::{Descriptor, Kind, MetricsError, Rejected};
 use crate::exposition::{self, Format, Number, SeriesWriter, Source};
@@ -251,6 +251,36 @@ impl Metrics {
         labels: [&'static str; N],
     ) -> Result<GaugeCollector<N>, MetricsError> {
         self.inner.registry.collector(name, help, labels)
+    }
+
+    /// Registers histograms with these upper bounds whose values are owned elsewhere and read at each scrape.
+    ///
+    /// ```
+    /// use ron_metrics::{Metrics, Observations};
+    ///
+    /// let metrics = Metrics::new("store")?;
+    /// let bounds = [0.1, 1.0];
+    /// let waits = metrics.histogram_collector("disk_wait_seconds", "Waits by disk.", ["disk"], &bounds)?;
+    /// waits.feed(|samples| samples.push(["sda"], Observations::new([3, 2, 1], 4.5))).keep();
+    /// let text = metrics.render(Default::default());
+    /// assert!(text.contains("disk_wait_seconds_bucket{le=\"1.0\",disk=\"sda\"} 5\n"));
+    /// assert!(text.contains("disk_wait_seconds_count{disk=\"sda\"} 6\n"));
+    /// # Ok::<(), ron_metrics::MetricsError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`counter_collector`](Metrics::counter_collector) and [`histogram`](Metrics::histogram).
+    pub fn histogram_collector<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&'static str; N],
+        bounds: &[f64],
+    ) -> Result<HistogramCollector<N>, MetricsError> {
+        self.inner
+            .registry
+            .histogram_collector(name, help, labels, bounds)
     }
 
     /// States who the process is. Replaces what was stated before, from the next scrape on.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::collector::{Collector, Sample};
+use crate::collector::{Collector, HistogramCollector, Sample};
 use crate::counter::Counter;
 use crate::descriptor::{Descriptor, Kind, MetricsError};
 use crate::exposition::{Entry, Number, SeriesWriter, Source};
@@ -121,7 +121,32 @@ impl Registry {
         help: &str,
         labels: [&'static str; N],
     ) -> Result<Collector<V, N>, MetricsError> {
-        let descriptor = Arc::new(Descriptor::new(V::KIND, name, help, &labels, no_bounds())?);
+        self.add_collector(
+            Descriptor::new(V::KIND, name, help, &labels, no_bounds())?,
+            labels,
+        )
+    }
+
+    pub(crate) fn histogram_collector<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&'static str; N],
+        bounds: &[f64],
+    ) -> Result<HistogramCollector<N>, MetricsError> {
+        let bounds =
+            check_bounds(bounds).map_err(|problem| MetricsError::invalid(name, problem))?;
+        let descriptor = Descriptor::new(Kind::Histogram, name, help, &labels, bounds)?;
+        self.add_collector(descriptor, labels)
+    }
+
+    fn add_collector<V: Sample, const N: usize>(
+        &self,
+        descriptor: Descriptor,
+        labels: [&'static str; N],
+    ) -> Result<Collector<V, N>, MetricsError> {
+        let descriptor = Arc::new(descriptor);
+        let name = &descriptor.name;
         let collector = Collector::new(descriptor.clone(), labels, self.refusals(name));
         self.add(descriptor, collector.source())?;
         Ok(collector)

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use ron_metrics::{Format, Metrics};
+use ron_metrics::{Format, Metrics, Observations};
 
 fn lines(metrics: &Metrics, name: &str) -> Vec<String> {
     let text = metrics.render(Format::Prometheus);
@@ -139,4 +139,57 @@ fn a_closure_may_count_and_resolve_on_the_same_metrics() {
         .keep();
     assert_eq!(lines(&metrics, "level"), ["level 1.5"]);
     assert_eq!(lines(&metrics, "scrapes_total"), ["scrapes_total 2"]);
+}
+
+#[test]
+fn histograms_kept_elsewhere_are_read_at_each_scrape() {
+    let metrics = Metrics::new("test").unwrap();
+    let waits = metrics
+        .histogram_collector("wait_seconds", "Waits.", ["queue"], &[0.5, 2.0])
+        .unwrap();
+    let seen = Arc::new(AtomicU64::new(1));
+    let source = seen.clone();
+    waits
+        .feed(move |samples| {
+            let count = source.load(Ordering::Relaxed);
+            samples.push(["a"], Observations::new([count, 2, 3], 8.5));
+        })
+        .keep();
+    // Feeds of the same labels add up; counts beyond the bounds are above them.
+    waits
+        .feed(|samples| samples.push(["a"], Observations::new([0, 1, 0, 1, 1], 1.0)))
+        .keep();
+    let expected = |first: u64| {
+        [
+            "wait_seconds_sum{queue=\"a\"} 9.5".to_string(),
+            format!("wait_seconds_count{{queue=\"a\"}} {}", first + 8),
+            format!("wait_seconds_bucket{{le=\"0.5\",queue=\"a\"}} {first}"),
+            format!(
+                "wait_seconds_bucket{{le=\"2.0\",queue=\"a\"}} {}",
+                first + 3
+            ),
+            format!(
+                "wait_seconds_bucket{{le=\"+Inf\",queue=\"a\"}} {}",
+                first + 8
+            ),
+        ]
+    };
+    assert_eq!(lines(&metrics, "wait_seconds"), expected(1));
+    seen.store(5, Ordering::Relaxed);
+    assert_eq!(lines(&metrics, "wait_seconds"), expected(5));
+    let contract = "wait_seconds\thistogram\tunit=seconds\tlabels=queue\tbuckets=0.5,2\n";
+    assert!(
+        metrics.contract().contains(contract),
+        "{}",
+        metrics.contract()
+    );
+}
+
+#[test]
+fn bounds_of_histograms_kept_elsewhere_are_checked() {
+    let metrics = Metrics::new("test").unwrap();
+    for bounds in [&[][..], &[1.0, 1.0], &[f64::INFINITY], &[0.0; 65]] {
+        let refused = metrics.histogram_collector("wait_seconds", "Waits.", ["queue"], bounds);
+        assert!(refused.is_err(), "{bounds:?}");
+    }
 }
