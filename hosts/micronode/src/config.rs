@@ -4,6 +4,8 @@ use ron_config::{ByteSize, Schema, Settings};
 use ron_host::http::HttpSettings;
 use ron_host::HostSettings;
 
+use crate::mailbox::MailboxSettings;
+
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -14,6 +16,8 @@ pub struct Config {
     pub http: HttpSettings,
     /// `store.max_bytes`: what objects may take in memory. 256 MiB.
     pub store_max_bytes: ByteSize,
+    /// What the mailbox keeps.
+    pub mailbox: MailboxSettings,
 }
 
 impl Default for Config {
@@ -26,6 +30,7 @@ impl Default for Config {
             kernel,
             http,
             store_max_bytes: ByteSize::new(256 << 20),
+            mailbox: MailboxSettings::default(),
         }
     }
 }
@@ -40,6 +45,7 @@ impl Settings for Config {
             })
             .doc("what objects may take in memory, with what it costs to keep them")
             .range(ByteSize::new(1 << 20)..=ByteSize::new(1 << 40));
+        schema.include(|config: &mut Self| &mut config.mailbox);
     }
 }
 

@@ -2,10 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod config;
+pub mod mailbox;
 pub mod object;
 mod routes;
 mod store;
+mod wiped;
 
 pub use config::Config;
+pub use mailbox::mailbox;
 pub use routes::objects;
 pub use store::{Full, Object, Store};

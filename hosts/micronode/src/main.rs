@@ -1,15 +1,17 @@
-//! A single-tenant node for content-addressed objects: `micronode --help`.
+//! A single-tenant node for content-addressed objects and mailboxes: `micronode --help`.
 
 use std::io;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use micronode::{objects, Config, Store};
+use micronode::mailbox::Mailbox;
+use micronode::{mailbox, objects, Config, Store};
 use ron_config::Watch;
 use ron_host::http::{serve, Front, Node};
 use ron_host::Program;
 use ron_kernel::supervisor::{Child, ChildContext};
+use ryker::BuildError;
 
 /// What the runbook calls keys by.
 const SHORT: &[(&str, &str, &str)] = &[
@@ -26,6 +28,7 @@ const SHORT: &[(&str, &str, &str)] = &[
 struct Parts {
     front: Front,
     store: Arc<Store>,
+    mailbox: Result<Mailbox, BuildError>,
     config: Watch<Config>,
     /// Made by the first of them, as its metrics can be registered once.
     node: Arc<OnceLock<Node>>,
@@ -33,21 +36,32 @@ struct Parts {
 
 fn main() -> ExitCode {
     Program::<Config>::new("micronode", env!("CARGO_PKG_VERSION"))
-        .about("content-addressed objects over HTTP, in memory")
+        .about("content-addressed objects and a mailbox over HTTP, in memory")
         .short(SHORT)
         .run_http(
             |config| &config.http,
             |kernel, loaded, front| {
+                let config = loaded.watch();
+                let mailbox = Mailbox::new(config.map(|config| config.mailbox.clone()));
                 let parts = Parts {
                     front,
                     store: Arc::new(Store::new(loaded.snapshot().store_max_bytes.bytes())),
-                    config: loaded.watch(),
+                    mailbox: mailbox.clone(),
+                    config,
                     node: Arc::default(),
                 };
-                let http = Child::task_with("http", parts, http);
-                kernel.child(http.gated(Duration::from_secs(10)))
+                // Stops before the mailbox does: what it has under way is still answered.
+                let http = Child::task_with("http", parts, http).after("mailbox");
+                kernel
+                    .child(Child::task_with("mailbox", mailbox, mail))
+                    .child(http.gated(Duration::from_secs(10)))
             },
         )
+}
+
+async fn mail(cx: ChildContext, mailbox: Result<Mailbox, BuildError>) -> io::Result<()> {
+    let mailbox = mailbox.map_err(io::Error::other)?;
+    mailbox.run(cx).await.map_err(io::Error::other)
 }
 
 async fn http(cx: ChildContext, mut parts: Parts) -> io::Result<()> {
@@ -72,7 +86,10 @@ async fn http(cx: ChildContext, mut parts: Parts) -> io::Result<()> {
         Some(node) => node.clone(),
         None => {
             let metrics = kernel.metrics();
-            let routes = objects(parts.store, metrics).map_err(io::Error::other)?;
+            let post = parts.mailbox.map_err(io::Error::other)?;
+            let routes = objects(parts.store, metrics)
+                .and_then(|routes| mailbox(routes, &post, metrics))
+                .map_err(io::Error::other)?;
             let settings = parts.config.get().http.clone();
             let node = Node::new(routes, &parts.front, metrics.clone(), settings);
             let node = node.map_err(io::Error::other)?;

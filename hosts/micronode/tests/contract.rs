@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use micronode::{objects, Store};
+use micronode::mailbox::{Mailbox, MailboxSettings};
+use micronode::{mailbox, objects, Store};
+use ron_config::Watch;
 use ron_host::http::{Front, HttpSettings, Node};
 use ron_metrics::Metrics;
 
@@ -11,6 +13,8 @@ fn the_contract_lists_what_the_node_registers() {
     let golden = Metrics::new("micronode").unwrap().contract();
     let metrics = Metrics::new("micronode").unwrap();
     let routes = objects(Arc::new(Store::new(1 << 20)), &metrics).unwrap();
+    let post = Mailbox::new(Watch::fixed(MailboxSettings::default())).unwrap();
+    let routes = mailbox(routes, &post, &metrics).unwrap();
     let settings = HttpSettings::default();
     let _node = Node::new(routes, &Front::default(), metrics.clone(), settings).unwrap();
     let contract = metrics.contract();

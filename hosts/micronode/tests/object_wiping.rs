@@ -44,6 +44,53 @@ fn found_after(run: impl FnOnce()) -> usize {
 }
 
 #[test]
+fn a_message_is_wiped_however_it_came_and_however_it_ends() {
+    use micronode::mailbox::{Collector, Draft, LeaseId, Letterbox, MailboxSettings, Shelf};
+    use std::time::Duration;
+
+    static BODY: [u8; 40_000] = [MARK; 40_000];
+    let mut settings = MailboxSettings::default();
+    settings.dead_letters = 0;
+    for declared in [0, 100, 40_000, 50_000] {
+        for piece in [100, 1000, 40_000] {
+            for end in ["not sent", "refused", "left", "acked", "dead"] {
+                let found = found_after(|| {
+                    let mut letterbox = Letterbox::new(7);
+                    let mut body = Collector::with_capacity(declared);
+                    BODY.chunks(piece).for_each(|piece| body.push(piece));
+                    if end == "not sent" {
+                        return;
+                    }
+                    let mut limits = settings.clone();
+                    if end == "refused" {
+                        limits.max_messages = 0;
+                    }
+                    limits.max_attempts = 1;
+                    let draft = Draft::new("a", body.finish());
+                    let sent = letterbox.send(Duration::ZERO, &limits, draft);
+                    let lease = LeaseId::new(1);
+                    let received = letterbox.receive(Duration::ZERO, &limits, Shelf::Queue, lease);
+                    assert_eq!(received.is_some(), end != "refused");
+                    match end {
+                        "acked" => {
+                            let acked =
+                                letterbox.ack(Duration::ZERO, &limits, sent.unwrap(), lease);
+                            acked.unwrap();
+                        }
+                        "dead" => {
+                            letterbox.advance(limits.visibility, &limits);
+                            assert_eq!(letterbox.counts(limits.visibility).totals.dropped, 1);
+                        }
+                        _ => {}
+                    }
+                });
+                assert_eq!(found, 0, "{declared} declared, pieces of {piece}, {end}");
+            }
+        }
+    }
+}
+
+#[test]
 fn buffers_are_wiped_however_bytes_come_and_whether_or_not_the_hasher_finishes() {
     static OBJECT: [u8; 40_000] = [MARK; 40_000];
     assert_eq!(found_after(|| drop(OBJECT[..100].to_vec())), 1);

@@ -109,6 +109,11 @@ impl Call {
         Ok(piece)
     }
 
+    /// When all of its body must be there. What else it waits for it waits for no longer than that.
+    pub fn deadline(&self) -> Instant {
+        self.limits.until
+    }
+
     /// How many bytes its body has, if that is known before it is read.
     pub fn length(&self) -> Option<u64> {
         self.body.length()

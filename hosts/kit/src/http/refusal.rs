@@ -1,5 +1,6 @@
 //! An answer that says no.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
@@ -10,7 +11,8 @@ use super::answer::Answer;
 use super::correlation::CorrelationId;
 
 /// Why a request got nothing, as a status and as the envelope
-/// `{"error":{"code","message","corr_id","retryable","details":{"reason"}}}`. Nothing of the request is in it.
+/// `{"error":{"code","message","corr_id","retryable","details":{"reason"}}}`. Nothing of the request is in it; what else
+/// there is to know of a refusal can be in its details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal(Box<Parts>);
 
@@ -20,6 +22,7 @@ struct Parts {
     code: &'static str,
     reason: &'static str,
     message: String,
+    details: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
     headers: Vec<(HeaderName, String)>,
     closes: bool,
@@ -42,6 +45,8 @@ struct Error<'a> {
 #[derive(Serialize)]
 struct Details<'a> {
     reason: &'a str,
+    #[serde(flatten)]
+    more: BTreeMap<&'a str, &'a str>,
 }
 
 impl Refusal {
@@ -57,6 +62,7 @@ impl Refusal {
             code,
             reason,
             message: message.into(),
+            details: Vec::new(),
             retry_after: None,
             headers: Vec::new(),
             closes: false,
@@ -101,6 +107,12 @@ impl Refusal {
         self
     }
 
+    /// With another member of `details`, beside `reason`.
+    pub fn detail(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.0.details.push((name, value.into()));
+        self
+    }
+
     /// The connection ends with it, as what is left of the request is not read.
     pub fn closing(mut self) -> Self {
         self.0.closes = true;
@@ -119,6 +131,7 @@ impl Refusal {
 
     /// As the answer to a request.
     pub fn answer(&self, corr_id: &CorrelationId) -> Answer {
+        let more = self.0.details.iter().map(|(name, value)| (*name, &**value));
         let envelope = Envelope {
             error: Error {
                 code: self.0.code,
@@ -127,6 +140,7 @@ impl Refusal {
                 retryable: self.0.retry_after.is_some(),
                 details: Details {
                     reason: self.0.reason,
+                    more: more.collect(),
                 },
             },
         };
@@ -180,6 +194,15 @@ mod tests {
         assert!(body.size_hint().exact().is_some());
         let body = body.collect().await.unwrap().to_bytes();
         let expected = r#"{"error":{"code":"NotReady","message":"shutting \"down\"","corr_id":"abc","retryable":true,"details":{"reason":"draining"}}}"#;
+        assert_eq!(std::str::from_utf8(&body).unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn more_details_stand_beside_the_reason() {
+        let refusal = Refusal::bad_request("x", "y").detail("id", "a\"b");
+        let body = refusal.answer(&corr_id()).response.into_body();
+        let body = body.collect().await.unwrap().to_bytes();
+        let expected = r#"{"error":{"code":"BadRequest","message":"y","corr_id":"abc","retryable":false,"details":{"reason":"x","id":"a\"b"}}}"#;
         assert_eq!(std::str::from_utf8(&body).unwrap(), expected);
     }
 

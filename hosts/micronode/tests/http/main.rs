@@ -3,6 +3,7 @@
 mod capabilities;
 mod drain;
 mod limits;
+mod mailbox;
 mod objects;
 mod rig;
 mod tls;

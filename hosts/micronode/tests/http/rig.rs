@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{channel, Receiver};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -16,7 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Node {
     process: Child,
     pub(crate) addr: SocketAddr,
-    log: Receiver<Value>,
+    log: Mutex<Receiver<Value>>,
     run_dir: tempfile::TempDir,
 }
 
@@ -59,7 +60,7 @@ impl Node {
         let mut node = Self {
             process,
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),
-            log,
+            log: Mutex::new(log),
             run_dir,
         };
         let line = node.logged("listening");
@@ -70,7 +71,7 @@ impl Node {
     /// The next log line of this event.
     pub(crate) fn logged(&self, event: &str) -> Value {
         loop {
-            let line = self.log.recv_timeout(PATIENCE);
+            let line = self.log.lock().unwrap().recv_timeout(PATIENCE);
             let line = line.unwrap_or_else(|_| panic!("no `{event}` in the log"));
             if line["event"] == event {
                 return line;
