@@ -1,6 +1,7 @@
 //! A single-tenant node for content-addressed objects and mailboxes.
 #![forbid(unsafe_code)]
 
+mod actors;
 mod config;
 pub mod mailbox;
 pub mod object;

@@ -1,4 +1,4 @@
-//! `metrics.contract`, which documents are checked against, is what the node registers beside the golden set.
+//! `metrics.contract`, which documents are checked against, is what the node registers beside the golden set and ryker's.
 
 use std::sync::Arc;
 
@@ -18,9 +18,17 @@ fn the_contract_lists_what_the_node_registers() {
     let settings = HttpSettings::default();
     let _node = Node::new(routes, &Front::default(), metrics.clone(), settings).unwrap();
     let contract = metrics.contract();
-    let own = contract
-        .lines()
-        .filter(|line| !golden.lines().any(|known| known == *line));
+    let ryker = include_str!("../../../ryker/metrics.contract");
+    for line in ryker.lines() {
+        assert!(contract.lines().any(|known| known == line), "{line}");
+    }
+    let known = |line: &str| {
+        golden
+            .lines()
+            .chain(ryker.lines())
+            .any(|known| known == line)
+    };
+    let own = contract.lines().filter(|line| !known(line));
     let own: String = own.map(|line| format!("{line}\n")).collect();
     assert_eq!(own, include_str!("../metrics.contract"));
 }

@@ -34,6 +34,7 @@ const SWEEP: Duration = Duration::from_millis(500);
 pub struct Mailbox {
     actor: ActorRef<Request>,
     runner: Runner<Clerk>,
+    runtime: Runtime,
     shared: Arc<Shared>,
     settings: Watch<MailboxSettings>,
 }
@@ -113,7 +114,8 @@ impl Mailbox {
             shared: Arc::clone(&kept),
             settings: watched.clone(),
         };
-        let (actor, runner) = Runtime::new(RykerConfig::default())
+        let runtime = Runtime::new(RykerConfig::default());
+        let (actor, runner) = runtime
             .actor("mailbox", clerk)
             .capacity(CAPACITY)
             .deadline(DEADLINE)
@@ -121,6 +123,7 @@ impl Mailbox {
         Ok(Self {
             actor,
             runner,
+            runtime,
             shared,
             settings,
         })
@@ -227,9 +230,9 @@ impl Mailbox {
         letterbox.counts(self.shared.began.elapsed())
     }
 
-    /// Requests that were refused as too many waited.
-    pub(super) fn refused(&self) -> u64 {
-        self.actor.accounts().refused.busy
+    /// Whose actor this is.
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 }
 

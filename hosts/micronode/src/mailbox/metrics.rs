@@ -4,6 +4,7 @@ use ron_metrics::{Metrics, MetricsError};
 
 use super::actor::Mailbox;
 use super::letterbox::{Counts, Totals};
+use crate::actors::expose;
 
 type Gauge = (&'static str, &'static str, fn(&Counts) -> f64);
 type Counter = (&'static str, &'static str, fn(&Totals) -> u64);
@@ -88,14 +89,6 @@ impl Mailbox {
                 counter.feed(move |samples| samples.push([], value(&mailbox.counts().totals)));
             read.keep();
         }
-        let busy = metrics.counter_collector(
-            "ryker_busy_rejections_total",
-            "Messages refused as the mailbox was full.",
-            ["actor"],
-        )?;
-        let mailbox = self.clone();
-        let read = busy.feed(move |samples| samples.push(["mailbox"], mailbox.refused()));
-        read.keep();
-        Ok(())
+        expose(metrics, self.runtime())
     }
 }
