@@ -1,10 +1,13 @@
 //! A request on its way through a handler.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::HeaderName;
 use hyper::http::request::Parts;
 use hyper::StatusCode;
@@ -22,10 +25,39 @@ pub struct Call {
     pub(crate) limits: BodyLimits,
 }
 
+/// A body without trailers. hyper takes a bare line feed for the end of a trailer section, and what follows for a part of
+/// it: another request may be in there. Nobody needs them here.
+#[derive(Debug)]
+pub(crate) struct Whole(pub(crate) Incoming);
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let polled = Pin::new(&mut self.0).poll_frame(cx);
+        polled.map(|frame| match frame? {
+            Ok(frame) if frame.is_trailers() => Some(Err(io::ErrorKind::InvalidData.into())),
+            frame => Some(frame.map_err(io::Error::other)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
 /// Where a body comes from.
 #[derive(Debug)]
 pub(crate) enum Source {
-    Plain(Incoming),
+    Plain(Whole),
     Coded(Inflate),
 }
 
@@ -38,7 +70,7 @@ impl Source {
                     Some(Ok(frame)) => frame,
                     Some(Err(_)) => return Err(broken()),
                 };
-                // Trailers, and pieces of nothing, are passed over.
+                // Pieces of nothing are passed over.
                 match frame.into_data() {
                     Ok(data) if !data.is_empty() => return Ok(Some(data)),
                     _ => {}

@@ -283,8 +283,14 @@ impl Door {
 /// Whether a page of the web could not have made a browser of this machine send it: a name that resolves to a loopback
 /// address is the page's own, and the origin is the page.
 fn is_local(head: &Parts) -> Result<(), Refusal> {
-    for (name, reason) in [(HOST, "host"), (ORIGIN, "origin")] {
-        if !head.headers.get_all(&name).iter().all(is_loopback) {
+    // RFC 9112, section 3.2.2: an absolute target is what counts.
+    let is_target_local = match head.uri.host() {
+        Some(host) => is_loopback(host),
+        None => head.headers.get_all(HOST).iter().all(names_loopback),
+    };
+    let is_origin_local = head.headers.get_all(ORIGIN).iter().all(names_loopback);
+    for (is_local, reason) in [(is_target_local, "host"), (is_origin_local, "origin")] {
+        if !is_local {
             let message = "auth.dev_allow lets in what is sent to a loopback address, from there";
             let status = StatusCode::FORBIDDEN;
             let refusal = Refusal::new(status, "InvalidCapability", reason, message);
@@ -295,14 +301,15 @@ fn is_local(head: &Parts) -> Result<(), Refusal> {
 }
 
 /// Of an authority, and of a URI.
-fn is_loopback(value: &HeaderValue) -> bool {
+fn names_loopback(value: &HeaderValue) -> bool {
     let uri = value
         .to_str()
         .ok()
         .and_then(|text| text.parse::<Uri>().ok());
-    let Some(host) = uri.as_ref().and_then(Uri::host) else {
-        return false;
-    };
+    uri.as_ref().and_then(Uri::host).is_some_and(is_loopback)
+}
+
+fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     let address = address.parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
@@ -336,7 +343,7 @@ mod tests {
         ];
         for (text, expected) in cases {
             let value = HeaderValue::from_str(text).unwrap();
-            assert_eq!(is_loopback(&value), expected, "{text:?}");
+            assert_eq!(names_loopback(&value), expected, "{text:?}");
         }
     }
 }

@@ -21,6 +21,7 @@ use hyper::header::{
     TRANSFER_ENCODING,
 };
 use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use ron_kernel::metrics::{
     labels, AdminRequest, CounterFamily, Golden, Metrics, MetricsError, ReasonLabel, RequestLabels,
@@ -28,7 +29,7 @@ use ron_kernel::metrics::{
 };
 
 use super::answer::{Answer, AnswerBody};
-use super::call::{too_large, BodyLimits, Call, Source};
+use super::call::{too_large, BodyLimits, Call, Source, Whole};
 use super::correlation::{self, CorrelationId};
 use super::front::{Door, Front};
 use super::inflate::{Coding, Inflate, ACCEPTED};
@@ -219,7 +220,7 @@ impl Node {
             self.count(&refusal, "unmatched", &corr_id);
             return Ok(exchange.end(refusal.answer(&corr_id), &corr_id));
         }
-        if let Some(answer) = self.admin(&head) {
+        if let Some(answer) = self.admin(&head, &corr_id) {
             let route = head.uri.path().to_owned();
             let exchange = Exchange::begin(&self, route.into(), method, began, phase);
             return Ok(exchange.end(answer, &corr_id));
@@ -230,13 +231,7 @@ impl Node {
                 let refusal = Refusal::not_found("route", "there is nothing at this path");
                 ("unmatched", Err(refusal))
             }
-            Found::OtherMethod { template, allow } => {
-                let message = format!("this path takes {allow}");
-                let status = StatusCode::METHOD_NOT_ALLOWED;
-                let refusal =
-                    Refusal::new(status, "BadRequest", "method", message).header(ALLOW, allow);
-                (template, Err(refusal))
-            }
+            Found::OtherMethod { template, allow } => (template, Err(other_method(&allow))),
             Found::Endpoint {
                 template,
                 endpoint,
@@ -258,6 +253,7 @@ impl Node {
             {
                 Err(refusal) => Err(unread(refusal)),
                 Ok((limits, coding)) => {
+                    let body = Whole(body);
                     let body = match coding {
                         None => Source::Plain(body),
                         Some(coding) => Source::Coded(Inflate::new(body, coding, limits.bytes)),
@@ -294,7 +290,7 @@ impl Node {
         Ok(exchange.end(answer, &corr_id))
     }
 
-    fn admin(&self, head: &Parts) -> Option<Answer> {
+    fn admin(&self, head: &Parts, corr_id: &CorrelationId) -> Option<Answer> {
         const ROUTES: [&str; 5] = ["/metrics", "/healthz", "/livez", "/readyz", "/version"];
         if !ROUTES.contains(&head.uri.path()) {
             return None;
@@ -307,6 +303,9 @@ impl Node {
         request.accept = accept;
         let admin = self.0.metrics.admin(&request);
         let status = StatusCode::from_u16(admin.status).ok()?;
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            return Some(other_method("GET, HEAD").answer(corr_id));
+        }
         let mut answer = Answer::full(status, admin.body);
         for (name, value) in admin.headers {
             if let Ok(value) = HeaderValue::from_str(&value) {
@@ -427,11 +426,21 @@ impl fmt::Debug for Node {
     }
 }
 
+fn other_method(allow: &str) -> Refusal {
+    let message = format!("this path takes {allow}");
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    Refusal::new(status, "BadRequest", "method", message).header(ALLOW, allow)
+}
+
 /// Whether the head can be read in one way only: RFC 9112, sections 3.2 and 6.1.
 fn is_plain(head: &Parts) -> Result<(), Refusal> {
     let hosts = head.headers.get_all(HOST).iter().count();
     if hosts != 1 && !(hosts == 0 && head.version < Version::HTTP_11) {
         let message = "a request of HTTP/1.1 names its host, once";
+        return Err(Refusal::bad_request("host", message).closing());
+    }
+    if !head.headers.get_all(HOST).iter().all(is_authority) {
+        let message = "what the request names is no host";
         return Err(Refusal::bad_request("host", message).closing());
     }
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
@@ -444,6 +453,16 @@ fn is_plain(head: &Parts) -> Result<(), Refusal> {
             Err(Refusal::bad_request("transfer_coding", message).closing())
         }
     }
+}
+
+/// `HOST[:PORT]`, or nothing where the target has no authority: RFC 9112, section 3.2.
+fn is_authority(value: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(value.as_bytes()) else {
+        return value.is_empty();
+    };
+    let after = authority.as_str().strip_prefix(authority.host());
+    let port = after.and_then(|after| after.strip_prefix(':').or(after.is_empty().then_some("")));
+    port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// For ids, which need to differ, not to be secret.

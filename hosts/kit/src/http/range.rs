@@ -63,7 +63,7 @@ enum Spec {
 /// What follows `bytes=`; units are case-insensitive.
 fn ranges(header: &str) -> Option<&str> {
     let (unit, set) = header.split_once('=')?;
-    unit.trim().eq_ignore_ascii_case("bytes").then_some(set)
+    unit.eq_ignore_ascii_case("bytes").then_some(set)
 }
 
 fn single(set: &str) -> Option<Spec> {
@@ -138,6 +138,7 @@ mod tests {
             ("bytes=+1-2", 10, Whole),
             ("bytes=1-2-3", 10, Whole),
             ("bytes 1-2", 10, Whole),
+            ("bytes =1-2", 10, Whole),
             ("lines=1-2", 10, Whole),
             ("", 10, Whole),
         ];
