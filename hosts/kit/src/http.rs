@@ -36,7 +36,7 @@ pub use listener::ListenError;
 pub use node::Node;
 pub use range::{ByteRange, RangeRequest};
 pub use refusal::Refusal;
-pub use routes::{Access, Routes};
+pub use routes::{Access, BodyAllowance, Routes};
 pub use server::serve;
 pub use settings::{AuthSettings, HttpSettings, TlsSettings};
 pub use tls::TlsError;

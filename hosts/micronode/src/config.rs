@@ -1,10 +1,11 @@
 //! The node's settings: the kernel's, `http.*` and its own.
 
-use ron_config::{ByteSize, Schema, Settings};
+use ron_config::{Schema, Settings};
 use ron_host::http::HttpSettings;
 use ron_host::HostSettings;
 
 use crate::mailbox::MailboxSettings;
+use crate::store::{StoreKind, StoreSettings};
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
@@ -14,8 +15,8 @@ pub struct Config {
     pub kernel: ron_kernel::Config,
     /// Where to listen and how much to take.
     pub http: HttpSettings,
-    /// `store.max_bytes`: what objects may take in memory. 256 MiB.
-    pub store_max_bytes: ByteSize,
+    /// Where objects are kept.
+    pub store: StoreSettings,
     /// What the mailbox keeps.
     pub mailbox: MailboxSettings,
 }
@@ -29,7 +30,7 @@ impl Default for Config {
         Self {
             kernel,
             http,
-            store_max_bytes: ByteSize::new(256 << 20),
+            store: StoreSettings::default(),
             mailbox: MailboxSettings::default(),
         }
     }
@@ -39,12 +40,16 @@ impl Settings for Config {
     fn schema(schema: &mut Schema<Self>) {
         ron_host::kernel_keys(schema);
         schema.include(|config: &mut Self| &mut config.http);
-        schema
-            .key("store.max_bytes", |config: &mut Self| {
-                &mut config.store_max_bytes
-            })
-            .doc("what objects may take in memory, with what it costs to keep them")
-            .range(ByteSize::new(1 << 20)..=ByteSize::new(1 << 40));
+        schema.section("store", |config: &mut Self| &mut config.store);
+        schema.check(&["store.kind", "amnesia.enabled"], |config: &Self| {
+            if config.kernel.amnesia.enabled && config.store.kind != StoreKind::Memory {
+                let problem =
+                    "amnesia is on, and objects would outlive the process; expected store.kind \
+                     = \"memory\", or amnesia.enabled = false";
+                return Err(problem.to_owned());
+            }
+            Ok(())
+        });
         schema.include(|config: &mut Self| &mut config.mailbox);
     }
 }

@@ -12,4 +12,6 @@ mod wiped;
 pub use config::Config;
 pub use mailbox::mailbox;
 pub use routes::objects;
-pub use store::{Full, Object, Store};
+pub use store::{
+    Before, Finished, Full, Opened, Put, S3Settings, Store, StoreError, StoreKind, StoreSettings,
+};

@@ -1,6 +1,7 @@
 //! A single-tenant node for content-addressed objects and mailboxes: `micronode --help`.
 
 use std::io;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,7 +12,9 @@ use ron_config::Watch;
 use ron_host::http::{serve, Front, Node};
 use ron_host::Program;
 use ron_kernel::supervisor::{Child, ChildContext};
+use ron_metrics::Condition;
 use ryker::BuildError;
+use tokio::time::timeout;
 
 /// What the runbook calls keys by.
 const SHORT: &[(&str, &str, &str)] = &[
@@ -22,6 +25,9 @@ const SHORT: &[(&str, &str, &str)] = &[
     ("--tls-cert", "", "tls.cert"),
     ("--tls-key", "", "tls.key"),
 ];
+
+/// Between two looks at the store.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the listener's child needs whenever it starts.
 #[derive(Clone)]
@@ -36,27 +42,63 @@ struct Parts {
 
 fn main() -> ExitCode {
     Program::<Config>::new("micronode", env!("CARGO_PKG_VERSION"))
-        .about("content-addressed objects and a mailbox over HTTP, in memory")
+        .about("content-addressed objects and a mailbox over HTTP")
         .short(SHORT)
         .run_http(
             |config| &config.http,
             |kernel, loaded, front| {
+                let store = Store::new(&loaded.snapshot().store);
                 let config = loaded.watch();
                 let mailbox = Mailbox::new(config.map(|config| config.mailbox.clone()));
                 let parts = Parts {
                     front,
-                    store: Arc::new(Store::new(loaded.snapshot().store_max_bytes.bytes())),
+                    store: Arc::clone(&store),
                     mailbox: mailbox.clone(),
                     config,
                     node: Arc::default(),
                 };
-                // Stops before the mailbox does: what it has under way is still answered.
-                let http = Child::task_with("http", parts, http).after("mailbox");
+                let store = Child::task_with("store", store, look_after);
+                // Stops before the others do: what it has under way is still answered.
+                let http = Child::task_with("http", parts, http);
+                let http = http.after("store").after("mailbox");
                 kernel
+                    .child(store.gated(Duration::from_secs(30)))
                     .child(Child::task_with("mailbox", mailbox, mail))
                     .child(http.gated(Duration::from_secs(10)))
             },
         )
+}
+
+/// Opens the store, and keeps readiness in step with it. Whatever the first look finds, and however long it takes, the listener
+/// is not kept waiting: it tells what is wrong.
+async fn look_after(cx: ChildContext, store: Arc<Store>) -> io::Result<()> {
+    let Some(kernel) = cx.kernel() else {
+        return Ok(());
+    };
+    let health = kernel.metrics().health().clone();
+    let looking = async {
+        loop {
+            let mut check = pin!(store.check());
+            let found = match timeout(LOOK, &mut check).await {
+                Ok(found) => found,
+                Err(_) => {
+                    health.set("store", Condition::not_ready("it takes its time to answer"));
+                    cx.ready();
+                    check.await
+                }
+            };
+            match found {
+                Some(condition) => health.set("store", condition),
+                None => health.clear("store"),
+            }
+            cx.ready();
+            let _ = timeout(LOOK, store.troubled()).await;
+        }
+    };
+    tokio::select! {
+        () = cx.stopping() => Ok(()),
+        () = looking => Ok(()),
+    }
 }
 
 async fn mail(cx: ChildContext, mailbox: Result<Mailbox, BuildError>) -> io::Result<()> {
@@ -86,11 +128,12 @@ async fn http(cx: ChildContext, mut parts: Parts) -> io::Result<()> {
         Some(node) => node.clone(),
         None => {
             let metrics = kernel.metrics();
+            let config = parts.config.get();
             let post = parts.mailbox.map_err(io::Error::other)?;
-            let routes = objects(parts.store, metrics)
+            let routes = objects(parts.store, &config.store, metrics)
                 .and_then(|routes| mailbox(routes, &post, metrics))
                 .map_err(io::Error::other)?;
-            let settings = parts.config.get().http.clone();
+            let settings = config.http.clone();
             let node = Node::new(routes, &parts.front, metrics.clone(), settings);
             let node = node.map_err(io::Error::other)?;
             parts.node.get_or_init(|| node).clone()

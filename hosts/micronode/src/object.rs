@@ -12,4 +12,5 @@ mod tree;
 pub use address::{Address, AddressError};
 pub use groups::{Cover, Groups, Part, RangeError, GROUP_LEN};
 pub use hasher::Hasher;
+pub(crate) use tree::encoded_len;
 pub use tree::{GroupError, Tree, TreeError};

@@ -1,11 +1,12 @@
 //! `/put` and `/o/{addr}`.
 
+use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{ready, Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -13,52 +14,90 @@ use hyper::header::{
     HeaderValue, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     LOCATION, RANGE,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use ron_host::http::{
-    Access, Answer, Call, EntityTag, Precondition, RangeRequest, Refusal, Routes,
+    Access, Answer, BodyAllowance, Call, EntityTag, Precondition, RangeRequest, Refusal, Routes,
 };
-use ron_metrics::{Counter, Metrics, MetricsError};
+use ron_metrics::{labels, Counter, CounterFamily, Histogram, Metrics, MetricsError};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
-use crate::object::{Address, Cover, Hasher};
-use crate::store::{Object, Store};
+use crate::object::{Address, Cover, Part};
+use crate::store::{Before, Finished, Opened, Store, StoreError, StoreSettings};
+
+/// After a put that found no room: as often as the store is looked at, an operator makes room.
+const ROOM_RETRY: Duration = Duration::from_secs(5);
+/// After a failure of the store, which is looked at every second.
+const STORE_RETRY: Duration = Duration::from_secs(2);
+/// After all streams were taken: one of them may end any moment.
+const STREAM_RETRY: Duration = Duration::from_secs(1);
 
 /// The answer to a put.
 #[derive(Serialize)]
 struct Stored {
     addr: String,
-    size: usize,
+    size: u64,
     existed: bool,
 }
-
-/// What is taken for an object before any of it is there.
-const DECLARED_MAX: u64 = 1 << 20;
 
 /// What the handlers share.
 #[derive(Debug)]
 struct Objects {
     store: Arc<Store>,
+    streams: Semaphore,
     integrity_fail_total: Counter,
+    puts: CounterFamily<Outcome>,
+    latency: Latency,
 }
 
-/// The routes of objects in `store`.
+labels! {
+    /// How a put ended.
+    struct Outcome { outcome }
+}
+
+labels! {
+    /// What was asked of the store.
+    struct Operation { op }
+}
+
+#[derive(Debug)]
+struct Latency {
+    put: Histogram,
+    open: Histogram,
+    read: Histogram,
+}
+
+/// How an object is put.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// As any body.
+    Plain,
+    /// Beyond what any body may be.
+    Stream,
+}
+
+/// The routes of objects in `store`, which has these settings.
 ///
 /// # Errors
 /// The metrics have a family of one of their names already.
-pub fn objects(store: Arc<Store>, metrics: &Metrics) -> Result<Routes, MetricsError> {
-    let objects = Arc::new(Objects {
-        store,
-        integrity_fail_total: metrics.counter(
-            "integrity_fail_total",
-            "Reads that found bytes which are not those of their address.",
-        )?,
-    });
+pub fn objects(
+    store: Arc<Store>,
+    settings: &StoreSettings,
+    metrics: &Metrics,
+) -> Result<Routes, MetricsError> {
+    let objects = Arc::new(Objects::new(store, settings, metrics)?);
     let (put, post, get) = (Arc::clone(&objects), Arc::clone(&objects), objects);
+    let stream = BodyAllowance {
+        bytes: settings.stream_max_bytes.bytes(),
+        timeout: settings.stream_timeout,
+    };
+    let allowing = move |head: &Parts| Ok((Mode::of(head)? == Mode::Stream).then_some(stream));
     Ok(Routes::new()
-        .route("PUT", "/put", Access::Write, move |call| {
+        .route_allowing("PUT", "/put", Access::Write, allowing, move |call| {
             Arc::clone(&put).put(call)
         })
-        .route("POST", "/put", Access::Write, move |call| {
+        .route_allowing("POST", "/put", Access::Write, allowing, move |call| {
             Arc::clone(&post).put(call)
         })
         .route("GET", "/o/{addr}", Access::Read, move |call| {
@@ -66,28 +105,81 @@ pub fn objects(store: Arc<Store>, metrics: &Metrics) -> Result<Routes, MetricsEr
         }))
 }
 
-impl Objects {
-    async fn put(self: Arc<Self>, mut call: Call) -> Result<Answer, Refusal> {
-        let mut hasher = Hasher::new();
-        let declared = call.length().unwrap_or(0);
-        let mut bytes = Vec::with_capacity(declared.min(DECLARED_MAX) as usize);
-        while let Some(piece) = call.piece().await? {
-            hasher.update(&piece);
-            bytes.extend_from_slice(&piece);
+impl Mode {
+    fn of(head: &Parts) -> Result<Self, Refusal> {
+        match head.uri.query() {
+            None | Some("") => Ok(Self::Plain),
+            Some("mode=stream") => Ok(Self::Stream),
+            Some(_) => {
+                let message = "a put takes no other query than mode=stream";
+                Err(Refusal::bad_request("query", message))
+            }
         }
-        // As much memory as is counted, and no more.
-        let bytes = Bytes::from(bytes.into_boxed_slice());
-        let (tree, size) = (hasher.finish(), bytes.len());
-        let address = tree.address();
-        let existed = self.store.put(Object { bytes, tree }).map_err(|full| {
-            let message = format!("no room for it: {full}");
-            let status = StatusCode::INSUFFICIENT_STORAGE;
-            Refusal::new(status, "Busy", "store_full", message).retry_after(Duration::from_secs(5))
-        })?;
+    }
+}
+
+impl Latency {
+    /// From a memory's microsecond to a disk or a bucket that hardly answers.
+    const BOUNDS: [f64; 12] = [
+        0.000_01, 0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0,
+    ];
+
+    fn new(metrics: &Metrics) -> Result<Self, MetricsError> {
+        let help = "What the store takes for a put, to open an object and to read a piece of it.";
+        let family = metrics.histogram_family("store_latency_seconds", help, &Self::BOUNDS)?;
+        let of = |op| family.get(&Operation::new(op));
+        Ok(Self {
+            put: of("put"),
+            open: of("open"),
+            read: of("read"),
+        })
+    }
+}
+
+impl Objects {
+    fn new(
+        store: Arc<Store>,
+        settings: &StoreSettings,
+        metrics: &Metrics,
+    ) -> Result<Self, MetricsError> {
+        store.expose(metrics)?;
+        Ok(Self {
+            store,
+            streams: Semaphore::new(settings.streams),
+            integrity_fail_total: metrics.counter(
+                "integrity_fail_total",
+                "Reads that found bytes which are not those of their address.",
+            )?,
+            puts: metrics.counter_family("store_puts_total", "Puts by how they ended.")?,
+            latency: Latency::new(metrics)?,
+        })
+    }
+
+    async fn put(self: Arc<Self>, mut call: Call) -> Result<Answer, Refusal> {
+        let stored = self.store(&mut call).await;
+        let outcome = match &stored {
+            Ok(finished) => match finished.before {
+                Before::Absent => "stored",
+                Before::Intact => "existed",
+                Before::Damaged => "healed",
+            },
+            Err(refusal) => match refusal.status() {
+                StatusCode::INSUFFICIENT_STORAGE => "full",
+                StatusCode::SERVICE_UNAVAILABLE => "failed",
+                _ => "broken_off",
+            },
+        };
+        self.puts.get(&Outcome::new(outcome)).inc();
+        let Finished {
+            address,
+            size,
+            before,
+            ..
+        } = stored?;
         let body = Stored {
             addr: address.to_string(),
             size,
-            existed,
+            existed: before != Before::Absent,
         };
         let body = serde_json::to_string(&body).unwrap_or_default();
         let mut answer = Answer::full(StatusCode::CREATED, body);
@@ -98,12 +190,45 @@ impl Objects {
         Ok(answer)
     }
 
+    async fn store(&self, call: &mut Call) -> Result<Finished, Refusal> {
+        let is_stream = Mode::of(call.head())? == Mode::Stream;
+        let _place = match is_stream {
+            true => Some(self.streams.try_acquire().map_err(|_| {
+                let message = "as many streams are under way as this node takes";
+                Refusal::unavailable("streams", message, STREAM_RETRY).closing()
+            })?),
+            false => None,
+        };
+        let put = self.store.put(call.length(), is_stream);
+        let mut put = put.map_err(|error| refusal(&error).closing())?;
+        while let Some(piece) = call.piece().await? {
+            let written = put.write(&piece).await;
+            written.map_err(|error| refusal(&error).closing())?;
+        }
+        let began = Instant::now();
+        let finished = put.finish().await.map_err(|error| refusal(&error))?;
+        self.latency.put.observe_duration(began.elapsed());
+        Ok(finished)
+    }
+
+    /// Counts and tells that what is stored at `address` is damaged.
+    fn damaged(&self, address: &Address, what: &str) {
+        self.integrity_fail_total.inc();
+        let addr = address.to_string();
+        tracing::error!(
+            event = "integrity_fail",
+            addr,
+            what,
+            "{what} of {addr} is damaged"
+        );
+    }
+
     async fn get(self: Arc<Self>, call: Call) -> Result<Answer, Refusal> {
         let address: Address = call
             .param("addr")
             .parse()
             .map_err(|error| Refusal::bad_request("address", format!("the address: {error}")))?;
-        let object = self.store.get(&address);
+        let object = self.open(&address).await?;
         let object =
             object.ok_or_else(|| Refusal::not_found("object", "there is no such object"))?;
         let headers = &call.head().headers;
@@ -115,7 +240,10 @@ impl Objects {
                 return Err(Refusal::new(status, "Conflict", "if_match", message));
             }
             Precondition::NotModified => Answer::empty(StatusCode::NOT_MODIFIED),
-            Precondition::Send => self.send(&call, &tag, object)?,
+            Precondition::Send => {
+                self.send(call.head(), call.header(RANGE), &tag, object)
+                    .await?
+            }
         };
         let headers = answer.headers_mut();
         headers.insert(ETAG, text(tag.to_string()));
@@ -127,15 +255,28 @@ impl Objects {
         Ok(answer)
     }
 
-    fn send(&self, call: &Call, tag: &EntityTag, object: Arc<Object>) -> Result<Answer, Refusal> {
-        let length = object.tree.object_len();
-        let range = match call.head().headers.contains_key(RANGE) {
-            // RFC 9110, section 14.2: of a GET only.
-            true if call.head().method == Method::GET && tag.allows_range(&call.head().headers) => {
-                call.header(RANGE)
-            }
-            _ => None,
-        };
+    async fn open(&self, address: &Address) -> Result<Option<Opened>, Refusal> {
+        let began = (!self.store.is_memory()).then(Instant::now);
+        let opened = self.store.open(address).await;
+        if let Some(began) = began {
+            self.latency.open.observe_duration(began.elapsed());
+        }
+        if let Err(StoreError::Damaged) = opened {
+            self.damaged(address, "the tree");
+        }
+        opened.map_err(|error| refusal(&error))
+    }
+
+    async fn send(
+        self: Arc<Self>,
+        head: &Parts,
+        range: Option<&str>,
+        tag: &EntityTag,
+        object: Opened,
+    ) -> Result<Answer, Refusal> {
+        let length = object.tree().object_len();
+        // RFC 9110, section 14.2: of a GET only.
+        let range = range.filter(|_| head.method == Method::GET && tag.allows_range(&head.headers));
         let (status, span, content_range) = match RangeRequest::of(range, length) {
             RangeRequest::Whole => (StatusCode::OK, 0..length, None),
             RangeRequest::Part(part) => {
@@ -151,10 +292,10 @@ impl Objects {
             }
         };
         let size = span.end - span.start;
-        let mut answer = if call.head().method == Method::HEAD {
+        let mut answer = if head.method == Method::HEAD {
             Answer::empty(status)
         } else {
-            let body = Verified::start(object, span, self.integrity_fail_total.clone())?;
+            let body = Verified::start(self, object, span).await?;
             Answer::stream(status, body)
         };
         let headers = answer.headers_mut();
@@ -178,70 +319,129 @@ fn text(value: String) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""))
 }
 
+fn refusal(error: &StoreError) -> Refusal {
+    match error {
+        StoreError::Full(_) | StoreError::NoSpace(_) => {
+            let message = format!("no room for it: {error}");
+            let status = StatusCode::INSUFFICIENT_STORAGE;
+            Refusal::new(status, "Busy", "store_full", message).retry_after(ROOM_RETRY)
+        }
+        StoreError::Damaged => {
+            let message =
+                "the stored bytes are not those of this address; putting them again heals it";
+            let status = StatusCode::BAD_GATEWAY;
+            Refusal::new(status, "IntegrityFail", "integrity", message)
+        }
+        StoreError::Unavailable { .. } => {
+            let message = "the store does not work at the moment; /readyz tells why";
+            Refusal::unavailable("store", message, STORE_RETRY)
+        }
+    }
+}
+
 /// Groups of an object, each verified before any byte of it is sent.
 struct Verified {
-    object: Arc<Object>,
+    objects: Arc<Objects>,
+    object: Opened,
     cover: Cover,
+    /// Where the last group ends.
+    end: u64,
+    /// Taken from the cover, and not there yet.
+    part: Option<Part>,
+    /// Bytes of the object, and where they begin in it.
+    window: (u64, Bytes),
+    fetching: Option<Fetching>,
     /// Verified before the head went out.
     first: Option<Bytes>,
     left: u64,
-    integrity_fail_total: Counter,
+}
+
+struct Fetching {
+    bytes: Pin<Box<dyn Future<Output = Result<Bytes, StoreError>> + Send>>,
+    start: u64,
+    began: Instant,
 }
 
 impl Verified {
     /// Verifies the first group: until then the status can say that it is damaged.
-    fn start(
-        object: Arc<Object>,
+    async fn start(
+        objects: Arc<Objects>,
+        object: Opened,
         span: Range<u64>,
-        integrity_fail_total: Counter,
     ) -> Result<Self, Refusal> {
         let left = span.end - span.start;
-        let cover = object.tree.groups().cover(span);
+        let cover = object.tree().groups().cover(span);
+        let cover = cover.map_err(|_| Refusal::internal("range"))?;
         let mut body = Self {
-            cover: cover.map_err(|_| Refusal::internal("range"))?,
+            objects,
             object,
+            end: cover.span().end,
+            cover,
+            part: None,
+            window: (0, Bytes::new()),
+            fetching: None,
             first: None,
             left,
-            integrity_fail_total,
         };
-        body.first = body.next_part().map_err(|_| {
-            let message =
-                "the stored bytes are not those of this address; putting them again heals it";
-            Refusal::new(
-                StatusCode::BAD_GATEWAY,
-                "IntegrityFail",
-                "integrity",
-                message,
-            )
-        })?;
+        let first = std::future::poll_fn(|cx| body.poll_part(cx)).await;
+        body.first = first.map_err(|error| refusal(&error))?;
         Ok(body)
     }
 
-    fn next_part(&mut self) -> io::Result<Option<Bytes>> {
-        let Some(part) = self.cover.next() else {
-            return Ok(None);
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StoreError>> {
+        let Some(part) = self.part.take().or_else(|| self.cover.next()) else {
+            return Poll::Ready(Ok(None));
         };
-        let Object { bytes, tree } = &*self.object;
-        let span = part.span.start as usize..part.span.end as usize;
-        let verified = bytes.get(span).and_then(|group| {
-            tree.verify_group(part.index, group).ok()?;
-            let within = part.wanted.clone();
-            Some(bytes.slice_ref(group.get(within)?))
+        let mut group = self
+            .object
+            .group(part.index, &part.span)
+            .or_else(|| self.windowed(&part));
+        if group.is_none() {
+            let start = part.span.start;
+            let fetching = self.fetching.get_or_insert_with(|| Fetching {
+                bytes: Box::pin(self.object.clone().fetch(start, self.end)),
+                start,
+                began: Instant::now(),
+            });
+            let Poll::Ready(fetched) = fetching.bytes.as_mut().poll(cx) else {
+                self.part = Some(part);
+                return Poll::Pending;
+            };
+            self.objects
+                .latency
+                .read
+                .observe_duration(fetching.began.elapsed());
+            self.window = (fetching.start, Bytes::new());
+            self.fetching = None;
+            match fetched {
+                Ok(bytes) => self.window.1 = bytes,
+                // As if there were nothing.
+                Err(StoreError::Damaged) => {}
+                Err(error) => {
+                    self.objects.store.failed(&error, 0);
+                    return Poll::Ready(Err(error));
+                }
+            }
+            group = self.windowed(&part);
+        }
+        let verified = group.and_then(|group| {
+            self.object.tree().verify_group(part.index, &group).ok()?;
+            Some(group.slice_ref(group.get(part.wanted.clone())?))
         });
         if verified.is_none() {
-            self.integrity_fail_total.inc();
-            let (addr, group) = (tree.address().to_string(), part.index);
-            tracing::error!(
-                event = "integrity_fail",
-                addr,
-                group,
-                "group {group} of {addr} is damaged"
-            );
+            let address = self.object.tree().address();
+            self.objects
+                .damaged(&address, &format!("group {}", part.index));
         }
-        match verified {
-            Some(bytes) => Ok(Some(bytes)),
-            None => Err(io::Error::new(io::ErrorKind::InvalidData, "damaged")),
-        }
+        Poll::Ready(verified.map(Some).ok_or(StoreError::Damaged))
+    }
+
+    /// The group of `part` from the window.
+    fn windowed(&self, part: &Part) -> Option<Bytes> {
+        let (start, bytes) = &self.window;
+        let from = usize::try_from(part.span.start.checked_sub(*start)?).ok()?;
+        let to = usize::try_from(part.span.end.checked_sub(*start)?).ok()?;
+        Some(bytes.slice_ref(bytes.get(from..to)?))
     }
 }
 
@@ -251,12 +451,12 @@ impl Body for Verified {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
         let part = match this.first.take() {
             Some(first) => Ok(Some(first)),
-            None => this.next_part(),
+            None => ready!(this.poll_part(cx)),
         };
         Poll::Ready(match part {
             Ok(Some(bytes)) => {
@@ -264,7 +464,7 @@ impl Body for Verified {
                 Some(Ok(Frame::data(bytes)))
             }
             Ok(None) => None,
-            Err(error) => Some(Err(error)),
+            Err(error) => Some(Err(io::Error::other(error))),
         })
     }
 
@@ -274,5 +474,56 @@ impl Body for Verified {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{Tree, GROUP_LEN};
+    use std::future::poll_fn;
+
+    /// What is sent of an object in memory of which a byte is flipped, and whether the head said so.
+    async fn sent(object: &[u8], flipped: usize, span: Range<u64>) -> (Vec<u8>, Option<u16>, u64) {
+        let tree = Tree::of(object);
+        let mut damaged = object.to_vec();
+        damaged[flipped] ^= 1;
+        let groups = damaged.chunks(GROUP_LEN).map(Bytes::copy_from_slice);
+        let store = Store::with_damaged(groups.collect(), tree.clone());
+        let opened = store.open(&tree.address()).await.unwrap().unwrap();
+        let metrics = Metrics::new("test").unwrap();
+        let objects = Objects::new(store, &StoreSettings::default(), &metrics).unwrap();
+        let objects = Arc::new(objects);
+        let mut sent = Vec::new();
+        let status = match Verified::start(Arc::clone(&objects), opened, span).await {
+            Err(refusal) => Some(refusal.status().as_u16()),
+            Ok(mut body) => loop {
+                match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                    Some(Ok(frame)) => sent.extend_from_slice(&frame.into_data().unwrap()),
+                    Some(Err(_)) => break None,
+                    None => break Some(200),
+                }
+            },
+        };
+        (sent, status, objects.integrity_fail_total.value())
+    }
+
+    #[tokio::test]
+    async fn a_flipped_byte_in_memory_is_never_sent() {
+        let object: Vec<u8> = (0..200_000).map(|n| (n % 251) as u8).collect();
+        let len = object.len() as u64;
+        for flipped in [0, 1, 65_535, 65_536, 131_072, 199_999] {
+            let group = flipped / GROUP_LEN * GROUP_LEN;
+            let before = object[..group].to_vec();
+            let status = (group == 0).then_some(502);
+            let got = sent(&object, flipped, 0..len).await;
+            assert_eq!(got, (before, status, 1), "{flipped}");
+            // A range that touches the group is refused, though it may not touch the byte.
+            let (start, end) = (group as u64 + 10, group as u64 + 20);
+            let got = sent(&object, flipped, start..end).await;
+            assert_eq!(got, (Vec::new(), Some(502), 1), "{flipped}");
+        }
+        let got = sent(&object, 199_999, 0..65_536).await;
+        assert_eq!(got, (object[..65_536].to_vec(), Some(200), 0));
     }
 }

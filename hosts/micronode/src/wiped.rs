@@ -32,6 +32,14 @@ impl Wiped {
         self.0.extend_from_slice(bytes);
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn as_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }

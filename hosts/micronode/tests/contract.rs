@@ -1,9 +1,7 @@
 //! `metrics.contract`, which documents are checked against, is what the node registers beside the golden set and ryker's.
 
-use std::sync::Arc;
-
 use micronode::mailbox::{Mailbox, MailboxSettings};
-use micronode::{mailbox, objects, Store};
+use micronode::{mailbox, objects, Store, StoreSettings};
 use ron_config::Watch;
 use ron_host::http::{Front, HttpSettings, Node};
 use ron_metrics::Metrics;
@@ -12,7 +10,8 @@ use ron_metrics::Metrics;
 fn the_contract_lists_what_the_node_registers() {
     let golden = Metrics::new("micronode").unwrap().contract();
     let metrics = Metrics::new("micronode").unwrap();
-    let routes = objects(Arc::new(Store::new(1 << 20)), &metrics).unwrap();
+    let store = StoreSettings::default();
+    let routes = objects(Store::new(&store), &store, &metrics).unwrap();
     let post = Mailbox::new(Watch::fixed(MailboxSettings::default())).unwrap();
     let routes = mailbox(routes, &post, &metrics).unwrap();
     let settings = HttpSettings::default();

@@ -1,9 +1,13 @@
-//! Memory that a hasher gives back holds nothing of the object.
+//! Memory that held an object holds nothing of it when it is given back.
 
 use micronode::object::Hasher;
+use micronode::{Store, StoreSettings};
+use ron_config::ByteSize;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::slice;
+
+use tokio::runtime::Builder;
 
 /// What the object consists of, and how many of them in a row are found.
 const MARK: u8 = 0xa7;
@@ -107,6 +111,42 @@ fn buffers_are_wiped_however_bytes_come_and_whether_or_not_the_hasher_finishes()
                     }
                 });
                 assert_eq!(found, 0, "{pieces} pieces of {piece}, finished: {finish}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_put_takes_and_what_the_store_holds_is_wiped() {
+    static OBJECT: [u8; 200_000] = [MARK; 200_000];
+    let runtime = Builder::new_current_thread().build().unwrap();
+    for len in [0, 100, 65_536, 65_537, 200_000] {
+        for piece in [100, 5000, 65_536, 200_000] {
+            for declared in [None, Some(len as u64)] {
+                for end in ["given up", "full", "stored", "stored twice"] {
+                    let found = found_after(|| {
+                        let mut settings = StoreSettings::default();
+                        if end == "full" {
+                            settings.max_bytes = ByteSize::new(10);
+                        }
+                        let store = Store::new(&settings);
+                        let puts = if end == "stored twice" { 2 } else { 1 };
+                        for _ in 0..puts {
+                            let mut put = store.put(declared, false).unwrap();
+                            for piece in OBJECT[..len].chunks(piece) {
+                                runtime.block_on(put.write(piece)).unwrap();
+                            }
+                            if end != "given up" {
+                                let finished = runtime.block_on(put.finish());
+                                assert_eq!(finished.is_ok(), end != "full");
+                            }
+                        }
+                    });
+                    assert_eq!(
+                        found, 0,
+                        "{len} bytes in pieces of {piece}, {declared:?}, {end}"
+                    );
+                }
             }
         }
     }

@@ -35,7 +35,7 @@ use super::front::{Door, Front};
 use super::inflate::{Coding, Inflate, ACCEPTED};
 use super::places::{NoPlace, Place, Places};
 use super::refusal::Refusal;
-use super::routes::{Access, Found, Routes};
+use super::routes::{Access, BodyAllowance, Endpoint, Found, Routes};
 use super::settings::HttpSettings;
 use super::timed::{Phase, Times};
 use super::tls::TlsMetrics;
@@ -247,9 +247,7 @@ impl Node {
         };
         let answer = match allowed {
             Err(refusal) => Err(unread(refusal)),
-            Ok((endpoint, params)) => match self
-                .admit(&head, &body, endpoint.access, &mut exchange)
-                .await
+            Ok((endpoint, params)) => match self.admit(&head, &body, endpoint, &mut exchange).await
             {
                 Err(refusal) => Err(unread(refusal)),
                 Ok((limits, coding)) => {
@@ -322,7 +320,7 @@ impl Node {
         &self,
         head: &Parts,
         body: &Incoming,
-        access: Access,
+        endpoint: &Endpoint,
         exchange: &mut Exchange,
     ) -> Result<(BodyLimits, Option<Coding>), Refusal> {
         let limits = self.limits();
@@ -334,7 +332,7 @@ impl Node {
             return Err(Refusal::new(status, "QuotaExceeded", "rate", message).retry_after(wait));
         }
         let retry = Duration::from_millis(self.0.retry_ms.load(Ordering::Relaxed));
-        match (self.openness(), access) {
+        match (self.openness(), endpoint.access) {
             (Openness::Open | Openness::Leaving, _) | (Openness::ReadOnly, Access::Read) => {}
             (Openness::Draining, _) => {
                 let message = "this node is shutting down";
@@ -361,7 +359,11 @@ impl Node {
             let refusal = Refusal::new(status, "UnsupportedEncoding", "coding", message);
             refusal.header(ACCEPT_ENCODING, ACCEPTED).closing()
         })?;
-        let most = limits.settings.max_body_bytes.bytes();
+        let body_allowed = (endpoint.allowing)(head)?.unwrap_or(BodyAllowance {
+            bytes: limits.settings.max_body_bytes.bytes(),
+            timeout: limits.settings.body_timeout,
+        });
+        let most = body_allowed.bytes;
         let allowed = grant.as_ref().and_then(|grant| grant.max_bytes);
         let most = allowed.map_or(most, |allowed| allowed.min(most));
         if body.size_hint().lower() > most {
@@ -370,7 +372,7 @@ impl Node {
         let limits = BodyLimits {
             bytes: most,
             piece: limits.settings.read_timeout,
-            until: tokio::time::Instant::now() + limits.settings.body_timeout,
+            until: tokio::time::Instant::now() + body_allowed.timeout,
         };
         Ok((limits, coding))
     }

@@ -5,7 +5,9 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hyper::http::request::Parts;
 use hyper::Method;
 
 use super::answer::Answer;
@@ -14,6 +16,7 @@ use super::refusal::Refusal;
 
 type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
 pub(crate) type Handler = Arc<dyn Fn(Call) -> Answering + Send + Sync>;
+type Allowing = Arc<dyn Fn(&Parts) -> Result<Option<BodyAllowance>, Refusal> + Send + Sync>;
 
 /// What a route does to the node, which decides when it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,15 @@ pub enum Access {
     Read,
     /// Refused as soon as the node is not ready.
     Write,
+}
+
+/// What the body of a request may be, in place of what the settings say. A capability may allow less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyAllowance {
+    /// Bytes, as they are sent and as they are inflated.
+    pub bytes: u64,
+    /// From the head to the last byte.
+    pub timeout: Duration,
 }
 
 /// Routes by template: literal segments, and `{name}` for one segment.
@@ -39,6 +51,7 @@ struct Template {
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) access: Access,
+    pub(crate) allowing: Allowing,
     pub(crate) handler: Handler,
 }
 
@@ -64,7 +77,7 @@ impl Routes {
 
     /// Adds a route. HEAD is answered by the handler of GET, whose body is not sent.
     pub fn route<F, Fut>(
-        mut self,
+        self,
         method: &'static str,
         template: &'static str,
         access: Access,
@@ -74,8 +87,27 @@ impl Routes {
         F: Fn(Call) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Answer, Refusal>> + Send + 'static,
     {
+        self.route_allowing(method, template, access, |_| Ok(None), handler)
+    }
+
+    /// As [`route`](Self::route), with `allowing` asked what the body of a request may be, before any of it is read; `None`
+    /// is what the settings say. What it refuses gets no further.
+    pub fn route_allowing<A, F, Fut>(
+        mut self,
+        method: &'static str,
+        template: &'static str,
+        access: Access,
+        allowing: A,
+        handler: F,
+    ) -> Self
+    where
+        A: Fn(&Parts) -> Result<Option<BodyAllowance>, Refusal> + Send + Sync + 'static,
+        F: Fn(Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+    {
         let endpoint = Endpoint {
             access,
+            allowing: Arc::new(allowing),
             handler: Arc::new(move |call| Box::pin(handler(call))),
         };
         let known = self.templates.iter_mut().find(|t| t.text == template);

@@ -2,9 +2,9 @@
 
 use super::tree::ChainingValue;
 use super::{Tree, GROUP_LEN};
+use crate::wiped::Wiped;
 use blake3::hazmat::HasherExt;
 use std::fmt;
-use std::hint::black_box;
 
 /// What is hashed at once at least, so that SIMD lanes are full: sixteen chunks of BLAKE3, the width of AVX-512. In
 /// pieces of this size a group is hashed at nine tenths of the full speed, in pieces of 1 KiB at a thirteenth.
@@ -26,14 +26,8 @@ const UNIT: usize = 16 * 1024;
 pub struct Hasher {
     lanes: Lanes,
     /// Less than a [`UNIT`] that waits for its rest.
-    gathered: Gathered,
+    gathered: Wiped,
 }
-
-/// Bytes in a buffer that is wiped when it is dropped, and never reallocated.
-///
-/// The crate `zeroize` writes byte by byte, which for 16 KiB takes as long as hashing 32.
-#[derive(Default)]
-struct Gathered(Vec<u8>);
 
 /// Groups in the making.
 #[derive(Default)]
@@ -54,48 +48,26 @@ impl Hasher {
 
     /// Takes the next bytes of the object.
     pub fn update(&mut self, mut piece: &[u8]) {
-        let gathered = self.gathered.0.len();
+        let gathered = self.gathered.len();
         if gathered > 0 {
             let (rest, more) = piece.split_at(piece.len().min(UNIT - gathered));
-            self.gathered.extend(rest);
-            if self.gathered.0.len() < UNIT {
+            self.gathered.extend(rest, UNIT);
+            if self.gathered.len() < UNIT {
                 return;
             }
-            self.lanes.absorb(&self.gathered.0);
-            self.gathered.0.clear();
+            self.lanes.absorb(self.gathered.as_ref());
+            self.gathered.clear();
             piece = more;
         }
         let (units, rest) = piece.split_at(piece.len() - piece.len() % UNIT);
         self.lanes.absorb(units);
-        self.gathered.extend(rest);
+        self.gathered.extend(rest, UNIT);
     }
 
     /// The tree, and in it the address, of all bytes taken.
     pub fn finish(mut self) -> Tree {
-        self.lanes.absorb(&self.gathered.0);
+        self.lanes.absorb(self.gathered.as_ref());
         self.lanes.finish()
-    }
-}
-
-impl Gathered {
-    fn extend(&mut self, bytes: &[u8]) {
-        if bytes.len() > self.0.capacity() - self.0.len() {
-            // A small object often comes in one piece: room for that, and only then for all that there may be.
-            let first = self.0.capacity() == 0;
-            let mut larger = Self(Vec::with_capacity(if first { bytes.len() } else { UNIT }));
-            larger.0.extend_from_slice(&self.0);
-            *self = larger;
-        }
-        self.0.extend_from_slice(bytes);
-    }
-}
-
-impl Drop for Gathered {
-    fn drop(&mut self) {
-        self.0.clear();
-        self.0.resize(self.0.capacity(), 0);
-        // As if somebody read it: otherwise the zeros need not be written.
-        black_box(&mut self.0);
     }
 }
 
@@ -146,7 +118,7 @@ impl Lanes {
 
 impl fmt::Debug for Hasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let len = self.lanes.len() + self.gathered.0.len() as u64;
+        let len = self.lanes.len() + self.gathered.len() as u64;
         f.debug_struct("Hasher")
             .field("len", &len)
             .finish_non_exhaustive()

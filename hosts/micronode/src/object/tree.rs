@@ -226,7 +226,7 @@ impl Tree {
 }
 
 /// Bytes that the tree of an object takes.
-fn encoded_len(object_len: u64) -> u64 {
+pub(crate) fn encoded_len(object_len: u64) -> u64 {
     let values = match Groups::of(object_len).count() {
         1 => 0,
         count => count,

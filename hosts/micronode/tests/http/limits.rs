@@ -5,12 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::rig::{put, Answer, Node, PATIENCE};
 
-fn metric(node: &Node, series: &str) -> u64 {
-    let text = String::from_utf8(node.get("/metrics").body).unwrap();
-    let line = text.lines().find(|line| line.starts_with(series));
-    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
-}
-
 #[test]
 fn a_body_of_one_mebibyte_passes_and_a_byte_more_does_not() {
     let node = Node::start(&[]);
@@ -27,8 +21,8 @@ fn a_body_of_one_mebibyte_passes_and_a_byte_more_does_not() {
         let counted = node.send(chunked);
         assert_eq!((counted.status, &*counted.reason()), (413, "body_cap"));
     }
-    assert_eq!(metric(&node, "rejected_total{reason=\"413\"}"), 4);
-    assert_eq!(metric(&node, "inflight_requests{route=\"/put\"}"), 0);
+    assert_eq!(node.metric("rejected_total{reason=\"413\"}"), 4);
+    assert_eq!(node.metric("inflight_requests{route=\"/put\"}"), 0);
 }
 
 #[test]
@@ -44,7 +38,7 @@ fn more_requests_per_second_than_allowed_are_told_when_to_come_back() {
     // Whoever looks after the node is not refused.
     assert_eq!(node.get("/healthz").status, 200);
     assert_eq!(
-        metric(&node, "rejected_total{reason=\"429\"}"),
+        node.metric("rejected_total{reason=\"429\"}"),
         refused.len() as u64
     );
 }
@@ -71,7 +65,7 @@ fn what_waits_for_its_bodies_takes_the_places_under_way() {
         })
         .collect();
     let began = Instant::now();
-    while metric(&node, "inflight_requests{route=\"/put\"}") < 4 {
+    while node.metric("inflight_requests{route=\"/put\"}") < 4 {
         assert!(began.elapsed() < PATIENCE);
     }
     let refused = node.put(b"x");
@@ -155,7 +149,7 @@ fn a_peer_that_does_not_read_is_cut_off() {
     let mut all = Vec::new();
     let _ = stream.read_to_end(&mut all);
     assert!(all.len() < 32 << 20, "{} bytes came", all.len());
-    assert_eq!(metric(&node, "inflight_requests{route=\"/o/{addr}\"}"), 0);
+    assert_eq!(node.metric("inflight_requests{route=\"/o/{addr}\"}"), 0);
 }
 
 fn coded(coding: &str, body: &[u8]) -> Vec<u8> {
@@ -198,7 +192,7 @@ fn a_bomb_is_refused_and_costs_no_memory() {
     }
     let grown = node.resident_kib().saturating_sub(before);
     assert!(grown < 16 << 10, "{grown} KiB");
-    assert_eq!(metric(&node, "rejected_total{reason=\"decompress\"}"), 50);
+    assert_eq!(node.metric("rejected_total{reason=\"decompress\"}"), 50);
 }
 
 #[test]
@@ -230,7 +224,7 @@ fn objects_beyond_the_budget_are_refused_and_the_rest_stays() {
     assert_eq!((full.status, &*full.reason()), (507, "store_full"));
     let path = format!("/o/{}", first.json()["addr"].as_str().unwrap());
     assert_eq!(node.get(&path).status, 200);
-    assert_eq!(metric(&node, "rejected_total{reason=\"507\"}"), 1);
+    assert_eq!(node.metric("rejected_total{reason=\"507\"}"), 1);
 }
 
 #[test]
@@ -280,7 +274,7 @@ fn what_is_no_http_is_counted() {
             "http_requests_total{{route=\"unmatched\",method=\"other\",status=\"{status}\"}}"
         );
         let began = Instant::now();
-        while metric(&node, &series) != 1 {
+        while node.metric(&series) != 1 {
             assert!(began.elapsed() < PATIENCE, "{series}");
         }
     }
@@ -326,7 +320,7 @@ fn who_reads_a_byte_at_a_time_gives_its_place_up() {
         write!(slow, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     }
     let began = Instant::now();
-    let is_over = || metric(&node, "inflight_requests{route=\"/o/{addr}\"}") == 0;
+    let is_over = || node.metric("inflight_requests{route=\"/o/{addr}\"}") == 0;
     let mut read = 0;
     while !(is_over() && read > 0) {
         read += slow.read(&mut [0; 1000]).unwrap_or(0);

@@ -1,9 +1,15 @@
 //! The node over a real socket.
 
 mod capabilities;
+mod disk;
+mod disk_full;
 mod drain;
+mod integrity;
+mod killing;
 mod limits;
 mod mailbox;
 mod objects;
 mod rig;
+mod s3;
+mod streams;
 mod tls;

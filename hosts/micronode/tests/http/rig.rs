@@ -11,6 +11,15 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
+/// Bytes that differ with their place and with `seed`.
+pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
 /// Longer than anything here may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,11 +39,7 @@ impl Node {
     /// On a port of the system's choice, with these arguments.
     pub(crate) fn start_with(args: &[&str]) -> Self {
         let node = Self::listening(args);
-        let began = Instant::now();
-        while node.get("/readyz").status != 200 {
-            assert!(began.elapsed() < PATIENCE, "it is not ready");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        node.until_ready_is(200);
         node
     }
 
@@ -66,6 +71,19 @@ impl Node {
         let line = node.logged("listening");
         node.addr = line["addr"].as_str().unwrap().parse().unwrap();
         node
+    }
+
+    /// Until `/readyz` has this status; its answer.
+    pub(crate) fn until_ready_is(&self, status: u16) -> Answer {
+        let began = Instant::now();
+        loop {
+            let ready = self.get("/readyz");
+            if ready.status == status {
+                return ready;
+            }
+            assert!(began.elapsed() < PATIENCE, "it is {ready:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The next log line of this event.
@@ -106,6 +124,13 @@ impl Node {
         self.send(put(body))
     }
 
+    /// The value of a series, 0 if there is none.
+    pub(crate) fn metric(&self, series: &str) -> u64 {
+        let text = String::from_utf8(self.get("/metrics").body).unwrap();
+        let line = text.lines().find(|line| line.starts_with(series));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
     /// Memory it has in use.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status =
@@ -140,6 +165,16 @@ impl Node {
     fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_raw(self.process.id() as i32).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// As a power cut would, but for what the system still holds.
+    pub(crate) fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
     }
 
     /// Its exit code.
@@ -189,8 +224,12 @@ pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
 }
 
 pub(crate) fn put(body: &[u8]) -> Vec<u8> {
+    put_to("/put", body)
+}
+
+pub(crate) fn put_to(path: &str, body: &[u8]) -> Vec<u8> {
     let mut request = format!(
-        "PUT /put HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
+        "PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
         body.len()
     )
     .into_bytes();

@@ -1,0 +1,122 @@
+//! How many bytes there may be, and who has taken them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// There is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{size} bytes do not fit: {used} of {budget} are in use")]
+#[non_exhaustive]
+pub struct Full {
+    /// Bytes that were asked for.
+    pub size: u64,
+    /// Bytes in use.
+    pub used: u64,
+    /// Bytes there may be.
+    pub budget: u64,
+}
+
+/// Bytes in use, of so many; clones are the same budget.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Alone in what it says: nothing else is read by it, so that every ordering may be relaxed.
+    used: AtomicU64,
+    limit: u64,
+}
+
+/// Bytes taken, until it is dropped or kept.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    budget: Budget,
+    bytes: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self(Arc::new(Inner {
+            used: AtomicU64::new(0),
+            limit,
+        }))
+    }
+
+    /// Bytes in use, and how many there may be.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        (self.0.used.load(Ordering::Relaxed), self.0.limit)
+    }
+
+    /// Nothing yet.
+    pub(crate) fn reservation(&self) -> Reservation {
+        Reservation {
+            budget: self.clone(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes bytes that are there already, within the limit or not.
+    pub(crate) fn charge(&self, bytes: u64) {
+        self.0.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives bytes back.
+    pub(crate) fn release(&self, bytes: u64) {
+        self.0.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Reservation {
+    /// Takes more, until `bytes` are taken in all.
+    ///
+    /// # Errors
+    /// The budget does not allow it; what was taken stays.
+    pub(crate) fn grow_to(&mut self, bytes: u64) -> Result<(), Full> {
+        let size = bytes.saturating_sub(self.bytes);
+        let Inner { used, limit } = &*self.budget.0;
+        let more = |used: u64| used.checked_add(size).filter(|used| used <= limit);
+        let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.map_err(|used| Full {
+            size,
+            used,
+            budget: *limit,
+        })?;
+        self.bytes += size;
+        Ok(())
+    }
+
+    /// What was taken stays taken until somebody releases it.
+    pub(crate) fn keep(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.release(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reserved_comes_back_unless_it_is_kept() {
+        let budget = Budget::new(100);
+        let mut kept = budget.reservation();
+        let mut dropped = budget.reservation();
+        assert_eq!(kept.grow_to(40), Ok(()));
+        assert_eq!(dropped.grow_to(60), Ok(()));
+        assert_eq!(dropped.grow_to(50), Ok(()), "it has more than that");
+        let full = kept.grow_to(41).unwrap_err();
+        assert_eq!((full.size, full.used, full.budget), (1, 100, 100));
+        drop(dropped);
+        assert_eq!(budget.usage(), (40, 100));
+        assert_eq!(kept.grow_to(u64::MAX).unwrap_err().used, 40);
+        kept.keep();
+        assert_eq!(budget.usage(), (40, 100));
+        budget.release(40);
+        assert_eq!(budget.usage(), (0, 100));
+    }
+}
