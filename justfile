@@ -11,6 +11,11 @@ check:
 test:
     cargo test --workspace
 
+# Builds that tokio-console can ask, which need a flag for the whole tree.
+test-console:
+    RUSTFLAGS="--cfg tokio_unstable" CARGO_TARGET_DIR=target/console cargo test -p ron-host --features console --lib
+    RUSTFLAGS="--cfg tokio_unstable" CARGO_TARGET_DIR=target/console cargo test -p micronode --features console --test console
+
 clippy:
     cargo clippy --workspace --all-targets --all-features -- -D warnings
 

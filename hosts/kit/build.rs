@@ -11,6 +11,10 @@ fn main() {
         }
     }
     println!("cargo:rerun-if-changed=build.rs");
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    if is_set("CARGO_FEATURE_CONSOLE") && !is_set("CARGO_CFG_TOKIO_UNSTABLE") {
+        println!("cargo:warning=feature `console` has no effect without RUSTFLAGS=\"--cfg tokio_unstable\"");
+    }
     let commit = output("git", &["rev-parse", "--short=12", "HEAD"]);
     println!(
         "cargo:rustc-env=HOST_BUILD={}",

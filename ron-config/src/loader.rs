@@ -13,7 +13,7 @@ use crate::document::{self, Document};
 use crate::env::{from_env, from_flags, Assignment, Bystanders};
 use crate::loaded::Loaded;
 use crate::resolve::{resolve, Resolved};
-use crate::schema::{Built, EnvName, Settings};
+use crate::schema::{Built, Settings};
 
 /// Gathers the layers of a configuration: flags over environment over file over defaults.
 ///
@@ -129,7 +129,8 @@ impl<T: Settings> Loader<T> {
         self
     }
 
-    /// A further environment name for a key, of this program only: `("HTTP_ADDR", "http_addr")`.
+    /// A further environment name for a key, of this program only: `("HTTP_ADDR", "http_addr")`. It implies what the
+    /// key's names in the schema do.
     pub fn alias(mut self, env: &str, key: &str) -> Self {
         self.aliases.push((env.to_owned(), key.to_owned()));
         self
@@ -167,14 +168,8 @@ impl<T: Settings> Loader<T> {
             ConfigErrors::new(&service, each.collect())
         })?;
         for (env, key) in &self.aliases {
-            let name = EnvName {
-                name: env.clone(),
-                unit: None,
-                first: false,
-                implies: Vec::new(),
-            };
             built
-                .alias(key, name)
+                .alias(key, env)
                 .map_err(|error| ConfigErrors::new(&service, schema_error(error.to_string())))?;
         }
         let mut strangers = Vec::new();

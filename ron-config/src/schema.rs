@@ -472,11 +472,21 @@ impl<T: Settings> Built<T> {
 }
 
 impl<T> Built<T> {
-    /// Adds an environment name from outside the schema.
-    pub(crate) fn alias(&mut self, path: &str, name: EnvName) -> Result<(), SchemaError> {
-        let alias = name.name.clone();
+    /// Adds an environment name from outside the schema. It implies what the key's other names do.
+    pub(crate) fn alias(&mut self, path: &str, alias: &str) -> Result<(), SchemaError> {
         match self.keys.iter_mut().find(|key| key.meta.path == path) {
-            Some(key) => key.meta.env.push(name),
+            Some(key) => {
+                let names = &mut key.meta.env;
+                let mut implies: Vec<_> = names.iter().flat_map(|it| it.implies.clone()).collect();
+                implies.sort();
+                implies.dedup();
+                names.push(EnvName {
+                    name: alias.to_owned(),
+                    unit: None,
+                    first: false,
+                    implies,
+                });
+            }
             None => {
                 return Err(SchemaError::UnknownKey {
                     key: path.to_owned(),

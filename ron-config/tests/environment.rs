@@ -240,6 +240,9 @@ fn an_alias_of_the_program_names_a_key() {
         .load()
         .unwrap();
     assert_eq!(loaded.snapshot().addr.port(), 3);
+    let implied = loaded.explain("observability.expose_http").unwrap();
+    assert!(loaded.snapshot().expose_http);
+    assert_eq!(implied.origin().place(), "HTTP_ADDR");
     let errors = Loader::<Service>::new("svc")
         .alias("HTTP_ADDR", "addr")
         .load()

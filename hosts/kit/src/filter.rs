@@ -53,11 +53,31 @@ pub(crate) fn parse(text: &str) -> Result<EnvFilter, String> {
 #[derive(Debug)]
 pub(crate) struct Gate(pub(crate) EnvFilter);
 
+/// Less would keep out the spans of children, or what a console is told.
+const ALWAYS_UP_TO: LevelFilter = if cfg!(all(feature = "console", tokio_unstable)) {
+    LevelFilter::TRACE
+} else {
+    LevelFilter::INFO
+};
+
 /// The name of the kernel's span around each incarnation.
 pub(crate) const CHILD: &str = "child";
 
 fn is_child(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.name() == CHILD
+}
+
+/// What the runtime tells of its tasks, in builds that a console can ask.
+#[cfg(all(feature = "console", tokio_unstable))]
+pub(crate) use crate::console::watches as is_for_console;
+
+#[cfg(not(all(feature = "console", tokio_unstable)))]
+pub(crate) fn is_for_console(_: &Metadata<'_>) -> bool {
+    false
+}
+
+fn always(metadata: &Metadata<'_>) -> bool {
+    is_child(metadata) || is_for_console(metadata)
 }
 
 impl<S: Subscriber> Layer<S> for Gate
@@ -67,7 +87,7 @@ where
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         // The filter must see every callsite, also for what it remembers of spans.
         let interest = Layer::<S>::register_callsite(&self.0, metadata);
-        if is_child(metadata) {
+        if always(metadata) {
             Interest::always()
         } else {
             interest
@@ -75,12 +95,11 @@ where
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, cx: Context<'_, S>) -> bool {
-        is_child(metadata) || Layer::<S>::enabled(&self.0, metadata, cx)
+        always(metadata) || Layer::<S>::enabled(&self.0, metadata, cx)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        // Less than INFO would keep out the spans of children.
-        Layer::<S>::max_level_hint(&self.0).map(|level| level.max(LevelFilter::INFO))
+        Layer::<S>::max_level_hint(&self.0).map(|level| level.max(ALWAYS_UP_TO))
     }
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, cx: Context<'_, S>) {

@@ -26,6 +26,7 @@ mod server;
 mod settings;
 mod timed;
 mod tls;
+mod trace_context;
 
 pub use answer::{Answer, AnswerBody};
 pub use call::Call;
@@ -40,3 +41,4 @@ pub use routes::{Access, BodyAllowance, Routes};
 pub use server::serve;
 pub use settings::{AuthSettings, HttpSettings, TlsSettings};
 pub use tls::TlsError;
+pub use trace_context::TraceContext;

@@ -46,8 +46,11 @@
 //! everything else.
 #![forbid(unsafe_code)]
 
+mod amnesia;
 pub mod capability;
 mod cli;
+#[cfg(all(feature = "console", tokio_unstable))]
+mod console;
 pub mod ctl;
 mod filter;
 pub mod http;

@@ -20,7 +20,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry, Scope};
 use tracing_subscriber::reload;
 
-use crate::filter::{parse, Gate, CHILD};
+use crate::filter::{is_for_console, parse, Gate, CHILD};
 
 /// The installed log.
 #[derive(Clone, Debug)]
@@ -65,6 +65,25 @@ pub enum InstallError {
     Directives(String),
     /// The process has a subscriber already.
     Installed,
+    /// The console cannot be asked where it should.
+    #[cfg(all(feature = "console", tokio_unstable))]
+    Console {
+        /// Why.
+        problem: String,
+        /// What a host ends with.
+        exit_code: u8,
+    },
+}
+
+impl InstallError {
+    /// 98 for an address in use, 2 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            #[cfg(all(feature = "console", tokio_unstable))]
+            InstallError::Console { exit_code, .. } => *exit_code,
+            _ => 2,
+        }
+    }
 }
 
 impl Log {
@@ -90,8 +109,18 @@ impl Log {
         let subscriber = Registry::default()
             .with(gate)
             .with(LineLayer(lines.clone()));
+        #[cfg(all(feature = "console", tokio_unstable))]
+        let (subscriber, console) = {
+            let addr = crate::console::address().map_err(|error| InstallError::Console {
+                problem: error.to_string(),
+                exit_code: error.exit_code(),
+            })?;
+            (subscriber.with(crate::console::layer(addr)), addr)
+        };
         tracing::subscriber::set_global_default(subscriber).map_err(|_| InstallError::Installed)?;
         std::panic::set_hook(Box::new(move |info| lines.panicked(info)));
+        #[cfg(all(feature = "console", tokio_unstable))]
+        tracing::info!(event = "console_listening", addr = %console, "tokio-console http://{console}");
         Ok(Log {
             gate: handle,
             levels: Arc::new(Mutex::new(Levels {
@@ -209,6 +238,8 @@ impl fmt::Display for InstallError {
         match self {
             InstallError::Directives(problem) => write!(f, "log.level: {problem}"),
             InstallError::Installed => f.write_str("the process has a log already"),
+            #[cfg(all(feature = "console", tokio_unstable))]
+            InstallError::Console { problem, .. } => f.write_str(problem),
         }
     }
 }
@@ -454,6 +485,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
     }
 
     fn on_event(&self, event: &Event<'_>, cx: Context<'_, S>) {
+        if is_for_console(event.metadata()) {
+            return;
+        }
         let mut fields = Fields::default();
         event.record(&mut fields);
         let child = cx.event_scope(event).and_then(innermost_child);

@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ron_config::{ConfigErrors, Diagnostic, Loaded, Loader, Schema, Settings, Watch};
-use ron_kernel::control::{Control, Method, Refused};
+use ron_kernel::control::{run_dir, Control, Method, Refused};
 use ron_kernel::metrics::{Identity, Pq};
 use ron_kernel::supervisor::{Child, ChildContext};
 use ron_kernel::{Kernel, KernelBuilder};
 use serde_json::Value as Json;
 
+use crate::amnesia::{seal, seal_memory, Landlock, Seal};
 use crate::cli::{self, Command, Invocation};
 use crate::filter::check_directives;
 use crate::http::{Front, FrontError, HttpSettings};
@@ -62,6 +63,7 @@ pub struct Program<T> {
     about: &'static str,
     short: &'static [(&'static str, &'static str, &'static str)],
     defaults: T,
+    sealed: bool,
 }
 
 impl<T: HostSettings> Program<T> {
@@ -74,6 +76,7 @@ impl<T: HostSettings> Program<T> {
             about: "",
             short: &[],
             defaults: T::default(),
+            sealed: false,
         }
     }
 
@@ -104,6 +107,17 @@ impl<T: HostSettings> Program<T> {
         self
     }
 
+    /// Lets the system enforce `amnesia.enabled`: with it, neither this process nor one that it starts can write, make or
+    /// remove files, but for the control plane's socket, and no core of it is dumped. The log's line `amnesia` and
+    /// `features.landlock` in `/version` say what was reached.
+    ///
+    /// For hosts whose children are tasks and threads. Where the configuration asks for processes, which may have to
+    /// write, only core dumps of this process are off, and the line says why.
+    pub fn sealed(mut self) -> Program<T> {
+        self.sealed = true;
+        self
+    }
+
     /// Does what the command line says; without a command, runs the kernel that `children` completes.
     ///
     /// The builder comes with name, identity and configuration set. `children` is also called for `config
@@ -112,23 +126,25 @@ impl<T: HostSettings> Program<T> {
         self,
         children: impl FnOnce(KernelBuilder, &Loaded<T>) -> KernelBuilder,
     ) -> ExitCode {
-        self.run_on(|_| None, |kernel, loaded, _| children(kernel, loaded))
+        self.run_on(None, |kernel, loaded, _| children(kernel, loaded))
     }
 
     /// [`run`](Self::run) with the [`Front`] of the settings that `http` finds, opened before anything starts: an address in
-    /// use ends the program with 98. For `config validate` it is not opened.
+    /// use ends the program with 98. For `config validate` it is [checked](Front::check) and not opened.
+    ///
+    /// With `observability.addr` or `observability.expose_http` the kernel serves the admin routes at that address, and
+    /// `/metrics` there only: it tells more of a node than its clients have to know.
     pub fn run_http(
         self,
         http: fn(&T) -> &HttpSettings,
         children: impl FnOnce(KernelBuilder, &Loaded<T>, Front) -> KernelBuilder,
     ) -> ExitCode {
-        let open = |settings: &T| Some(Front::open(http(settings), settings.kernel().pq.mode));
-        self.run_on(open, children)
+        self.run_on(Some(http), children)
     }
 
     fn run_on(
         self,
-        open: impl FnOnce(&T) -> Option<Result<Front, FrontError>>,
+        http: Option<fn(&T) -> &HttpSettings>,
         children: impl FnOnce(KernelBuilder, &Loaded<T>, Front) -> KernelBuilder,
     ) -> ExitCode {
         let schema = match Schema::<T>::of() {
@@ -164,9 +180,15 @@ impl<T: HostSettings> Program<T> {
                 Err(errors) => self.refuse_config(&errors),
             },
             Command::Validate { path } => match loader.file(&path).flags(flags).load() {
-                Ok(loaded) => self.validated(&path, &loaded, |kernel, loaded| {
-                    children(kernel, loaded, Front::default())
-                }),
+                Ok(loaded) => {
+                    let checked = http.map_or(Ok(()), |http| {
+                        let settings = loaded.snapshot();
+                        Front::check(http(&settings), settings.kernel().pq.mode)
+                    });
+                    self.validated(&path, &loaded, checked, |kernel, loaded| {
+                        children(kernel, loaded, Front::default())
+                    })
+                }
                 Err(errors) => self.refuse(&errors.to_string(), USAGE),
             },
             Command::Print { json } => match self.with_environment(loader, config, flags).load() {
@@ -175,7 +197,7 @@ impl<T: HostSettings> Program<T> {
                 Err(errors) => self.refuse_config(&errors),
             },
             Command::Run => match self.with_environment(loader, config, flags).load() {
-                Ok(loaded) => self.start(loaded, open, children),
+                Ok(loaded) => self.start(loaded, http, children),
                 Err(errors) => self.refuse_config(&errors),
             },
         }
@@ -186,7 +208,16 @@ impl<T: HostSettings> Program<T> {
             let known = self.short.iter().find(|(short, ..)| *short == flag);
             (known.map_or(flag, |(.., key)| format!("--{key}")), value)
         };
-        flags.into_iter().map(spell).collect()
+        let mut flags: Vec<_> = flags.into_iter().map(spell).collect();
+        let sets = |key: &str| {
+            let mut names = flags.iter().map(|(flag, _)| flag.replace('-', "_"));
+            names.any(|flag| flag.trim_start_matches('_') == key)
+        };
+        // As the variable does: who names the address wants to be answered there.
+        if sets("observability.addr") && !sets("observability.expose_http") {
+            flags.push(("--observability.expose_http".to_owned(), "true".to_owned()));
+        }
+        flags
     }
 
     fn default_file(&self) -> PathBuf {
@@ -228,10 +259,14 @@ impl<T: HostSettings> Program<T> {
         }
     }
 
-    fn kernel(&self, loaded: &Loaded<T>, front: &Front) -> KernelBuilder {
+    fn kernel(&self, loaded: &Loaded<T>, front: &Front, sealed: Option<&Seal>) -> KernelBuilder {
         let mut identity = Identity::new("", self.version);
         identity.build = env!("HOST_BUILD").to_owned();
         identity.rustc = env!("HOST_RUSTC").to_owned();
+        if self.sealed {
+            let full = sealed.is_some_and(|sealed| sealed.landlock == Landlock::Full);
+            identity.features.insert("landlock".to_owned(), full);
+        }
         if front.addr().is_some() {
             let features = [
                 ("dev_allow", front.is_open_to_all()),
@@ -249,22 +284,30 @@ impl<T: HostSettings> Program<T> {
     fn start(
         self,
         loaded: Loaded<T>,
-        open: impl FnOnce(&T) -> Option<Result<Front, FrontError>>,
+        http: Option<fn(&T) -> &HttpSettings>,
         children: impl FnOnce(KernelBuilder, &Loaded<T>, Front) -> KernelBuilder,
     ) -> ExitCode {
         let snapshot = loaded.snapshot();
-        let front = match open(&snapshot).unwrap_or_else(|| Ok(Front::default())) {
+        let pq = snapshot.kernel().pq.mode;
+        let front = match http.map_or(Ok(Front::default()), |http| {
+            Front::open(http(&snapshot), pq)
+        }) {
             Ok(front) => front,
             Err(error) => return self.refuse(&error.to_string(), error.exit_code()),
         };
         let reloads = loaded.clone();
-        let front = front.reloading(move || reloads.reload_stats().reloads);
+        let mut front = front.reloading(move || reloads.reload_stats().reloads);
+        front.metrics_apart = snapshot.kernel().observability.expose_http;
+        // Threads that are older would be free of it.
+        let sealed = self.seal(&loaded);
         let log = match Log::install(self.service, &snapshot.kernel().log) {
             Ok(log) => log,
-            Err(error) => return self.refuse(&error.to_string(), USAGE),
+            Err(error) => return self.refuse(&error.to_string(), error.exit_code()),
         };
         self.announce(&loaded);
-        let pq = snapshot.kernel().pq.mode;
+        if let Some(sealed) = &sealed {
+            tell_seal(sealed);
+        }
         if pq == Pq::Hybrid && front.addr().is_some() && !front.is_encrypted() {
             tracing::warn!(
                 event = "pq_without_tls",
@@ -277,8 +320,23 @@ impl<T: HostSettings> Program<T> {
             follow_level(cx, watch.clone(), log.clone())
         })
         .optional();
-        let kernel = self.kernel(&loaded, &front).control(control).child(level);
+        let kernel = self.kernel(&loaded, &front, sealed.as_ref());
+        let kernel = kernel.control(control).child(level);
         children(kernel, &loaded, front).run()
+    }
+
+    fn seal(&self, loaded: &Loaded<T>) -> Option<Seal> {
+        let settings = loaded.snapshot();
+        let kernel = settings.kernel();
+        if !self.sealed || !kernel.amnesia.enabled {
+            return None;
+        }
+        if !kernel.services.is_empty() || !kernel.preset_services(loaded).is_empty() {
+            let why = "the configuration has services, which would inherit it";
+            return Some(seal_memory(why));
+        }
+        let sockets = kernel.control.dir.clone().unwrap_or_else(run_dir);
+        Some(seal(&sockets))
     }
 
     /// What the log of a start must say before anything happens.
@@ -352,13 +410,18 @@ impl<T: HostSettings> Program<T> {
         &self,
         path: &Path,
         loaded: &Loaded<T>,
+        checked: Result<(), FrontError>,
         children: impl FnOnce(KernelBuilder, &Loaded<T>) -> KernelBuilder,
     ) -> ExitCode {
         for warning in loaded.warnings() {
             to_stderr(&format!("warning: {}\n", one_line(&warning)));
         }
+        if let Err(error) = checked {
+            return self.refuse(&format!("{}: {error}", path.display()), error.exit_code());
+        }
         // What only the kernel can say: a feature this build leaves out, a policy that contradicts itself.
-        match children(self.kernel(loaded, &Front::default()), loaded).build() {
+        let kernel = self.kernel(loaded, &Front::default(), None);
+        match children(kernel, loaded).build() {
             Ok(_) => print(&format!(
                 "{}: valid, sha256 {}\n",
                 path.display(),
@@ -391,9 +454,14 @@ impl<T: HostSettings> Program<T> {
         ExitCode::from(USAGE)
     }
 
-    fn short_help(&self) -> String {
-        let line =
-            |(flag, _, key): &(&str, &str, &str)| format!("      {flag:17}the same as --{key}\n");
+    fn short_help(&self, loaded: &Loaded<T>) -> String {
+        let printed = loaded.print();
+        let line = |(flag, _, key): &(&str, &str, &str)| {
+            let value = printed.values().iter().find(|value| value.key() == *key);
+            let doc = value.map_or("", |value| value.doc());
+            let flag = format!("{flag} VALUE");
+            format!("      {flag:20} {key}: {doc}\n")
+        };
         self.short.iter().map(line).collect()
     }
 
@@ -404,6 +472,10 @@ impl<T: HostSettings> Program<T> {
             about,
             ..
         } = self;
+        let loaded = match self.loader().load() {
+            Ok(loaded) => loaded,
+            Err(errors) => return self.refuse_config(&errors),
+        };
         let mut text = format!(
             "\
 {name} {version}: {about}
@@ -429,36 +501,59 @@ SIGINT, 1 anything else.
 Keys with their defaults and variables (* takes effect on reload, others at the next start):
 ",
             default = self.default_file().display(),
-            short = self.short_help(),
+            short = self.short_help(&loaded),
         );
-        match self.loader().load() {
-            Ok(loaded) => {
-                for value in loaded.print().values() {
-                    let live = if value.reload().class() == "process" {
-                        ' '
-                    } else {
-                        '*'
-                    };
-                    let default = match value.value() {
-                        serde_json::Value::Null => "unset".to_owned(),
-                        value => value
-                            .as_str()
-                            .map_or_else(|| value.to_string(), str::to_owned),
-                    };
-                    let assigned = format!("{} = {default}", value.key());
-                    let _ = writeln!(
-                        text,
-                        "{live} {assigned:44} {}\n      {}; {}",
-                        value.env().join(", "),
-                        value.doc(),
-                        value.expected()
-                    );
-                }
-            }
-            Err(errors) => return self.refuse_config(&errors),
+        for value in loaded.print().values() {
+            let live = if value.reload().class() == "process" {
+                ' '
+            } else {
+                '*'
+            };
+            let default = match value.value() {
+                serde_json::Value::Null => "unset".to_owned(),
+                value => value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned),
+            };
+            let assigned = format!("{} = {default}", value.key());
+            let _ = writeln!(
+                text,
+                "{live} {assigned:44} {}\n      {}; {}",
+                value.env().join(", "),
+                value.doc(),
+                value.expected()
+            );
         }
         print(&text)
     }
+}
+
+/// What keeps this process from writing files.
+fn tell_seal(sealed: &Seal) {
+    let (landlock, why) = (sealed.landlock.name(), sealed.why.as_deref());
+    let core_dumps = match &sealed.core_dumps {
+        Ok(()) => "off".to_owned(),
+        Err(error) => format!("on: {error}"),
+    };
+    let swap = if sealed.has_swap { "on" } else { "off" };
+    let message = match (sealed.landlock, &sealed.core_dumps, sealed.has_swap) {
+        (Landlock::Full, Ok(()), false) => {
+            let message = "amnesia: the system refuses this process all writing of files";
+            tracing::info!(event = "amnesia", landlock, core_dumps, swap, "{message}");
+            return;
+        }
+        (Landlock::Full, Ok(()), true) => "amnesia: the system may write memory to its swap",
+        (Landlock::Full, Err(_), _) => "amnesia: the system may dump this process's memory",
+        _ => "amnesia: the system does not refuse this process all writing of files",
+    };
+    tracing::warn!(
+        event = "amnesia",
+        landlock,
+        why,
+        core_dumps,
+        swap,
+        "{message}"
+    );
 }
 
 /// Keeps the log filter in step with `log.level`.

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     Program::<Config>::new("micronode", env!("CARGO_PKG_VERSION"))
         .about("content-addressed objects and a mailbox over HTTP")
         .short(SHORT)
+        .sealed()
         .run_http(
             |config| &config.http,
             |kernel, loaded, front| {

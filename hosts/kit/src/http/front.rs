@@ -28,6 +28,8 @@ const RATES_MAX: usize = 4096;
 pub struct Front {
     pub(crate) listener: Listener,
     pub(crate) door: Door,
+    /// /metrics has an address of its own and is not for the clients of this one.
+    pub(crate) metrics_apart: bool,
     pub(crate) tls: Option<Tls>,
     reloads: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
 }
@@ -83,19 +85,30 @@ impl FrontError {
 }
 
 impl Front {
+    /// Whether the settings say who may call, and not everybody who reaches a public address, and can be met. Opens nothing.
+    ///
+    /// # Errors
+    /// [`FrontError::Both`], [`FrontError::OpenToAll`], [`FrontError::NoKeyring`] and [`FrontError::PqWithoutTls`].
+    pub fn check(http: &HttpSettings, pq: Pq) -> Result<(), FrontError> {
+        let is_encrypted = http.tls.cert.is_some() && http.tls.key.is_some();
+        match &http.auth.keyring {
+            Some(_) if http.auth.dev_allow => Err(FrontError::Both),
+            None if !http.auth.dev_allow => Err(FrontError::NoKeyring),
+            None if !http.addr.ip().is_loopback() => Err(FrontError::OpenToAll { addr: http.addr }),
+            _ if pq == Pq::Required && !is_encrypted => Err(FrontError::PqWithoutTls),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads keyring, certificate and key, and binds the address.
     ///
     /// # Errors
     /// See [`FrontError`].
     pub fn open(http: &HttpSettings, pq: Pq) -> Result<Self, FrontError> {
+        Self::check(http, pq)?;
         let door = match &http.auth.keyring {
-            Some(_) if http.auth.dev_allow => return Err(FrontError::Both),
-            _ if http.auth.dev_allow && !http.addr.ip().is_loopback() => {
-                return Err(FrontError::OpenToAll { addr: http.addr });
-            }
-            _ if http.auth.dev_allow => Door::open_to_all(),
             Some(path) => Door::new(KeyProvider::open(path)?, http.auth.audience.clone()),
-            None => return Err(FrontError::NoKeyring),
+            None => Door::open_to_all(),
         };
         let tls = match &http.tls {
             TlsSettings {
@@ -106,13 +119,13 @@ impl Front {
                 let (cert, key) = (cert.clone(), key.clone());
                 Some(Tls::load(TlsFiles { cert, key }, pq)?)
             }
-            _ if pq == Pq::Required => return Err(FrontError::PqWithoutTls),
             _ => None,
         };
         let listener = Listener::bind(http.addr)?;
         Ok(Self {
             listener,
             door,
+            metrics_apart: false,
             tls,
             reloads: None,
         })

@@ -72,6 +72,7 @@ struct Inner {
     /// Requests beyond the node's own rate.
     refused_by_rate: AtomicU64,
     door: Door,
+    metrics_apart: bool,
     auth_failures_total: CounterFamily<ReasonLabel>,
     tls: TlsMetrics,
     waits_total: CounterFamily<OutcomeLabel>,
@@ -120,6 +121,7 @@ impl Node {
             clock: DefaultClock::default(),
             refused_by_rate: AtomicU64::new(0),
             door: front.door.clone(),
+            metrics_apart: front.metrics_apart,
             auth_failures_total: metrics.counter_family("auth_failures_total", failures)?,
             tls: TlsMetrics::new(&metrics)?,
             waits_total: metrics.counter_family("inflight_waits_total", waits)?,
@@ -290,7 +292,8 @@ impl Node {
 
     fn admin(&self, head: &Parts, corr_id: &CorrelationId) -> Option<Answer> {
         const ROUTES: [&str; 5] = ["/metrics", "/healthz", "/livez", "/readyz", "/version"];
-        if !ROUTES.contains(&head.uri.path()) {
+        let path = head.uri.path();
+        if !ROUTES.contains(&path) || (path == "/metrics" && self.0.metrics_apart) {
             return None;
         }
         let accept = head
