@@ -7,11 +7,11 @@ use std::fmt::Write;
 pub struct Group {
     /// What the filter argument is matched against.
     pub name: &'static str,
-    title: &'static str,
+    title: String,
     measures: Vec<Measure>,
     cases: Vec<Case>,
-    /// The case all others are divided by.
-    baseline: &'static str,
+    /// The cases all others are divided by; the first is meant where a goal names none.
+    baselines: Vec<&'static str>,
     differences: Vec<Difference>,
     goals: Vec<(&'static str, &'static str, Goal)>,
     notes: Vec<String>,
@@ -44,6 +44,8 @@ pub enum Goal {
     AtMost(f64),
     /// The median ratio to the baseline.
     Ratio(f64),
+    /// The median ratio to one of the baselines, where more is better.
+    AtLeast(&'static str, f64),
 }
 
 /// How one round of one case went.
@@ -55,13 +57,13 @@ struct Sample {
 
 impl Group {
     /// An empty group whose ratios are to the case `baseline`.
-    pub fn new(name: &'static str, title: &'static str, baseline: &'static str) -> Group {
+    pub fn new(name: &'static str, title: impl Into<String>, baseline: &'static str) -> Group {
         Group {
             name,
-            title,
+            title: title.into(),
             measures: Vec::new(),
             cases: Vec::new(),
-            baseline,
+            baselines: vec![baseline],
             differences: Vec::new(),
             goals: Vec::new(),
             notes: Vec::new(),
@@ -69,7 +71,13 @@ impl Group {
         }
     }
 
-    /// Adds a value that every case reports; lower is better.
+    /// Adds a column of ratios, to the case `baseline`.
+    pub fn beside(mut self, baseline: &'static str) -> Group {
+        self.baselines.push(baseline);
+        self
+    }
+
+    /// Adds a value that every case reports; lower is better, unless its unit is of a rate.
     pub fn measure(mut self, name: &'static str, unit: &'static str) -> Group {
         self.measures.push(Measure { name, unit });
         self
@@ -99,7 +107,7 @@ impl Group {
         self
     }
 
-    /// States the goal of one row.
+    /// States a goal of one row; it may have several.
     pub fn goal(mut self, measure: &'static str, case: &'static str, goal: Goal) -> Group {
         self.goals.push((measure, case, goal));
         self
@@ -142,10 +150,15 @@ impl Group {
     fn check(&self) {
         let case = |name| self.cases.iter().any(|case| case.name == name);
         let row = |name| case(name) || self.differences.iter().any(|row| row.name == name);
-        assert!(case(self.baseline), "no baseline {}", self.baseline);
-        for (measure, name, _) in &self.goals {
-            let measured = self.measures.iter().any(|known| known.name == *measure);
+        for baseline in self.baselines.iter().copied() {
+            assert!(case(baseline), "no baseline {baseline}");
+        }
+        for &(measure, name, goal) in &self.goals {
+            let measured = self.measures.iter().any(|known| known.name == measure);
             assert!(measured && row(name), "no row {measure} of {name}");
+            if let Goal::AtLeast(baseline, _) = goal {
+                assert!(self.baselines.contains(&baseline), "no baseline {baseline}");
+            }
         }
         for row in &self.differences {
             assert!(case(row.minuend) && case(row.subtrahend), "{}", row.name);
@@ -163,22 +176,35 @@ impl Group {
             let about = format!("near rounds: {}, far ones dropped: {far}", near.len());
             (near, about)
         };
-        let _ = write!(about, "; ratio to {}", self.baseline);
+        let _ = write!(about, "; ratio to {}", self.baselines.join(", and to "));
 
         let mut out = format!("### {}: {}\n\n{about}\n\n", self.name, self.title);
-        out.push_str("| measure | case | min | median | max | ratio | unit | goal | |\n");
-        out.push_str("|---|---|---:|---:|---:|---:|---|---|---|\n");
+        let (names, rules) = match &self.baselines[..] {
+            [_] => ("ratio".to_owned(), "---:".to_owned()),
+            several => {
+                let names: Vec<String> = several.iter().map(|name| format!("to {name}")).collect();
+                (names.join(" | "), vec!["---:"; several.len()].join("|"))
+            }
+        };
+        let _ = writeln!(
+            out,
+            "| measure | case | min | median | max | {names} | unit | goal | |"
+        );
+        let _ = writeln!(out, "|---|---|---:|---:|---:|{rules}|---|---|---|");
         let mut rates = String::new();
         for (column, measure) in self.measures.iter().enumerate() {
             let of = |name: &str| -> Option<Vec<f64>> {
                 let index = self.cases.iter().position(|case| case.name == name)?;
                 Some(kept.iter().map(|row| row[index].values[column]).collect())
             };
-            let baseline = of(self.baseline).unwrap_or_default();
             for case in &self.cases {
                 let values = of(case.name).unwrap_or_default();
-                let ratio = median(&quotients(&values, &baseline));
-                self.row(&mut out, measure, case.name, &values, ratio);
+                let ratio = |to: &&'static str| {
+                    let baseline = of(to).unwrap_or_default();
+                    (*to, median(&quotients(&values, &baseline)))
+                };
+                let ratios: Vec<_> = self.baselines.iter().map(ratio).collect();
+                self.row(&mut out, measure, case.name, &values, &ratios);
             }
             if self.rates {
                 let _ = write!(rates, "\n{} in M/s:", measure.name);
@@ -196,7 +222,8 @@ impl Group {
                     continue;
                 };
                 let values: Vec<f64> = left.iter().zip(&right).map(|(l, r)| l - r).collect();
-                self.row(&mut out, measure, row.name, &values, f64::NAN);
+                let none: Vec<_> = self.baselines.iter().map(|to| (*to, f64::NAN)).collect();
+                self.row(&mut out, measure, row.name, &values, &none);
             }
         }
         out.push_str(&rates);
@@ -206,42 +233,58 @@ impl Group {
         out
     }
 
-    fn row(&self, out: &mut String, measure: &Measure, case: &str, values: &[f64], ratio: f64) {
+    fn row(
+        &self,
+        out: &mut String,
+        measure: &Measure,
+        case: &str,
+        values: &[f64],
+        ratios: &[(&str, f64)],
+    ) {
         if values.iter().all(|value| value.is_nan()) {
             return;
         }
         let of_row = |(m, c, _): &&(_, _, Goal)| *m == measure.name && *c == case;
-        let (goal, verdict) = match self.goals.iter().find(of_row) {
-            Some((_, _, goal)) => {
-                let (text, met) = goal.judge(median(values), ratio);
-                (text, if met { "met" } else { "MISSED" })
-            }
-            None => (String::new(), ""),
+        let judge = |(_, _, goal): &(_, _, Goal)| goal.judge(median(values), ratios);
+        let judged: Vec<(String, bool)> = self.goals.iter().filter(of_row).map(judge).collect();
+        let goals: Vec<&str> = judged.iter().map(|(goal, _)| goal.as_str()).collect();
+        let verdict = match judged.iter().all(|(_, met)| *met) {
+            _ if judged.is_empty() => "",
+            true => "met",
+            false => "MISSED",
         };
-        let ratio = if ratio.is_nan() {
-            "-".to_owned()
-        } else {
-            format!("{}x", quotient(ratio))
+        let ratio = |(_, ratio): &(_, f64)| match ratio.is_nan() {
+            true => "-".to_owned(),
+            false => format!("{}x", quotient(*ratio)),
         };
+        let ratios: Vec<String> = ratios.iter().map(ratio).collect();
         let min = values.iter().copied().fold(f64::INFINITY, f64::min);
         let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let _ = writeln!(
             out,
-            "| {} | {case} | {} | {} | {} | {ratio} | {} | {goal} | {verdict} |",
+            "| {} | {case} | {} | {} | {} | {} | {} | {} | {verdict} |",
             measure.name,
             figure(min),
             figure(median(values)),
             figure(max),
+            ratios.join(" | "),
             measure.unit,
+            goals.join(", "),
         );
     }
 }
 
 impl Goal {
-    fn judge(self, median: f64, ratio: f64) -> (String, bool) {
+    fn judge(self, median: f64, ratios: &[(&str, f64)]) -> (String, bool) {
+        let first = ratios.first().map_or(f64::NAN, |(_, ratio)| *ratio);
         match self {
             Goal::AtMost(limit) => (format!("<= {}", figure(limit)), median <= limit),
-            Goal::Ratio(limit) => (format!("<= {}x", quotient(limit)), ratio <= limit),
+            Goal::Ratio(limit) => (format!("<= {}x", quotient(limit)), first <= limit),
+            Goal::AtLeast(to, limit) => {
+                let ratio = ratios.iter().find(|(name, _)| *name == to);
+                let met = ratio.is_some_and(|(_, ratio)| *ratio >= limit);
+                (format!(">= {}x {to}", quotient(limit)), met)
+            }
         }
     }
 }
@@ -362,11 +405,17 @@ mod tests {
 
     #[test]
     fn goals_are_judged_by_median_or_by_ratio() {
-        assert!(Goal::AtMost(3.5).judge(3.5, 9.0).1);
-        assert!(!Goal::AtMost(3.5).judge(3.51, 0.1).1);
-        assert!(Goal::Ratio(0.5).judge(100.0, 0.5).1);
-        assert!(!Goal::Ratio(0.5).judge(0.1, 0.51).1);
-        assert!(!Goal::Ratio(0.5).judge(0.1, f64::NAN).1);
+        let met = |goal: Goal, median, ratio| goal.judge(median, &[("a", ratio), ("b", 2.0)]).1;
+        assert!(met(Goal::AtMost(3.5), 3.5, 9.0));
+        assert!(!met(Goal::AtMost(3.5), 3.51, 0.1));
+        assert!(met(Goal::Ratio(0.5), 100.0, 0.5));
+        assert!(!met(Goal::Ratio(0.5), 0.1, 0.51));
+        assert!(!met(Goal::Ratio(0.5), 0.1, f64::NAN));
+        assert!(met(Goal::AtLeast("a", 0.5), 0.0, 0.5));
+        assert!(!met(Goal::AtLeast("a", 0.5), 9.0, 0.49));
+        assert!(!met(Goal::AtLeast("a", 0.5), 9.0, f64::NAN));
+        assert!(met(Goal::AtLeast("b", 2.0), 0.0, 0.1));
+        assert!(!met(Goal::AtLeast("c", 0.0), 9.0, 9.0));
     }
 
     #[test]
@@ -403,5 +452,26 @@ mod tests {
             table.contains("| time | a - b | 10.0 | 10.5 | 11.0 | - | ns | <= 5.00 | MISSED |"),
             "{table}"
         );
+    }
+
+    #[test]
+    fn a_row_has_a_ratio_to_each_baseline_and_must_meet_all_of_its_goals() {
+        let group = Group::new("g", "t", "b")
+            .beside("c")
+            .measure("rate", "/s")
+            .case("a", || vec![0.0])
+            .case("b", || vec![0.0])
+            .case("c", || vec![0.0])
+            .goal("rate", "a", Goal::AtLeast("b", 1.0))
+            .goal("rate", "a", Goal::AtLeast("c", 0.85));
+        let sample = |value| Sample {
+            values: vec![value],
+            probe: 50.0,
+        };
+        let rounds = [[20.0, 10.0, 25.0].map(sample).into()];
+        let table = group.table(&rounds, &Gauge::with_nearest(50.0));
+        assert!(table.contains("| max | to b | to c | unit |"), "{table}");
+        let row = "| 20.0 | 2.00x | 0.80x | /s | >= 1.00x b, >= 0.85x c | MISSED |";
+        assert!(table.contains(row), "{table}");
     }
 }

@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod distance;
 mod harness;
+mod http;
 mod mailbox;
 mod memory;
 mod metrics;
@@ -37,12 +38,16 @@ macro_rules! areas {
 }
 
 const AREAS: &[Area] =
-    areas![restart, children, poll, config, metrics, bus, control, process, mailbox, actor];
+    areas![restart, children, poll, config, metrics, bus, control, process, mailbox, actor, http];
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
     if filter == actor::ALONE {
         actor::alone(&std::env::args().nth(2).unwrap_or_default());
+        return;
+    }
+    if filter == http::ALONE {
+        http::alone(&std::env::args().nth(2).unwrap_or_default());
         return;
     }
     let rounds = match std::env::var("ROUNDS").map(|text| text.parse()) {
@@ -114,6 +119,9 @@ fn machine(gauge: &Gauge) -> String {
         "../ron-kernel/src",
         "../ron-metrics/src",
         "../ryker/src",
+        "../hosts/kit/src",
+        "../hosts/micronode/src",
+        "../Cargo.lock",
     ]);
     let changed = output("git", &status);
     let dirty = if changed.is_empty() {
@@ -122,11 +130,13 @@ fn machine(gauge: &Gauge) -> String {
         " with changes"
     };
     format!(
-        "Machine: {model}, {cores} cores, Linux {}; {}; commit {commit}{dirty}; {}; cache line round trip {:.0} ns; \
+        "Machine: {model}, {cores} cores, Linux {}; {}; commit {commit}{dirty}; {}; {}; cache line round trip {:.0} ns; \
          load at the start {}.\n",
         kernel.trim(),
         output("rustc", &["--version"]),
         otp::version().unwrap_or_else(|| "no erl here: no OTP rows, see install-peers.sh".to_owned()),
+        http::peers()
+            .unwrap_or_else(|| "no nginx or no wrk here: no http groups, see install-peers.sh".to_owned()),
         gauge.nearest(),
         load(),
     )
