@@ -16,6 +16,7 @@ mod correlation;
 mod fair;
 mod front;
 mod inflate;
+mod instruments;
 mod listener;
 mod node;
 mod places;

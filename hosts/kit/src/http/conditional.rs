@@ -22,12 +22,9 @@ pub enum Precondition {
 impl EntityTag {
     /// Of visible characters without a quotation mark; others are left out.
     pub fn new(opaque: &str) -> Self {
-        Self(
-            opaque
-                .chars()
-                .filter(|c| c.is_ascii_graphic() && *c != '"')
-                .collect(),
-        )
+        let mut tag = String::with_capacity(opaque.len());
+        tag.extend(opaque.chars().filter(|c| c.is_ascii_graphic() && *c != '"'));
+        Self(tag)
     }
 
     /// `If-Match`, then `If-None-Match`, against this tag, in the order of section 13.2.2.

@@ -22,10 +22,9 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode, Version};
 use ron_kernel::metrics::{
-    labels, AdminRequest, CounterFamily, Golden, Metrics, MetricsError, ReasonLabel, RequestLabels,
-    RouteLabel, RouteLabels,
+    labels, AdminRequest, CounterFamily, Golden, Metrics, MetricsError, ReasonLabel,
 };
 
 use super::answer::{Answer, AnswerBody};
@@ -33,13 +32,19 @@ use super::call::{too_large, BodyLimits, Call, Source, Whole};
 use super::correlation::{self, CorrelationId};
 use super::front::{Door, Front};
 use super::inflate::{Coding, Inflate, ACCEPTED};
+use super::instruments::{Instruments, Of, UNMATCHED};
 use super::places::{NoPlace, Place, Places};
 use super::refusal::Refusal;
 use super::routes::{Access, BodyAllowance, Endpoint, Found, Routes};
 use super::settings::HttpSettings;
 use super::timed::{Phase, Times};
 use super::tls::TlsMetrics;
+use super::trace_context::TraceContext;
 use crate::capability::CapId;
+
+const METRICS: &str = "/metrics";
+/// What every host answers, before its limits.
+const ADMIN: [&str; 5] = [METRICS, "/healthz", "/livez", "/readyz", "/version"];
 
 /// What the node takes at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +68,7 @@ struct Inner {
     routes: Routes,
     metrics: Metrics,
     golden: Golden,
+    instruments: Instruments,
     limits: RwLock<Arc<Limits>>,
     places: Arc<Places>,
     openness: AtomicU8,
@@ -113,6 +119,10 @@ impl Node {
         let failures = "Requests whose capability was refused, by rule.";
         let waits = "Requests that found all places under way taken, by what came of that.";
         Ok(Self(Arc::new(Inner {
+            instruments: Instruments::new(
+                metrics.golden().clone(),
+                routes.templates().chain(ADMIN),
+            ),
             routes,
             golden: metrics.golden().clone(),
             places: Places::new(settings.inflight),
@@ -172,9 +182,9 @@ impl Node {
     }
 
     /// Counts a head that hyper has refused.
-    pub(crate) fn malformed(&self, status: &'static str) {
-        let labels = RequestLabels::new("unmatched", "other", status);
-        self.0.golden.http_requests_total.get(&labels).inc();
+    pub(crate) fn malformed(&self, status: u16) {
+        let instruments = &self.0.instruments;
+        instruments.count(instruments.of(UNMATCHED, "other"), status);
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -216,22 +226,22 @@ impl Node {
         let (head, body) = request.into_parts();
         let theirs = head.headers.get(correlation::HEADER);
         let corr_id = CorrelationId::of(theirs, SystemTime::now(), random);
-        let method = known(&head.method);
         if let Err(refusal) = is_plain(&head) {
-            let exchange = Exchange::begin(&self, "unmatched".into(), method, began, phase);
-            self.count(&refusal, "unmatched", &corr_id);
+            let of = self.0.instruments.of(UNMATCHED, head.method.as_str());
+            let exchange = Exchange::begin(&self, of, began, phase);
+            self.count(&refusal, UNMATCHED, &corr_id, None);
             return Ok(exchange.end(refusal.answer(&corr_id), &corr_id));
         }
-        if let Some(answer) = self.admin(&head, &corr_id) {
-            let route = head.uri.path().to_owned();
-            let exchange = Exchange::begin(&self, route.into(), method, began, phase);
+        if let Some((route, answer)) = self.admin(&head, &corr_id) {
+            let of = self.0.instruments.of(route, head.method.as_str());
+            let exchange = Exchange::begin(&self, of, began, phase);
             return Ok(exchange.end(answer, &corr_id));
         }
         let found = self.0.routes.find(&head.method, head.uri.path());
         let (template, allowed) = match found {
             Found::Nothing => {
                 let refusal = Refusal::not_found("route", "there is nothing at this path");
-                ("unmatched", Err(refusal))
+                (UNMATCHED, Err(refusal))
             }
             Found::OtherMethod { template, allow } => (template, Err(other_method(&allow))),
             Found::Endpoint {
@@ -240,7 +250,9 @@ impl Node {
                 params,
             } => (template, Ok((endpoint, params))),
         };
-        let mut exchange = Exchange::begin(&self, template.into(), method, began, phase);
+        let of = self.0.instruments.of(template, head.method.as_str());
+        let mut exchange = Exchange::begin(&self, of, began, phase);
+        exchange.trace = trace(&head);
         let is_read = body.is_end_stream();
         // The rest of the body is in the way of another request.
         let unread = |refusal: Refusal| match is_read {
@@ -283,29 +295,29 @@ impl Node {
         let answer = match answer {
             Ok(answer) => answer,
             Err(refusal) => {
-                self.count(&refusal, template, &corr_id);
+                self.count(&refusal, template, &corr_id, exchange.trace.as_ref());
                 refusal.answer(&corr_id)
             }
         };
         Ok(exchange.end(answer, &corr_id))
     }
 
-    fn admin(&self, head: &Parts, corr_id: &CorrelationId) -> Option<Answer> {
-        const ROUTES: [&str; 5] = ["/metrics", "/healthz", "/livez", "/readyz", "/version"];
+    fn admin(&self, head: &Parts, corr_id: &CorrelationId) -> Option<(&'static str, Answer)> {
         let path = head.uri.path();
-        if !ROUTES.contains(&path) || (path == "/metrics" && self.0.metrics_apart) {
+        let route = ADMIN.into_iter().find(|route| *route == path)?;
+        if route == METRICS && self.0.metrics_apart {
             return None;
         }
         let accept = head
             .headers
             .get(ACCEPT)
             .and_then(|value| value.to_str().ok());
-        let mut request = AdminRequest::new(head.method.as_str(), head.uri.path());
+        let mut request = AdminRequest::new(head.method.as_str(), route);
         request.accept = accept;
         let admin = self.0.metrics.admin(&request);
         let status = StatusCode::from_u16(admin.status).ok()?;
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            return Some(other_method("GET, HEAD").answer(corr_id));
+            return Some((route, other_method("GET, HEAD").answer(corr_id)));
         }
         let mut answer = Answer::full(status, admin.body);
         for (name, value) in admin.headers {
@@ -315,7 +327,7 @@ impl Node {
                     .insert(HeaderName::from_static(name), value);
             }
         }
-        Some(answer)
+        Some((route, answer))
     }
 
     /// Everything that can refuse a request before its handler sees it.
@@ -400,7 +412,13 @@ impl Node {
         place.map(|(place, _)| place)
     }
 
-    fn count(&self, refusal: &Refusal, route: &'static str, corr_id: &CorrelationId) {
+    fn count(
+        &self,
+        refusal: &Refusal,
+        route: &'static str,
+        corr_id: &CorrelationId,
+        trace: Option<&TraceContext>,
+    ) {
         let (status, reason) = (refusal.status(), refusal.reason());
         if [401, 403].contains(&status.as_u16()) {
             let failures = &self.0.auth_failures_total;
@@ -414,10 +432,27 @@ impl Node {
             self.0.golden.rejected_total.get(&label).inc();
         }
         let (status, corr_id) = (status.as_u16(), corr_id.as_str());
+        let trace_id = trace.map(TraceContext::trace_id);
         if status >= 500 && status != 503 {
-            tracing::warn!(event = "refused", corr_id, route, status, reason, "refused");
+            tracing::warn!(
+                event = "refused",
+                corr_id,
+                trace_id,
+                route,
+                status,
+                reason,
+                "refused"
+            );
         } else {
-            tracing::debug!(event = "refused", corr_id, route, status, reason, "refused");
+            tracing::debug!(
+                event = "refused",
+                corr_id,
+                trace_id,
+                route,
+                status,
+                reason,
+                "refused"
+            );
         }
     }
 }
@@ -477,51 +512,39 @@ fn random() -> u128 {
     u128::from_le_bytes(bytes)
 }
 
-/// A method as a label: what clients make up must not make series.
-fn known(method: &Method) -> &'static str {
-    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
-    let asked = method.as_str();
-    KNOWN
-        .into_iter()
-        .find(|known| *known == asked)
-        .unwrap_or("other")
+/// The trace that a request belongs to. Of two nobody knows which.
+fn trace(head: &Parts) -> Option<TraceContext> {
+    let mut values = head.headers.get_all(TraceContext::HEADER).iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    Some(TraceContext::of(Some(value), random))
 }
 
 /// One request under way, until the last byte of its answer was taken or the connection is gone.
 struct Exchange {
     node: Node,
-    route: std::borrow::Cow<'static, str>,
-    method: &'static str,
+    of: Of,
     began: Instant,
     phase: Phase,
     /// Whoever looks after the node takes none.
     place: Option<Place>,
     /// Bytes of the answer that went out.
     sent: u64,
+    /// The trace that the client has said it belongs to.
+    trace: Option<TraceContext>,
     status: Option<StatusCode>,
 }
 
 impl Exchange {
-    fn begin(
-        node: &Node,
-        route: std::borrow::Cow<'static, str>,
-        method: &'static str,
-        began: Instant,
-        phase: Phase,
-    ) -> Self {
-        let golden = &node.0.golden;
-        golden
-            .inflight_requests
-            .get(&RouteLabel::new(route.clone()))
-            .inc();
+    fn begin(node: &Node, of: Of, began: Instant, phase: Phase) -> Self {
+        node.0.instruments.began(of);
         Self {
             node: node.clone(),
-            route,
-            method,
+            of,
             began,
             phase,
             place: None,
             sent: 0,
+            trace: None,
             status: None,
         }
     }
@@ -531,6 +554,10 @@ impl Exchange {
         let (mut head, body) = answer.response.into_parts();
         let name = HeaderName::from_static(correlation::HEADER);
         head.headers.insert(name, corr_id.header());
+        if let Some(trace) = &self.trace {
+            let name = HeaderName::from_static(TraceContext::HEADER);
+            head.headers.insert(name, trace.header());
+        }
         if matches!(self.node.openness(), Openness::Leaving | Openness::Draining) {
             head.headers
                 .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -549,19 +576,10 @@ impl Drop for Exchange {
         if let Some(place) = &mut self.place {
             place.beyond = self.sent;
         }
-        let golden = &self.node.0.golden;
-        let route = || self.route.clone();
-        golden
-            .inflight_requests
-            .get(&RouteLabel::new(route()))
-            .dec();
-        let labels = RouteLabels::new(route(), self.method);
-        let latency = golden.request_latency_seconds.get(&labels);
-        latency.observe_duration(self.began.elapsed());
         // The client went before there was an answer: nginx's status for that.
         let status = self.status.map_or(499, |status| status.as_u16());
-        let labels = RequestLabels::new(route(), self.method, status.to_string());
-        golden.http_requests_total.get(&labels).inc();
+        let instruments = &self.node.0.instruments;
+        instruments.ended(self.of, status, self.began.elapsed());
     }
 }
 

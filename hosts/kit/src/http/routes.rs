@@ -121,6 +121,10 @@ impl Routes {
         self
     }
 
+    pub(crate) fn templates(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.templates.iter().map(|template| template.text)
+    }
+
     pub(crate) fn find(&self, method: &Method, path: &str) -> Found<'_> {
         for template in &self.templates {
             let Some(params) = matched(template.text, path) else {

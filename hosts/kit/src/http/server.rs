@@ -27,8 +27,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long and how much of a refused request is read, so that the answer is not lost with the connection.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 4 << 20;
-/// Of a head, and of what is read at a time.
-const BUFFER: usize = 64 << 10;
+/// Of a head, and of what is read at a time: a head and 64 KiB of a body.
+const BUFFER: usize = 80 << 10;
 /// After an accept that failed: descriptors may be free again by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is left of the deadline of a stop for connections that did not end in time.
@@ -267,8 +267,8 @@ where
     });
     match ended.await {
         Ok(()) => {}
-        Err(error) if error.is_parse_too_large() => counted.malformed("431"),
-        Err(error) if error.is_parse() => counted.malformed("400"),
+        Err(error) if error.is_parse_too_large() => counted.malformed(431),
+        Err(error) if error.is_parse() => counted.malformed(400),
         Err(_) => return,
     }
     let mut stream = connection.into_parts().io.into_inner();
