@@ -223,6 +223,42 @@ mod tests {
     }
 
     #[test]
+    fn no_debt_is_paid_for_more_than_sixteen_rounds() {
+        let mut fair = Fair::new(4_000);
+        fair.push(0, KIB, 0);
+        for _ in 0..3_000 {
+            fair.push(1, KIB, 1);
+        }
+        for _ in 0..100 {
+            fair.charge(&0, 1 << 20);
+        }
+        let others = std::iter::from_fn(|| fair.pop()).take_while(|key| *key == 1);
+        assert!((16 * 64..=18 * 64).contains(&others.count()));
+    }
+
+    #[test]
+    fn requests_of_nothing_use_their_turn_up_too() {
+        let mut fair = Fair::new(1_000);
+        for key in [0, 1] {
+            for _ in 0..200 {
+                fair.push(key, 0, (key, 1));
+            }
+        }
+        let moved = drain(&mut fair, 128);
+        assert_eq!((moved[&0], moved[&1]), (64, 64));
+    }
+
+    #[test]
+    fn a_flow_gives_way_to_none_that_would_be_as_long() {
+        let mut fair = Fair::new(3);
+        for i in 0..3 {
+            fair.push('a', KIB, i);
+        }
+        assert_eq!(fair.push('b', KIB, 3), Entry::Instead(4, 2));
+        assert_eq!(fair.push('b', KIB, 4), Entry::Full);
+    }
+
+    #[test]
     fn the_longest_flow_gives_way_to_a_shorter_one() {
         let mut fair = Fair::new(4);
         for i in 0..4 {

@@ -247,6 +247,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_has_moved_more_than_was_known_comes_later() {
+        let other = CapId::random(&mut |bytes: &mut [u8]| {
+            bytes.fill(7);
+            Ok(())
+        });
+        let other = other.ok();
+        for (beyond, first_is_next) in [(0, true), (1 << 20, false)] {
+            let places = Places::new(1);
+            let (mut place, _) = places.take(None, 1).await.unwrap();
+            let mut same = Box::pin(places.take(None, 1));
+            let mut quiet = Box::pin(places.take(other, 1));
+            assert!(begin(same.as_mut()).await.is_none());
+            assert!(begin(quiet.as_mut()).await.is_none());
+            place.beyond = beyond;
+            drop(place);
+            let same = begin(same.as_mut()).await;
+            let quiet = begin(quiet.as_mut()).await;
+            let next = (same.is_some(), quiet.is_some());
+            assert_eq!(next, (first_is_next, !first_is_next), "{beyond}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_flow_that_fills_the_line_gives_way_to_another() {
         let places = Places::new(1);
         let (_first, _) = places.take(None, 1).await.unwrap();

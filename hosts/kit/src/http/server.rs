@@ -222,7 +222,13 @@ fn watch_keys(front: &Front, node: &Node, news: Keys) {
 
 /// [`connection`] after a handshake.
 async fn encrypted(tls: &Tls, stream: TcpStream, node: Node, stopping: impl Future<Output = ()>) {
-    let handshake = timeout(node.handshake_timeout(), tls.accept(stream)).await;
+    let mut stopping = pin!(stopping);
+    let handshake = tokio::select! {
+        biased;
+        // What comes now is not answered any more.
+        () = &mut stopping => return,
+        handshake = timeout(node.handshake_timeout(), tls.accept(stream)) => handshake,
+    };
     match handshake.unwrap_or(Err(HandshakeFailure("timeout"))) {
         Ok(None) => {}
         Ok(Some((stream, exchanged))) => {
@@ -285,4 +291,181 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     let mut buffer = vec![0; 16 << 10];
     let reading = async { while matches!(rest.read(&mut buffer).await, Ok(1..)) {} };
     let _ = timeout(LINGER, reading).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answer::Answer;
+    use super::super::routes::{Access, Routes};
+    use super::super::tls::TlsFiles;
+    use super::*;
+    use hyper::StatusCode;
+    use ron_kernel::metrics::{Metrics, Pq, Status};
+    use std::future::{pending, ready};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use tokio::io::{duplex, DuplexStream};
+    use tokio::time::{sleep, Instant};
+
+    const GET: &[u8] = b"GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    const BIG: usize = 2 << 20;
+
+    /// A connection to a node that has one answer, which it gives in one piece.
+    fn connect(settings: HttpSettings) -> (DuplexStream, JoinHandle<()>) {
+        let routes = Routes::new().route("GET", "/big", Access::Read, |_| async {
+            Ok(Answer::full(StatusCode::OK, vec![7; BIG]))
+        });
+        let metrics = Metrics::new("test").unwrap();
+        let node = Node::new(routes, &Front::default(), metrics, settings).unwrap();
+        let (theirs, ours) = duplex(4 << 10);
+        (theirs, tokio::spawn(connection(ours, node, pending())))
+    }
+
+    /// Takes so many bytes per second, for as long as there are any, and tells how many there were.
+    async fn take(stream: &mut DuplexStream, per_second: usize, most: usize) -> usize {
+        let (mut piece, mut taken) = (vec![0; per_second / 10], 0);
+        while taken < most {
+            match timeout(Duration::from_secs(1), stream.read(&mut piece)).await {
+                Ok(Ok(bytes @ 1..)) => taken += bytes,
+                _ => break,
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        taken
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_fast_enough_is_not_cut_off_as_idle() {
+        let (mut stream, connection) = connect(HttpSettings::default());
+        for _ in 0..2 {
+            stream.write_all(GET).await.unwrap();
+        }
+        let taken = take(&mut stream, 20 << 10, 2 * BIG).await;
+        assert!(taken >= 2 * BIG, "{taken} of {}", 2 * BIG);
+        // Heads are not counted.
+        take(&mut stream, 20 << 10, usize::MAX).await;
+        let began = Instant::now();
+        connection.await.unwrap();
+        let idle = began.elapsed().as_secs();
+        assert!((58..=61).contains(&idle), "{idle} s");
+    }
+
+    fn tls() -> Tls {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ron-metrics/tests/tls");
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key.pem");
+        std::fs::copy(fixtures.join("one.key.pem"), &key).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let cert = fixtures.join("one.cert.pem");
+        Tls::load(TlsFiles { cert, key }, Pq::Off).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_handshake_ends_with_the_node() {
+        let mut settings = HttpSettings::default();
+        settings.tls.handshake_timeout = Duration::from_secs(3_600);
+        let metrics = Metrics::new("test").unwrap();
+        let node = Node::new(Routes::new(), &Front::default(), metrics, settings).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        for hello in [&b""[..], b"\x16\x03\x01"] {
+            let mut theirs = TcpStream::connect(addr).await.unwrap();
+            theirs.write_all(hello).await.unwrap();
+            let (ours, _) = listener.accept().await.unwrap();
+            let tls = tls();
+            let ended = encrypted(&tls, ours, node.clone(), ready(()));
+            let ended = timeout(Duration::from_secs(10), ended).await;
+            assert!(ended.is_ok(), "{hello:?}");
+        }
+    }
+
+    /// What is past shows for a while.
+    fn later(node: &Node) {
+        let health = node.metrics().health();
+        health.step(health.elapsed() + Duration::from_secs(10));
+    }
+
+    fn status(node: &Node, key: &str) -> Option<Status> {
+        let snapshot = node.metrics().health().snapshot();
+        let cause = snapshot.causes().find(|cause| cause.key == key);
+        cause.map(|cause| cause.status)
+    }
+
+    /// A request on a connection of its own, which is given up when this is dropped.
+    async fn ask(node: &Node) -> DuplexStream {
+        let (mut theirs, ours) = duplex(4 << 10);
+        tokio::spawn(connection(ours, node.clone(), pending()));
+        let request = b"GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        theirs.write_all(request).await.unwrap();
+        theirs
+    }
+
+    fn waiting(inflight: usize, rps: u32) -> Node {
+        let routes = Routes::new().route("GET", "/wait", Access::Read, |_| pending());
+        let mut settings = HttpSettings::default();
+        (settings.inflight, settings.rps) = (inflight, rps);
+        let metrics = Metrics::new("test").unwrap();
+        Node::new(routes, &Front::default(), metrics, settings).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_under_load_is_degraded_before_it_is_not_ready() {
+        let node = waiting(10, 1_000);
+        let (mut held, mut refused) = (Vec::new(), 0);
+        let depth = || {
+            let depth = &node.metrics().golden().queue_depth;
+            depth.get(&QueueLabel::new("inflight")).value()
+        };
+        for (under_way, waiting, expected) in [
+            (6, 0, None),
+            (7, 0, Some(Status::Degraded)),
+            (8, 0, Some(Status::Degraded)),
+            (9, 0, Some(Status::NotReady)),
+            (10, 2, Some(Status::NotReady)),
+            (0, 0, None),
+        ] {
+            held.truncate(under_way);
+            while held.len() < under_way + waiting {
+                held.push(ask(&node).await);
+            }
+            while node.load() != (under_way, 10, waiting) {
+                tokio::task::yield_now().await;
+            }
+            watch_load(&node, &mut refused);
+            assert_eq!(status(&node, "saturation"), expected, "{under_way}");
+            assert_eq!(depth(), waiting as i64);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_refuses_for_its_rate_is_degraded_until_it_does_not() {
+        let node = waiting(10, 1);
+        let mut refused = 0;
+        let _held = [ask(&node).await, ask(&node).await];
+        while node.refused_by_rate() == 0 {
+            tokio::task::yield_now().await;
+        }
+        watch_load(&node, &mut refused);
+        assert_eq!(status(&node, "quota"), Some(Status::Degraded));
+        watch_load(&node, &mut refused);
+        later(&node);
+        assert_eq!(status(&node, "quota"), None);
+    }
+
+    #[test]
+    fn a_rotation_that_fails_shows_until_one_does_not() {
+        let node = waiting(10, 1);
+        let lost = super::super::tls::TlsError::Read {
+            key: "tls.cert",
+            path: "/no/such".into(),
+            source: std::io::ErrorKind::NotFound.into(),
+        };
+        for news in [Some(Err(lost)), None] {
+            watch_tls(&node, news);
+            assert_eq!(status(&node, "tls"), Some(Status::Degraded));
+        }
+        watch_tls(&node, Some(Ok(())));
+        later(&node);
+        assert_eq!(status(&node, "tls"), None);
+    }
 }

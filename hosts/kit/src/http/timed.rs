@@ -45,6 +45,11 @@ impl Phase {
     /// The answer is complete.
     pub(crate) fn idle(&self) {
         self.set(IDLE);
+        self.look_again();
+    }
+
+    /// Has whoever waits to read look which limit holds now.
+    fn look_again(&self) {
         let reader = self.reader().take();
         if let Some(reader) = reader {
             reader.wake();
@@ -127,6 +132,10 @@ impl Limit {
         self.running = None;
     }
 
+    fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Whether the side has waited until `until`, which counts from the first wait of this phase on.
     fn is_over(
         &mut self,
@@ -186,8 +195,9 @@ impl<S: AsyncRead + Unpin, T: Fn() -> Times + Unpin> AsyncRead for Timed<S, T> {
             };
         }
         let phase = this.phase.get();
-        if phase == BUSY {
-            // Whoever reads the body has limits of its own.
+        // Between two requests the last answer may still be on its way.
+        if phase == BUSY || phase == IDLE && this.write.is_running() {
+            // Whoever reads the body, or writes, has limits of its own.
             this.read.stop();
             *this.phase.reader() = Some(cx.waker().clone());
             return Poll::Pending;
@@ -216,6 +226,9 @@ impl<S: AsyncWrite + Unpin, T: Fn() -> Times> Timed<S, T> {
         }
         if let Poll::Ready(result) = polled {
             self.taking.took(result.as_ref().copied().unwrap_or(0));
+            if self.write.is_running() && self.phase.get() == IDLE {
+                self.phase.look_again();
+            }
             self.write.stop();
             return Poll::Ready(result);
         }

@@ -329,10 +329,226 @@ fn read(key: &'static str, path: &Path, is_secret: bool) -> Result<Zeroizing<Vec
         let path = path.to_owned();
         return Err(TlsError::Exposed { path, mode });
     }
-    let length = metadata.len().min(FILE_MAX) as usize;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
+    let length = metadata.len();
+    if length > FILE_MAX {
+        let reason = format!("it has more than {FILE_MAX} bytes");
+        return Err(failed(io::Error::other(reason)));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
     file.take(FILE_MAX)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::path::Path;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::rustls::pki_types::ServerName;
+    use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
+    use tokio_rustls::TlsConnector;
+
+    fn fixture(name: &str) -> PathBuf {
+        let kit = Path::new(env!("CARGO_MANIFEST_DIR"));
+        kit.join("../../ron-metrics/tests/tls").join(name)
+    }
+
+    fn write(path: &Path, bytes: &[u8], mode: u32) {
+        fs::write(path, bytes).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn install(dir: &Path, name: &str) -> TlsFiles {
+        let files = TlsFiles {
+            cert: dir.join("cert.pem"),
+            key: dir.join("key.pem"),
+        };
+        let read = |kind: &str| fs::read(fixture(&format!("{name}.{kind}.pem"))).unwrap();
+        write(&files.cert, &read("cert"), 0o600);
+        write(&files.key, &read("key"), 0o600);
+        files
+    }
+
+    fn client(groups: &[&'static dyn SupportedKxGroup]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        for name in ["one", "two"] {
+            let cert = CertificateDer::from_pem_file(fixture(&format!("{name}.cert.pem")));
+            roots.add(cert.unwrap()).unwrap();
+        }
+        let provider = CryptoProvider {
+            kx_groups: groups.to_vec(),
+            ..default_provider()
+        };
+        ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    }
+
+    type Shaken = (HandshakeKind, Option<Vec<u8>>, Exchanged);
+
+    /// What the server makes of a client, which reads what is sent to it after the handshake.
+    async fn shake(tls: &Tls, client: &Arc<ClientConfig>) -> Result<Shaken, HandshakeFailure> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap());
+        let (theirs, ours) = tokio::join!(theirs, listener.accept());
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(Arc::clone(client));
+        let theirs = async {
+            let mut stream = connector.connect(name, theirs.unwrap()).await?;
+            stream.read_u8().await
+        };
+        let ours = async {
+            let (mut stream, exchanged) = tls.accept(ours.unwrap().0).await?.unwrap();
+            let _ = stream.write_u8(0).await;
+            let _ = stream.flush().await;
+            let connection = stream.get_ref().1;
+            let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
+            Ok((connection.handshake_kind().unwrap(), alpn, exchanged))
+        };
+        tokio::join!(theirs, ours).1
+    }
+
+    #[tokio::test]
+    async fn every_group_of_the_documentation_can_be_agreed_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = install(dir.path(), "one");
+        let groups: [(&'static dyn SupportedKxGroup, &str, [bool; 3]); 4] = [
+            (kx_group::X25519, "x25519", [true, true, false]),
+            (kx_group::SECP256R1, "secp256r1", [true, true, false]),
+            (kx_group::SECP384R1, "secp384r1", [true, true, false]),
+            (
+                kx_group::X25519MLKEM768,
+                "X25519MLKEM768",
+                [false, true, true],
+            ),
+        ];
+        for (mode, pq) in [Pq::Off, Pq::Hybrid, Pq::Required].into_iter().enumerate() {
+            let tls = Tls::load(files.clone(), pq).unwrap();
+            for (group, name, taken_by) in groups {
+                let shaken = shake(&tls, &Arc::new(client(&[group]))).await;
+                let group = shaken.map(|(_, _, exchanged)| exchanged.group);
+                let expected = taken_by[mode].then_some(name);
+                assert_eq!(
+                    group,
+                    expected.ok_or(HandshakeFailure("key_exchange")),
+                    "{pq:?}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn protocols_are_agreed_on_and_distrust_is_told_from_noise() {
+        let dir = tempfile::tempdir().unwrap();
+        let tls = Tls::load(install(dir.path(), "one"), Pq::Off).unwrap();
+        let speaking = |protocols: &[&str]| {
+            let mut client = client(&CLASSICAL);
+            client.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+            Arc::new(client)
+        };
+        let one = b"http/1.1".to_vec();
+        for (protocols, expected) in [
+            (&[][..], Ok(None)),
+            (&["h2", "http/1.1"], Ok(Some(one))),
+            (&["h2"], Err(HandshakeFailure("protocol"))),
+        ] {
+            let shaken = shake(&tls, &speaking(protocols)).await;
+            assert_eq!(shaken.map(|(_, alpn, _)| alpn), expected, "{protocols:?}");
+        }
+        let mut stranger = client(&CLASSICAL);
+        stranger = ClientConfig::builder_with_provider(Arc::clone(stranger.crypto_provider()))
+            .with_protocol_versions(&[&version::TLS13])
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let shaken = shake(&tls, &Arc::new(stranger)).await;
+        assert_eq!(shaken.unwrap_err(), HandshakeFailure("alert"));
+    }
+
+    #[tokio::test]
+    async fn a_session_goes_on_with_a_new_exchange_and_not_beyond_a_rotation_or_another_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let tls = Tls::load(install(dir.path(), "one"), Pq::Hybrid).unwrap();
+        let mut both = client(&[kx_group::X25519MLKEM768, kx_group::X25519]);
+        let again = async |client: ClientConfig| {
+            let (kind, _, exchanged) = shake(&tls, &Arc::new(client)).await.unwrap();
+            assert!(!exchanged.is_downgrade);
+            (kind == HandshakeKind::Resumed, exchanged.group)
+        };
+        let (full, resumed) = (false, true);
+        both.enable_early_data = true;
+        assert_eq!(again(both.clone()).await, (full, "X25519MLKEM768"));
+        assert_eq!(again(both.clone()).await, (resumed, "X25519MLKEM768"));
+        let mut classical = client(&[kx_group::X25519]);
+        classical.resumption = both.resumption.clone();
+        assert_eq!(again(classical).await, (full, "x25519"));
+        install(dir.path(), "two");
+        assert!(matches!(tls.follow(1), Some(Ok(()))));
+        assert_eq!(again(both.clone()).await, (full, "X25519MLKEM768"));
+    }
+
+    #[test]
+    fn files_are_read_once_for_each_reload() {
+        let dir = tempfile::tempdir().unwrap();
+        let tls = Tls::load(install(dir.path(), "one"), Pq::Off).unwrap();
+        assert!(tls.follow(0).is_none());
+        for reload in 1..3 {
+            assert!(matches!(tls.follow(reload), Some(Ok(()))));
+            assert!(tls.follow(reload).is_none());
+        }
+    }
+
+    #[test]
+    fn only_its_owner_may_read_a_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = install(dir.path(), "one");
+        for (mode, is_taken) in [
+            (0o600, true),
+            (0o400, true),
+            (0o640, false),
+            (0o620, false),
+            (0o601, false),
+            (0o604, false),
+        ] {
+            fs::set_permissions(&files.key, Permissions::from_mode(mode)).unwrap();
+            let loaded = Tls::load(files.clone(), Pq::Off);
+            match loaded {
+                Ok(_) => assert!(is_taken, "{mode:o}"),
+                Err(TlsError::Exposed { mode: told, .. }) => {
+                    assert_eq!((is_taken, told), (false, mode));
+                }
+                Err(error) => panic!("{mode:o}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_or_too_large_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = install(dir.path(), "one");
+        // Behind more than is read there would be nothing.
+        let mut large = fs::read(&files.cert).unwrap();
+        large.resize(FILE_MAX as usize + 1, b'\n');
+        write(&files.cert, &large, 0o600);
+        let error = Tls::load(files.clone(), Pq::Off).unwrap_err().to_string();
+        assert!(error.contains("1048576 bytes"), "{error}");
+        fs::remove_file(&files.cert).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &files.cert,
+            rustix::fs::FileType::Fifo,
+            mode,
+            0,
+        )
+        .unwrap();
+        let error = Tls::load(files, Pq::Off).unwrap_err().to_string();
+        assert!(error.contains("it is no file"), "{error}");
+    }
 }
