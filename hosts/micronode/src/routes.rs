@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{
     HeaderValue, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    LOCATION, RANGE,
+    IF_MATCH, LOCATION, RANGE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
@@ -156,6 +156,7 @@ impl Objects {
     }
 
     async fn put(self: Arc<Self>, mut call: Call) -> Result<Answer, Refusal> {
+        is_whole(&call)?;
         let stored = self.store(&mut call).await;
         let outcome = match &stored {
             Ok(finished) => match finished.before {
@@ -308,6 +309,21 @@ impl Objects {
         }
         Ok(answer)
     }
+}
+
+/// RFC 9110, sections 14.5 and 13.1.1: a part is no object, and `/put` has no representation that a tag could match.
+fn is_whole(call: &Call) -> Result<(), Refusal> {
+    let headers = &call.head().headers;
+    if headers.contains_key(CONTENT_RANGE) {
+        let message = "an object is put as a whole, without Content-Range";
+        return Err(Refusal::bad_request("content_range", message).closing());
+    }
+    if headers.contains_key(IF_MATCH) {
+        let message = "nothing at this path has a tag that If-Match could name";
+        let status = StatusCode::PRECONDITION_FAILED;
+        return Err(Refusal::new(status, "Conflict", "if_match", message).closing());
+    }
+    Ok(())
 }
 
 fn tag(address: Address) -> EntityTag {

@@ -232,6 +232,13 @@ impl Node {
             self.count(&refusal, UNMATCHED, &corr_id, None);
             return Ok(exchange.end(refusal.answer(&corr_id), &corr_id));
         }
+        let is_let_in = self.0.door.is_local(&head);
+        if let Err(refusal) = is_let_in {
+            let of = self.0.instruments.of(UNMATCHED, head.method.as_str());
+            let exchange = Exchange::begin(&self, of, began, phase);
+            self.count(&refusal, UNMATCHED, &corr_id, None);
+            return Ok(exchange.end(refusal.answer(&corr_id), &corr_id));
+        }
         if let Some((route, answer)) = self.admin(&head, &corr_id) {
             let of = self.0.instruments.of(route, head.method.as_str());
             let exchange = Exchange::begin(&self, of, began, phase);
@@ -367,7 +374,8 @@ impl Node {
         let declared = body.size_hint().exact();
         let grant = self.0.door.admit(head, declared, SystemTime::now())?;
         let flow = grant.as_ref().map(|grant| grant.cap_id);
-        exchange.place = Some(self.place(flow, declared.unwrap_or(0)).await?);
+        let most = limits.settings.max_body_bytes.bytes();
+        exchange.place = Some(self.place(flow, declared.unwrap_or(most)).await?);
         let coding = Coding::of(head.headers.get_all(CONTENT_ENCODING)).map_err(|()| {
             let message = "this node takes bodies as they are, or with one of gzip and zstd";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -478,6 +486,12 @@ fn is_plain(head: &Parts) -> Result<(), Refusal> {
     if hosts != 1 && !(hosts == 0 && head.version < Version::HTTP_11) {
         let message = "a request of HTTP/1.1 names its host, once";
         return Err(Refusal::bad_request("host", message).closing());
+    }
+    // hyper overlooks a `close` beside what is no text.
+    let mut options = head.headers.get_all(CONNECTION).iter();
+    if options.any(|value| value.to_str().is_err()) {
+        let message = "an option of the connection is no token";
+        return Err(Refusal::bad_request("connection", message).closing());
     }
     if !head.headers.get_all(HOST).iter().all(is_authority) {
         let message = "what the request names is no host";

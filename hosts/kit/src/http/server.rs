@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use ron_kernel::metrics::{Condition, QueueLabel, State};
+use ron_kernel::metrics::{Condition, QueueLabel, Snapshot, State, Status};
 use ron_kernel::supervisor::ChildContext;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +22,8 @@ use super::settings::HttpSettings;
 use super::timed::{Phase, Timed};
 use super::tls::{HandshakeFailure, Tls};
 
+/// The readiness cause of places that are taken.
+const SATURATION: &str = "saturation";
 /// Between two looks at how loaded the node is.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long and how much of a refused request is read, so that the answer is not lost with the connection.
@@ -137,10 +139,17 @@ fn look(node: &Node) {
         _ if snapshot.fail_secure() => Openness::Closed,
         // It has told so, and serves whoever has not heard it yet until it is stopped.
         State::Draining => Openness::Leaving,
-        State::NotReady => Openness::ReadOnly,
+        State::NotReady if !is_only_saturated(&snapshot) => Openness::ReadOnly,
         _ => Openness::Open,
     };
     node.open(openness, snapshot.retry_after());
+}
+
+/// Others are to take the requests, and what comes all the same is served in its turn: closed to writes it would be shut to
+/// all by one who fills its places.
+fn is_only_saturated(snapshot: &Snapshot) -> bool {
+    let mut causes = snapshot.causes();
+    causes.all(|cause| cause.key == SATURATION || cause.status == Status::Degraded)
 }
 
 /// How close the node is to its limits; `refused` is what was refused by the last look for its rate. It is degraded before
@@ -160,11 +169,11 @@ fn watch_load(node: &Node, refused: &mut u64) {
     depth.get(&QueueLabel::new("inflight")).set(waiting as i64);
     let reason = || format!("{inflight} of {limit} requests under way");
     if inflight * 5 > limit * 4 {
-        health.set("saturation", Condition::not_ready(reason()));
+        health.set(SATURATION, Condition::not_ready(reason()));
     } else if inflight * 5 > limit * 3 {
-        health.set("saturation", Condition::degraded(reason()));
+        health.set(SATURATION, Condition::degraded(reason()));
     } else {
-        health.clear("saturation");
+        health.clear(SATURATION);
     }
 }
 
@@ -300,7 +309,7 @@ mod tests {
     use super::super::tls::TlsFiles;
     use super::*;
     use hyper::StatusCode;
-    use ron_kernel::metrics::{Metrics, Pq, Status};
+    use ron_kernel::metrics::{Metrics, Pq};
     use std::future::{pending, ready};
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;

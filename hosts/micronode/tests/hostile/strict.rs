@@ -23,8 +23,7 @@ pub(crate) struct Request {
     pub(crate) target: Vec<u8>,
     headers: Vec<(String, Vec<u8>)>,
     pub(crate) content: Vec<u8>,
-    /// Nothing behind it can be judged, for a fault that has a test of its own:
-    /// `what_follows_a_trailer_section_is_no_part_of_it`, `close_counts_beside_obsolete_text`.
+    /// Nothing behind it is judged: the node may refuse it and end the connection.
     pub(crate) is_last_judged: bool,
 }
 
@@ -227,7 +226,11 @@ impl<'a> Cursor<'a> {
                 verdict = Verdict::Tolerable;
             }
             if size == 0 {
-                let trailers = self.fields(&mut Vec::new());
+                let mut fields = Vec::new();
+                let trailers = self.fields(&mut fields);
+                if !fields.is_empty() {
+                    verdict = Verdict::Tolerable;
+                }
                 *is_last_judged = trailers == Verdict::Tolerable;
                 return verdict.max(trailers);
             }

@@ -1,10 +1,11 @@
 //! What is damaged on disk is never served, and a put heals it.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
 use crate::disk::on_disk;
-use crate::rig::{bytes, Node};
+use crate::rig::{bytes, Answer, Node};
 
 /// Bytes of a tree before its chaining values: seven of magic, one of version, eight of length.
 const HEADER: usize = 16;
@@ -61,10 +62,15 @@ fn damage_anywhere_is_never_served_and_is_healed_by_a_put() {
             let mut stored = intact.clone();
             apply(&mut stored);
             fs::write(&file, &stored).unwrap();
-            let got = node.get(&path);
-            match got.status {
-                502 => assert_eq!(got.reason(), "integrity", "{what}"),
+            let mut stream = node.connect();
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+            // What is found behind the head may end the connection before that went out.
+            let got = Answer::read(&mut stream, false);
+            match got.as_ref().map_or(0, |got| got.status) {
+                0 => {}
+                502 => assert_eq!(got.unwrap().reason(), "integrity", "{what}"),
                 200 => {
+                    let got = got.unwrap();
                     assert!(!got.is_whole, "{what}");
                     assert!(object.starts_with(&got.body), "{what}");
                 }

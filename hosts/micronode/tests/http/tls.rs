@@ -269,7 +269,7 @@ fn a_rotation_that_fails_keeps_what_worked_and_says_so() {
 #[test]
 fn what_is_no_handshake_is_counted_by_its_cause() {
     let files = Files::new();
-    let node = start(&files, &["--tls.handshake_timeout", "100ms"]);
+    let node = start(&files, &["--tls.handshake_timeout", "1s"]);
     let failures = |reason: &str| {
         count(
             &node,
