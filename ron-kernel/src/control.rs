@@ -22,7 +22,7 @@
 //! |---|---|
 //! | `GET /v1/about`, `/v1/ready`, `/v1/tree`, `/v1/top` | what runs here, and how is it? |
 //! | `GET /v1/explain` | what is wrong, root cause first? `?id=` why is this child so, `?of=ready` why is it not ready |
-//! | `GET /v1/tail?topic=&since=` | what happens now? one JSON line an event, gaps included |
+//! | `GET /v1/tail?topic=&since=` | what happens now? one JSON line an event, gaps included; the service's name is `kernel`, unless it is a topic |
 //! | `GET /v1/changes?since=` | what changed? |
 //! | `GET /v1/bus` | who loses messages? |
 //! | `GET /v1/config`, `?key=`, `POST /v1/config/check`, `/v1/config/reload` | which value is in force, from where? |

@@ -59,8 +59,9 @@ fn main() -> ExitCode {
                     node: Arc::default(),
                 };
                 let store = Child::task_with("store", store, look_after);
-                // Stops before the others do: what it has under way is still answered.
-                let http = Child::task_with("http", parts, http);
+                // Stops before the others do: what it has under way is still answered, as long as the drain lasts.
+                let drain = loaded.snapshot().kernel.drain.deadline;
+                let http = Child::task_with("http", parts, http).stop_timeout(drain);
                 let http = http.after("store").after("mailbox");
                 kernel
                     .child(store.gated(Duration::from_secs(30)))

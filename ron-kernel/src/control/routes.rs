@@ -10,7 +10,7 @@ use super::record::{EntryKind, News};
 use super::server::LASTING_MAX;
 use super::tail::Lines;
 use super::{diagnose, situation, Refused, Request, Route};
-use crate::event::millis;
+use crate::event::{millis, KERNEL_TOPIC};
 use crate::handle::{ControlError, KernelHandle};
 use crate::reload::ReloadError;
 use crate::snapshot::{Explanation, Reason, TreeNode};
@@ -622,7 +622,20 @@ fn tail(call: &Call, service: &Service) -> Answered {
         Some(_) => Start::Retained(usize::MAX),
         None => Start::Live,
     };
-    let bus = &service.engine.telemetry.bus;
+    let telemetry = &service.engine.telemetry;
+    let bus = &telemetry.bus;
+    let is_there = |topic: &str| {
+        let below = |name: &str| {
+            let rest = name.strip_prefix(topic);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        bus.topics().iter().any(|one| below(&one.name))
+    };
+    // Whoever follows a service by its name follows what the kernel tells of it.
+    let topic = match topic.as_str() {
+        own if own == telemetry.metrics.service() && !is_there(own) => KERNEL_TOPIC,
+        topic => topic,
+    };
     let tail = bus.tail_from(topic, start).map_err(|error| match error {
         TailError::Pattern(_) => Failed::bad_request(error.to_string()),
         TailError::NoEncoder { .. } => {
@@ -633,12 +646,8 @@ fn tail(call: &Call, service: &Service) -> Answered {
         }
         _ => Failed::conflict(error.to_string()),
     })?;
-    let known = bus.topics();
-    let below = |name: &str| {
-        name.strip_prefix(topic.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    };
-    if !known.iter().any(|one| below(&one.name)) {
+    if !is_there(topic) {
+        let known = bus.topics();
         let names: Vec<&str> = known
             .iter()
             .filter(|one| one.json)

@@ -1,6 +1,6 @@
 //! What a tail shows: what was retained, what comes, what was missed, and the end.
 
-use crate::bed::{idle, Bed};
+use crate::bed::{idle, Bed, SERVICE};
 use crate::client::Lines;
 use crate::golden::{self, Json};
 use ron_kernel::bus::{Bus, BusConfig, Topic};
@@ -49,6 +49,19 @@ fn without_since_a_tail_begins_with_what_comes_next() {
     let mut tail = tail(&bed, "topic=orders");
     publish(&orders, 3..5);
     assert_eq!(events(&tail.until(|line| line["event"] == 4)), [3, 4]);
+}
+
+#[test]
+fn the_name_of_the_service_stands_for_the_kernels_topic_unless_it_is_one() {
+    let bus = bus();
+    let bed = bed(&bus);
+    let query = format!("topic={SERVICE}&since=60s");
+    let first = tail(&bed, &query).until(|_| true);
+    assert!(first[0]["topic"].as_str().unwrap().starts_with("kernel"));
+    let own = topic(&bus, SERVICE, 64);
+    publish(&own, 7..8);
+    let first = tail(&bed, &query).until(|_| true);
+    assert_eq!(events(&first), [7]);
 }
 
 #[test]

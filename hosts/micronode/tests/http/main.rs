@@ -10,6 +10,7 @@ mod limits;
 mod mailbox;
 mod objects;
 mod rig;
+mod runbook;
 mod s3;
 mod streams;
 mod tls;

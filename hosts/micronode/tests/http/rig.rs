@@ -45,12 +45,18 @@ impl Node {
 
     /// As soon as it listens: before it is ready, and maybe in TLS.
     pub(crate) fn listening(args: &[&str]) -> Self {
+        Self::listening_in(&[], args)
+    }
+
+    /// [`listening`](Self::listening) with these variables, which a node of a test has none of otherwise.
+    pub(crate) fn listening_in(env: &[(&str, &str)], args: &[&str]) -> Self {
         let run_dir = tempfile::tempdir().unwrap();
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(run_dir.path(), private).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_micronode"));
         command.args(["--http-addr", "127.0.0.1:0"]).args(args);
         command.env_clear().env("RON_RUN_DIR", run_dir.path());
+        command.envs(env.iter().copied());
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = process.stdout.take().unwrap();
         let (sender, log) = channel();
@@ -95,6 +101,12 @@ impl Node {
                 return line;
             }
         }
+    }
+
+    /// What is left of the log of a node that has ended.
+    pub(crate) fn rest_of_log(&self) -> Vec<Value> {
+        let log = self.log.lock().unwrap();
+        std::iter::from_fn(|| log.recv_timeout(PATIENCE).ok()).collect()
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -160,6 +172,11 @@ impl Node {
 
     pub(crate) fn hang_up(&self) {
         self.signal(Signal::HUP);
+    }
+
+    /// As Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
+        self.signal(Signal::INT);
     }
 
     fn signal(&self, signal: Signal) {
