@@ -358,8 +358,8 @@ fn above_three_fifths_of_its_places_it_is_degraded_and_above_four_fifths_not_rea
     let reason = cause(&node, "not_ready", "saturation");
     assert_eq!(reason, "9 of 10 requests under way");
     assert_eq!(sum(&node, "inflight_requests{route=\"/put\"}"), 9.0);
-    let refused = node.put(b"x");
-    assert_eq!((refused.status, &*refused.reason()), (503, "not_ready"));
+    // Others are to take the requests. What comes has its place all the same, as long as there is one.
+    assert_eq!(node.put(b"x").status, 201);
     assert_eq!(node.get("/healthz").status, 200);
     for stream in &mut under_way {
         stream.write_all(b"c").unwrap();
