@@ -7,8 +7,9 @@
 mod rig;
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -54,6 +55,17 @@ const DRILLS: &[Drill] = &[
         "stop",
         "SIGTERM under load: every answer whole, exit 0",
         stop,
+    ),
+    (
+        "corrupt",
+        "a byte flipped on disk: 502, healed by a put",
+        corrupt,
+    ),
+    ("kept", "SIGTERM under puts: no acknowledged one lost", kept),
+    (
+        "amnesia",
+        "no file is left; the system refuses writing",
+        amnesia,
     ),
     ("start", "first 200 in well under 2 s", start),
 ];
@@ -456,4 +468,98 @@ fn start() -> Seen {
     times.sort();
     let seen = format!("median of 5: {} ms", times[2].as_millis());
     judge(times[2] < Duration::from_secs(2), seen)
+}
+
+fn on_disk(dir: &Path) -> Vec<&str> {
+    let dir = dir.to_str().unwrap();
+    let store = ["--store.kind", "disk", "--store.dir", dir];
+    [&store[..], &["--amnesia", "off", "--http.rps", "1000000"]].concat()
+}
+
+fn corrupt() -> Seen {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("store");
+    let node = Node::start(&on_disk(&dir));
+    let path = stored(&node, b"content");
+    let mut files = std::fs::read_dir(dir.join("objects")).unwrap();
+    let file = files.next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[3] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let damaged = node.get(&path);
+    let failed = node.metric("integrity_fail_total");
+    node.put(b"content");
+    let healed = node.get(&path);
+    let reason = damaged.reason();
+    let seen = format!(
+        "{} {reason}, integrity_fail_total {failed}; then {}",
+        damaged.status, healed.status
+    );
+    let is_right = (damaged.status, &*reason, failed) == (502, "integrity", 1);
+    judge(is_right && healed.body == b"content", seen)
+}
+
+fn kept() -> Seen {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("store");
+    let mut node = Node::start(&on_disk(&dir));
+    let addr = node.addr;
+    let writer = |seed: u64| {
+        std::thread::spawn(move || {
+            let mut acknowledged = Vec::new();
+            for turn in 0.. {
+                let Ok(mut stream) = TcpStream::connect(addr) else {
+                    break;
+                };
+                let body = rig::bytes(seed << 32 | turn, 20_000);
+                let answer = stream.write_all(&put(&body)).ok();
+                let answer = answer.and_then(|()| Answer::read(&mut stream, false));
+                match answer.filter(|answer| answer.status == 201) {
+                    Some(answer) => acknowledged.push(answer.json()["addr"].to_string()),
+                    None => break,
+                }
+            }
+            acknowledged
+        })
+    };
+    let writers: Vec<_> = (1..=4).map(writer).collect();
+    std::thread::sleep(Duration::from_millis(700));
+    node.terminate();
+    let code = node.wait();
+    let acknowledged: Vec<String> = writers
+        .into_iter()
+        .flat_map(|writer| writer.join().unwrap())
+        .collect();
+    let node = Node::start(&on_disk(&dir));
+    let lost = acknowledged
+        .iter()
+        .filter(|addr| node.get(&format!("/o/{}", addr.trim_matches('"'))).status != 200)
+        .count();
+    let seen = format!("exit {code}, {lost} of {} lost", acknowledged.len());
+    judge(lost == 0 && code == 0 && acknowledged.len() > 4, seen)
+}
+
+fn amnesia() -> Seen {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().to_str().unwrap();
+    let env = [("HOME", dir), ("TMPDIR", dir), ("XDG_RUNTIME_DIR", dir)];
+    let mut node = Node::listening_in(&env, &["--auth.dev_allow", "true"]);
+    node.until_ready_is(200);
+    let path = stored(&node, &vec![7; 300_000]);
+    let answers = [
+        node.get(&path),
+        node.get("/o/x"),
+        node.put(&vec![1; 2 << 20]),
+    ];
+    let features = node.get("/version").json()["features"].clone();
+    node.terminate();
+    let code = node.wait();
+    let left = std::fs::read_dir(home.path()).unwrap().count();
+    let seen = format!(
+        "{left} files, exit {code}; amnesia {}, Landlock in full: {}",
+        features["amnesia"], features["landlock"]
+    );
+    let statuses = answers.map(|answer| answer.status);
+    let is_right = statuses == [200, 400, 413] && features["amnesia"] == true;
+    judge(is_right && left == 0 && code == 0, seen)
 }

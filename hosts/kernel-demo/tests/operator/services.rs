@@ -273,7 +273,7 @@ ready = "200ms"
     for child in ["web", "db"] {
         let row = tree
             .lines()
-            .find(|row| row.contains(child))
+            .find(|row| row.contains(&format!("─ {child} ")))
             .unwrap_or_default();
         assert!(row.contains("pid ") && row.contains("ready"), "{tree}");
     }
