@@ -126,7 +126,11 @@ impl<'a> Cursor<'a> {
         }
         let goes_on = self.body(&mut request, minor);
         let is_readable = request.values("connection").all(<[u8]>::is_ascii);
-        request.is_last_judged |= !is_readable;
+        if !is_readable {
+            // Options are tokens, and what is none the node refuses.
+            request.head = request.head.max(Verdict::Tolerable);
+            request.is_last_judged = true;
+        }
         let closes = request.elements("connection").iter().any(|e| e == "close");
         let stays = minor == 1
             || request
