@@ -14,7 +14,7 @@ use ron_host::Program;
 use ron_kernel::supervisor::{Child, ChildContext};
 use ron_metrics::Condition;
 use ryker::BuildError;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// What the runbook calls keys by.
 const SHORT: &[(&str, &str, &str)] = &[
@@ -28,6 +28,8 @@ const SHORT: &[(&str, &str, &str)] = &[
 
 /// Between two looks at the store.
 const LOOK: Duration = Duration::from_secs(1);
+/// At least, however often it fails.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the listener's child needs whenever it starts.
 #[derive(Clone)]
@@ -94,6 +96,7 @@ async fn look_after(cx: ChildContext, store: Arc<Store>) -> io::Result<()> {
                 None => health.clear("store"),
             }
             cx.ready();
+            sleep(PAUSE).await;
             let _ = timeout(LOOK, store.troubled()).await;
         }
     };

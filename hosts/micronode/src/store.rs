@@ -69,7 +69,8 @@ enum Kind {
 
 /// What went wrong last, until a look finds that it is over.
 struct Trouble {
-    reason: String,
+    /// What fails: a text of its own for each kind of failure.
+    what: String,
     /// Bytes that could not be written.
     size: u64,
 }
@@ -323,7 +324,7 @@ impl Store {
             }
         };
         if let Err(error) = probed {
-            self.failed(&error, size.unwrap_or(0));
+            self.remember(&error, size.unwrap_or(0));
             return Some(Condition::not_ready(error.text()));
         }
         if self.trouble().take().is_some() {
@@ -347,21 +348,31 @@ impl Store {
 
     /// Remembers what is the store's own failure, of which `size` bytes were to be written.
     pub(crate) fn failed(&self, error: &StoreError, size: u64) {
-        if !matches!(
-            error,
-            StoreError::NoSpace(_) | StoreError::Unavailable { .. }
-        ) {
-            return;
-        }
-        let reason = error.text();
-        let before = self.trouble().replace(Trouble {
-            reason: reason.clone(),
-            size,
-        });
-        if before.is_none_or(|before| before.reason != reason) {
-            tracing::error!(event = "store_failed", reason, "the store fails: {reason}");
+        if self.remember(error, size) {
             self.troubled.notify_one();
         }
+    }
+
+    /// Whether that is another failure than the last, which is told.
+    fn remember(&self, error: &StoreError, size: u64) -> bool {
+        let what = match error {
+            StoreError::NoSpace(_) => error.to_string(),
+            StoreError::Unavailable { what, .. } => what.clone(),
+            StoreError::Full(_) | StoreError::Damaged => return false,
+        };
+        let mut trouble = self.trouble();
+        let size = trouble.as_ref().map_or(size, |known| known.size.max(size));
+        let before = trouble.replace(Trouble {
+            what: what.clone(),
+            size,
+        });
+        drop(trouble);
+        let is_new = before.is_none_or(|before| before.what != what);
+        if is_new {
+            let reason = error.text();
+            tracing::error!(event = "store_failed", reason, "the store fails: {reason}");
+        }
+        is_new
     }
 }
 

@@ -373,9 +373,6 @@ impl Node {
         }
         let declared = body.size_hint().exact();
         let grant = self.0.door.admit(head, declared, SystemTime::now())?;
-        let flow = grant.as_ref().map(|grant| grant.cap_id);
-        let most = limits.settings.max_body_bytes.bytes();
-        exchange.place = Some(self.place(flow, declared.unwrap_or(most)).await?);
         let coding = Coding::of(head.headers.get_all(CONTENT_ENCODING)).map_err(|()| {
             let message = "this node takes bodies as they are, or with one of gzip and zstd";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -392,6 +389,8 @@ impl Node {
         if body.size_hint().lower() > most {
             return Err(too_large());
         }
+        let flow = grant.as_ref().map(|grant| grant.cap_id);
+        exchange.place = Some(self.place(flow, declared.unwrap_or(most)).await?);
         let limits = BodyLimits {
             bytes: most,
             piece: limits.settings.read_timeout,

@@ -5,6 +5,7 @@ use super::{Tree, GROUP_LEN};
 use crate::wiped::Wiped;
 use blake3::hazmat::HasherExt;
 use std::fmt;
+use zeroize::Zeroize;
 
 /// What is hashed at once at least, so that SIMD lanes are full: sixteen chunks of BLAKE3, the width of AVX-512. In
 /// pieces of this size a group is hashed at nine tenths of the full speed, in pieces of 1 KiB at a thirteenth.
@@ -80,6 +81,12 @@ impl Tree {
     }
 }
 
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.group.zeroize();
+    }
+}
+
 impl Lanes {
     fn absorb(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -102,6 +109,8 @@ impl Lanes {
         self.chaining_values.push(self.group.finalize_non_root());
         self.filled = 0;
         let offset = self.len();
+        // What it replaces keeps its last block.
+        self.group.zeroize();
         self.group = blake3::Hasher::new();
         self.group.set_input_offset(offset);
     }
@@ -112,7 +121,7 @@ impl Lanes {
             return Tree::of_one_group(self.group.finalize().into(), len);
         }
         self.chaining_values.push(self.group.finalize_non_root());
-        Tree::of_groups(self.chaining_values, len)
+        Tree::of_groups(std::mem::take(&mut self.chaining_values), len)
     }
 }
 

@@ -62,7 +62,11 @@ impl Budget {
 
     /// Gives bytes back.
     pub(crate) fn release(&self, bytes: u64) {
-        self.0.used.fetch_sub(bytes, Ordering::Relaxed);
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        let _ = self
+            .0
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 }
 
@@ -83,6 +87,17 @@ impl Reservation {
         })?;
         self.bytes += size;
         Ok(())
+    }
+
+    /// Of what was taken so much stays taken, or as much more, until somebody releases it.
+    pub(crate) fn keep_as(mut self, bytes: u64) {
+        match self.bytes.checked_sub(bytes) {
+            Some(beyond) => self.bytes = beyond,
+            None => {
+                self.budget.charge(bytes - self.bytes);
+                self.bytes = 0;
+            }
+        }
     }
 
     /// What was taken stays taken until somebody releases it.

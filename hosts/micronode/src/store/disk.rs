@@ -12,12 +12,13 @@
 //! A put writes a file in `tmp`, syncs it, renames it into `objects` and syncs that directory: before the rename nobody
 //! sees it, after the last sync it stays. All of that waits for the disk and runs on tokio's threads for blocking work.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -38,11 +39,10 @@ struct Inner {
     /// Held for the lock that it has.
     _lock: File,
     budget: Budget,
-    count: AtomicU64,
     /// Names in `tmp`.
     next: AtomicU64,
-    /// Whoever puts a file in its place: what was there before is looked at under it.
-    placing: Mutex<()>,
+    /// What is charged for each object. Files are put in their places under this lock.
+    placed: Mutex<HashMap<Address, u64>>,
 }
 
 /// A file in `tmp`, which is removed unless it is put in its place.
@@ -94,8 +94,11 @@ impl Disk {
         let mut removed = 0_u64;
         for left in fs::read_dir(&tmp).map_err(failed("cannot list tmp"))? {
             let left = left.map_err(failed("cannot list tmp"))?;
-            fs::remove_file(left.path()).map_err(failed("cannot clear tmp"))?;
-            removed += 1;
+            let kind = left.file_type().map_err(failed("cannot list tmp"))?;
+            if kind.is_file() {
+                fs::remove_file(left.path()).map_err(failed("cannot clear tmp"))?;
+                removed += 1;
+            }
         }
         if removed > 0 {
             tracing::info!(
@@ -104,12 +107,29 @@ impl Disk {
                 "{removed} puts had been broken off"
             );
         }
-        let (mut count, mut used) = (0, 0);
+        let (mut placed, mut used, mut foreign) = (HashMap::new(), 0, 0_u64);
         for object in fs::read_dir(&objects).map_err(failed("cannot list objects"))? {
             let object = object.map_err(failed("cannot list objects"))?;
             let metadata = object.metadata().map_err(failed("cannot list objects"))?;
-            count += 1;
-            used += metadata.len();
+            let name = object.file_name();
+            let address = name
+                .to_str()
+                .and_then(|hex| format!("b3:{hex}").parse().ok());
+            match address.filter(|_| metadata.is_file()) {
+                Some(address) => {
+                    placed.insert(address, metadata.len());
+                    used += metadata.len();
+                }
+                None => foreign += 1,
+            }
+        }
+        if foreign > 0 {
+            tracing::warn!(
+                event = "not_objects",
+                foreign,
+                "{foreign} entries of {} are no objects, and not counted",
+                objects.display()
+            );
         }
         let sync = |path: &Path| File::open(path).and_then(|dir| dir.sync_all().map(|()| dir));
         // Nothing in a directory outlives a power loss that takes the directory itself.
@@ -132,9 +152,8 @@ impl Disk {
             objects,
             _lock: lock,
             budget,
-            count: AtomicU64::new(count),
             next: AtomicU64::new(0),
-            placing: Mutex::default(),
+            placed: Mutex::new(placed),
         })))
     }
 
@@ -143,7 +162,11 @@ impl Disk {
     }
 
     pub(super) fn count(&self) -> u64 {
-        self.0.count.load(Ordering::Relaxed)
+        self.placed().len() as u64
+    }
+
+    fn placed(&self) -> MutexGuard<'_, HashMap<Address, u64>> {
+        self.0.placed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, address: &Address) -> PathBuf {
@@ -195,15 +218,15 @@ impl Disk {
         mut reserved: Reservation,
     ) -> Result<Before, StoreError> {
         let path = self.path(&tree.address());
-        if let Some(known) = self.intact(tree)? {
+        let before = self.placed().get(&tree.address()).copied();
+        if let Some(known) = self.intact(tree) {
             // Whoever put it may still be about to sync it.
             known.file.sync_all().map_err(StoreError::writing)?;
             self.0.objects.sync_all().map_err(StoreError::writing)?;
             return Ok(Before::Intact);
         }
         let size = form::stored_len(tree.object_len());
-        let before = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        reserved.grow_to(size.saturating_sub(before))?;
+        reserved.grow_to(size.saturating_sub(before.unwrap_or(0)))?;
         let mut temp = match temp {
             Some(temp) => temp,
             None => self.temp()?,
@@ -211,33 +234,30 @@ impl Disk {
         temp.write(rest)?;
         temp.write(&[Bytes::from(tree.encode())])?;
         temp.file.sync_all().map_err(StoreError::writing)?;
-        let before = {
-            let placing = &self.0.placing;
-            let _placing = placing.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = fs::metadata(&path).ok().map(|metadata| metadata.len());
+        let charged = {
+            let mut placed = self.placed();
             fs::rename(&temp.path, &path).map_err(StoreError::writing)?;
             temp.placed = true;
-            before
+            placed.insert(tree.address(), size)
         };
-        self.0.budget.charge(size);
-        drop(reserved);
-        match before {
-            Some(before) => self.0.budget.release(before),
-            None => drop(self.0.count.fetch_add(1, Ordering::Relaxed)),
-        }
+        // What is charged, not what the file had become.
+        let charged_bytes = charged.unwrap_or(0);
+        reserved.keep_as(size.saturating_sub(charged_bytes));
+        self.0.budget.release(charged_bytes.saturating_sub(size));
         self.0.objects.sync_all().map_err(StoreError::writing)?;
-        Ok(before.map_or(Before::Absent, |_| Before::Damaged))
+        Ok(match (before, charged) {
+            (Some(_), _) => Before::Damaged,
+            // Somebody else has put it since.
+            (None, Some(_)) => Before::Intact,
+            (None, None) => Before::Absent,
+        })
     }
 
-    /// The object of `tree`, if every byte that is stored is its own.
-    fn intact(&self, tree: &Tree) -> Result<Option<Stored>, StoreError> {
-        let known = match self.get(&tree.address()) {
-            Ok(Some(known)) => known,
-            Ok(None) | Err(StoreError::Damaged) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+    /// The object of `tree`, if every byte that is stored is its own. What cannot be read is replaced as what is damaged.
+    fn intact(&self, tree: &Tree) -> Option<Stored> {
+        let known = self.get(&tree.address()).ok().flatten()?;
         if known.tree != *tree {
-            return Ok(None);
+            return None;
         }
         for part in tree
             .groups()
@@ -245,16 +265,10 @@ impl Disk {
             .into_iter()
             .flatten()
         {
-            let group = match known.read(part.span.start, part.span.end) {
-                Ok(group) => group,
-                Err(StoreError::Damaged) => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            if tree.verify_group(part.index, &group).is_err() {
-                return Ok(None);
-            }
+            let group = known.read(part.span.start, part.span.end).ok()?;
+            tree.verify_group(part.index, &group).ok()?;
         }
-        Ok(Some(known))
+        Some(known)
     }
 
     /// Whether `size` bytes can be written, synced and removed again.

@@ -57,6 +57,7 @@ fn damage_anywhere_is_never_served_and_is_healed_by_a_put() {
         let file: PathBuf = dir.join("objects").join(&*digest);
         let path = format!("/o/b3:{digest}");
         let intact = fs::read(&file).unwrap();
+        let used = node.metric("store_used_bytes");
         for (damage, apply) in damages(length, intact.len()) {
             let what = format!("{length} bytes, {damage}");
             let mut stored = intact.clone();
@@ -103,6 +104,7 @@ fn damage_anywhere_is_never_served_and_is_healed_by_a_put() {
                 "{what}"
             );
             assert!(fs::read(&file).unwrap() == intact, "{what}");
+            assert_eq!(node.metric("store_used_bytes"), used, "{what}");
         }
     }
 }
