@@ -267,7 +267,7 @@ impl Node {
             false => refusal.closing(),
         };
         let answer = match allowed {
-            Err(refusal) => Err(unread(refusal)),
+            Err(refusal) => Err(unread(self.pace(&self.limits()).err().unwrap_or(refusal))),
             Ok((endpoint, params)) => match self.admit(&head, &body, endpoint, &mut exchange).await
             {
                 Err(refusal) => Err(unread(refusal)),
@@ -337,6 +337,17 @@ impl Node {
         Some((route, answer))
     }
 
+    /// One request more.
+    fn pace(&self, limits: &Limits) -> Result<(), Refusal> {
+        limits.rate.check().map_err(|early| {
+            self.0.refused_by_rate.fetch_add(1, Ordering::Relaxed);
+            let wait = early.wait_time_from(self.0.clock.now());
+            let message = "this node takes no more requests per second";
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            Refusal::new(status, "QuotaExceeded", "rate", message).retry_after(wait)
+        })
+    }
+
     /// Everything that can refuse a request before its handler sees it.
     async fn admit(
         &self,
@@ -346,13 +357,7 @@ impl Node {
         exchange: &mut Exchange,
     ) -> Result<(BodyLimits, Option<Coding>), Refusal> {
         let limits = self.limits();
-        if let Err(early) = limits.rate.check() {
-            self.0.refused_by_rate.fetch_add(1, Ordering::Relaxed);
-            let wait = early.wait_time_from(self.0.clock.now());
-            let message = "this node takes no more requests per second";
-            let status = StatusCode::TOO_MANY_REQUESTS;
-            return Err(Refusal::new(status, "QuotaExceeded", "rate", message).retry_after(wait));
-        }
+        self.pace(&limits)?;
         let retry = Duration::from_millis(self.0.retry_ms.load(Ordering::Relaxed));
         match (self.openness(), endpoint.access) {
             (Openness::Open | Openness::Leaving, _) | (Openness::ReadOnly, Access::Read) => {}

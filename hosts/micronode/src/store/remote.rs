@@ -5,7 +5,7 @@
 //! that is intact is not known without reading it, and so a put heals what is damaged.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path as File;
 use std::sync::Arc;
@@ -169,13 +169,16 @@ fn path(address: &Address) -> Path {
 }
 
 /// The one line of a file that is the service's alone.
-fn secret(file: &File) -> io::Result<String> {
-    let mode = fs::metadata(file)?.permissions().mode() & 0o7777;
+fn secret(path: &File) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         let text = format!("others may read it: its mode is {mode:o}, expected 600");
         return Err(io::Error::other(text));
     }
-    Ok(fs::read_to_string(file)?.trim_end().to_owned())
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text.trim_end().to_owned())
 }
 
 /// Whether it is the bucket that is not there. The service's own word for that is in the text only.

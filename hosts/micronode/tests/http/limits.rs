@@ -41,6 +41,8 @@ fn more_requests_per_second_than_allowed_are_told_when_to_come_back() {
         node.metric("rejected_total{reason=\"429\"}"),
         refused.len() as u64
     );
+    // What is not there is a request too.
+    assert!((0..60).any(|_| node.get("/nothing").status == 429));
 }
 
 #[test]
