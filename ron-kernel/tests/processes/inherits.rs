@@ -15,7 +15,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 async fn environment(command: Command) -> BTreeMap<OsString, OsString> {
     let running = start([Child::process("env", command)]).await;
     let node = until_state(running.handle(), "env", "ready").await;
-    let bytes = std::fs::read(format!("/proc/{}/environ", node.pid.unwrap())).unwrap();
+    let path = format!("/proc/{}/environ", node.pid.unwrap());
+    // The system shows nothing while the program is being loaded.
+    let bytes = until("its environment is shown", || {
+        Some(std::fs::read(&path).unwrap()).filter(|bytes| !bytes.is_empty())
+    })
+    .await;
     running.shutdown().await;
     let pairs = bytes
         .split(|byte| *byte == 0)

@@ -44,6 +44,13 @@ pub(crate) fn damages(object: usize, stored: usize) -> Vec<(String, Box<dyn Fn(&
     damages
 }
 
+/// The answer to a GET. What is found behind the head may end the connection before that went out.
+pub(crate) fn got(node: &Node, path: &str) -> Option<Answer> {
+    let mut stream = node.connect();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    Answer::read(&mut stream, false)
+}
+
 #[test]
 fn damage_anywhere_is_never_served_and_is_healed_by_a_put() {
     let parent = tempfile::tempdir().unwrap();
@@ -63,10 +70,7 @@ fn damage_anywhere_is_never_served_and_is_healed_by_a_put() {
             let mut stored = intact.clone();
             apply(&mut stored);
             fs::write(&file, &stored).unwrap();
-            let mut stream = node.connect();
-            write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
-            // What is found behind the head may end the connection before that went out.
-            let got = Answer::read(&mut stream, false);
+            let got = got(&node, &path);
             match got.as_ref().map_or(0, |got| got.status) {
                 0 => {}
                 502 => assert_eq!(got.unwrap().reason(), "integrity", "{what}"),
