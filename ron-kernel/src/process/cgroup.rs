@@ -38,14 +38,13 @@ impl Cgroup {
         let said = |error: io::Error| format!("{}: {error}", own.display());
         // Whoever moves a process must be able to write here, the common ancestor's, too.
         access(&procs, Access::WRITE_OK).map_err(|errno| said(errno.into()))?;
-        sweep(&own);
+        let ours = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(PREFIX))
+        };
+        sweep(&own, ours, remove);
         let dir = own.join(format!("{PREFIX}{instance}"));
-        std::fs::create_dir(&dir).map_err(said)?;
-        let lock = lock(&dir, FlockOperation::LockShared).map_err(said)?;
-        // Swept between the two.
-        if !dir.exists() {
-            std::fs::create_dir(&dir).map_err(said)?;
-        }
+        let lock = claim(&dir, |dir| std::fs::create_dir(dir)).map_err(said)?;
         let cgroup = Cgroup {
             dir,
             _lock: lock,
@@ -138,16 +137,33 @@ pub(super) fn lock(dir: &Path, how: FlockOperation) -> io::Result<OwnedFd> {
     Ok(lock)
 }
 
-/// Removes what kernels left that no longer run, as far as it is empty.
-fn sweep(own: &Path) {
-    let Ok(entries) = std::fs::read_dir(own) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX));
-        if ours && lock(&entry.path(), FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = remove(&entry.path());
+/// Makes a directory of this kernel's alone and keeps [`sweep`] away from it for as long as the lock is held.
+pub(super) fn claim(dir: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<OwnedFd> {
+    loop {
+        make(dir)?;
+        match lock(dir, FlockOperation::LockShared) {
+            Ok(held) if dir.is_dir() => return Ok(held),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            // Another kernel swept it before it was locked.
+            _ => (),
+        }
+    }
+}
+
+/// Removes those of the directories that kernels left which no longer run.
+pub(super) fn sweep(
+    parent: &Path,
+    ours: impl Fn(&Path) -> bool,
+    remove: impl Fn(&Path) -> io::Result<()>,
+) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let dir = entry.path();
+        if !ours(&dir) {
+            continue;
+        }
+        // Held until it is removed: whoever waits for the lock then sees that it is gone.
+        if let Ok(_held) = lock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            let _ = remove(&dir);
         }
     }
 }

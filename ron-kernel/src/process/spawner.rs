@@ -2,14 +2,13 @@
 //!
 //! One thread for the life of the kernel, because the parent-death signal comes when the *thread* ends that forked.
 
-use super::cgroup::{lock, Cgroup, Leaf};
+use super::cgroup::{claim, sweep, Cgroup, Leaf};
 use super::exec::{fork_exec, heed_children, Failed, Image, Place, Stage};
 use super::guardian::Guardian;
 use super::image::{image, Extra, StartError};
 use super::{Command, Containment, StopSignal};
 use crate::supervisor::Exit;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::FlockOperation;
 use rustix::process::{
     kill_process, kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus,
 };
@@ -321,33 +320,23 @@ fn tried(cgroup: Cgroup) -> Result<Cgroup, String> {
 /// before they had a guardian.
 fn own_dir(dir: &Path) -> io::Result<OwnedFd> {
     use std::os::unix::fs::DirBuilderExt;
-    let is_dir = |path: &Path| path.extension() == dir.extension() && path.is_dir();
-    let beside = dir.parent().map(std::fs::read_dir);
-    for entry in beside.into_iter().flatten().flatten().flatten() {
-        let other = entry.path();
-        if is_dir(&other) && lock(&other, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = std::fs::remove_dir_all(&other);
-        }
+    if let Some(parent) = dir.parent() {
+        let ours = |path: &Path| path.extension() == dir.extension() && path.is_dir();
+        sweep(parent, ours, |dir| std::fs::remove_dir_all(dir));
     }
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    loop {
-        builder.create(dir)?;
-        let held = lock(dir, FlockOperation::LockShared)?;
-        // Swept by another kernel between the two.
-        if !dir.is_dir() {
-            continue;
-        }
-        let found = rustix::fs::fstat(&held)?;
-        let own = rustix::process::geteuid().as_raw();
-        if found.st_uid != own || found.st_mode & 0o077 != 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "others made the directory or may enter it",
-            ));
-        }
-        return Ok(held);
+    let held = claim(dir, |dir| {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(dir)
+    })?;
+    let found = rustix::fs::fstat(&held)?;
+    let own = rustix::process::geteuid().as_raw();
+    if found.st_uid != own || found.st_mode & 0o077 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "others made the directory or may enter it",
+        ));
     }
+    Ok(held)
 }
 
 /// Where the sockets of children lie that tell of themselves.
@@ -788,7 +777,9 @@ impl Drop for Leader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cgroup::lock;
     use super::*;
+    use rustix::fs::FlockOperation;
 
     #[test]
     fn the_directory_of_sockets_is_this_users_alone_and_dead_ones_beside_it_go() {
@@ -814,5 +805,48 @@ mod tests {
         let _held = lock(&at("open.notify"), FlockOperation::LockShared).unwrap();
         let refused = own_dir(&at("open.notify")).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn kernels_that_begin_together_do_not_sweep_each_other() {
+        let base = tempfile::tempdir().unwrap();
+        let together = std::sync::Barrier::new(4);
+        // Nothing panics between two waits, or the others would wait for ever.
+        let begin = |thread: u32| {
+            let rounds = (0..500).map(|round| {
+                let dir = base.path().join(format!("{thread}-{round}.notify"));
+                together.wait();
+                let held = own_dir(&dir);
+                together.wait();
+                held.map(|_held| dir.is_dir())
+            });
+            rounds.collect::<Vec<_>>()
+        };
+        let rounds = std::thread::scope(|scope| {
+            let threads = [0, 1, 2, 3].map(|thread| {
+                scope.spawn({
+                    let begin = &begin;
+                    move || begin(thread)
+                })
+            });
+            threads.map(|thread| thread.join().unwrap())
+        });
+        for round in rounds.into_iter().flatten() {
+            assert!(round.unwrap(), "swept while it is held");
+        }
+    }
+
+    #[test]
+    fn a_dead_directory_is_locked_until_it_is_removed() {
+        let base = tempfile::tempdir().unwrap();
+        std::fs::create_dir(base.path().join("dead")).unwrap();
+        let seen = std::cell::Cell::new(None);
+        let remove = |dir: &Path| {
+            let other = lock(dir, FlockOperation::NonBlockingLockShared);
+            seen.set(Some(other.map_err(|error| error.kind()).err()));
+            std::fs::remove_dir(dir)
+        };
+        sweep(base.path(), |_| true, remove);
+        assert_eq!(seen.get(), Some(Some(io::ErrorKind::WouldBlock)));
     }
 }
