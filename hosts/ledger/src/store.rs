@@ -9,12 +9,14 @@ use crate::journal::{Entry, Head, Verdict};
 use crate::name::Name;
 
 mod memory;
+mod postgres;
 
 mod rows;
 mod sqlite;
 mod witness;
 
 pub use memory::Memory;
+pub use postgres::Postgres;
 
 pub use sqlite::Sqlite;
 

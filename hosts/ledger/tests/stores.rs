@@ -195,13 +195,163 @@ proptest! {
     }
 }
 
+/// Databases of the service that the script started, each new.
+mod service {
+    use std::time::Duration;
+
+    use postgres::{Client, Config, NoTls};
+    use svc_ledger::store::{Postgres, Store, StoreError};
+
+    #[derive(Debug)]
+    pub(super) struct Database(pub(super) Config);
+
+    impl Database {
+        pub(super) fn new() -> Database {
+            use std::sync::atomic::{AtomicU32, Ordering};
+            static LAST: AtomicU32 = AtomicU32::new(0);
+            let service = std::env::var("RON_TEST_POSTGRES")
+                .expect("RON_TEST_POSTGRES: where the service is");
+            let mut config: Config = service.parse().unwrap();
+            let next = LAST.fetch_add(1, Ordering::Relaxed);
+            let name = format!("test_{}_{next}", std::process::id());
+            let mut client = config.connect(NoTls).unwrap();
+            client
+                .batch_execute(&format!("CREATE DATABASE {name}"))
+                .unwrap();
+            config.dbname(&name);
+            Database(config)
+        }
+
+        pub(super) fn open(&self) -> Result<Postgres, StoreError> {
+            Postgres::open(&self.0, Duration::from_secs(10))
+        }
+
+        pub(super) fn boxed(&self) -> Box<dyn Store> {
+            Box::new(self.open().unwrap())
+        }
+
+        pub(super) fn client(&self) -> Client {
+            self.0.connect(NoTls).unwrap()
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    #[test]
+    #[ignore = "by .ci/check-ledger-postgres.sh, which starts the service"]
+    fn postgres_answers_as_the_laws_say(steps in steps()) {
+        let database = service::Database::new();
+        conforms(database.boxed(), |store| { drop(store); database.boxed() }, steps);
+    }
+
+    /// Two that write the same journal in turns, so that neither knows what the other has done.
+    #[test]
+    #[ignore = "by .ci/check-ledger-postgres.sh, which starts the service"]
+    fn replicas_of_postgres_answer_as_one(steps in steps()) {
+        let database = service::Database::new();
+        let mut other = Some(database.boxed());
+        conforms(database.boxed(), |store| other.replace(store).unwrap(), steps);
+    }
+}
+
+#[test]
+#[ignore = "by .ci/check-ledger-postgres.sh, which starts the service"]
+fn replicas_that_race_credit_every_epoch_once() {
+    let database = service::Database::new();
+    drop(database.open().unwrap());
+    let verdicts: Vec<Vec<Verdict>> = std::thread::scope(|scope| {
+        let racers = [0u8, 1, 2].map(|racer| {
+            let database = &database;
+            scope.spawn(move || {
+                let mut store = database.open().unwrap();
+                let epochs = 0..60u8;
+                // Its own run of each epoch, and two in one commit.
+                let batches = epochs.collect::<Vec<_>>();
+                let batches = batches.chunks(2).map(|epochs| {
+                    let of = |epoch: &u8| intent(epoch * 3 + racer, *epoch, racer, &[1, 2]);
+                    epochs.iter().map(of).collect::<Vec<_>>()
+                });
+                batches
+                    .flat_map(|batch| store.settle(batch).unwrap())
+                    .collect()
+            })
+        });
+        racers
+            .map(|racer| racer.join().unwrap())
+            .into_iter()
+            .collect()
+    });
+    let accepted = |verdict: &&Verdict| matches!(verdict, Verdict::Accepted(_));
+    assert_eq!(verdicts.iter().flatten().filter(accepted).count(), 60);
+    let mut store = database.open().unwrap();
+    let mut epochs = std::collections::BTreeSet::new();
+    let head = store
+        .audit(&mut |entry| {
+            let intent = &entry.intent;
+            assert!(epochs.insert((intent.tenant().clone(), intent.epoch_id().clone())));
+        })
+        .unwrap();
+    assert_eq!((head.seq, head.paid), (60, Amount::new(180)));
+}
+
+#[test]
+#[ignore = "by .ci/check-ledger-postgres.sh, which starts the service"]
+fn what_others_write_into_the_database_is_refused_by_its_laws_or_found() {
+    let database = service::Database::new();
+    let mut store = database.open().unwrap();
+    for key in 0..3 {
+        store
+            .settle(vec![intent(key, key, 1, &[u128::from(key) + 1, 5])])
+            .unwrap();
+    }
+    let mut client = database.client();
+    client
+        .batch_execute("SET search_path TO ron_ledger")
+        .unwrap();
+    let refused = [
+        "UPDATE intents SET total = 1",
+        "DELETE FROM postings",
+        "TRUNCATE intents CASCADE",
+        "INSERT INTO postings VALUES (1, 'thief', -1)",
+        "INSERT INTO postings VALUES (9, 'thief', 1)",
+        // No postings; no predecessor.
+        "INSERT INTO intents SELECT 4, replace(run_key, '0', '9'), tenant, 'new', commitment, funding_account, total, \
+         paid + total, root, replace(root, '0', '9') FROM intents WHERE seq = 3",
+        "WITH i AS (INSERT INTO intents SELECT 7, replace(run_key, '0', '9'), tenant, 'new', commitment, funding_account, \
+         total, paid + total, root, replace(root, '0', '9') FROM intents WHERE seq = 3) INSERT INTO postings SELECT 7, \
+         account, amount FROM postings WHERE seq = 3",
+    ];
+    for sql in refused {
+        assert!(client.batch_execute(sql).is_err(), "{sql}");
+    }
+    assert!(store.audit(&mut |_| ()).is_ok());
+    // What no law of the schema forbids.
+    client
+        .batch_execute("INSERT INTO postings VALUES (2, 'thief', 7)")
+        .unwrap();
+    for error in [
+        store.run(&digest(1)).unwrap_err(),
+        database.open().unwrap_err(),
+    ] {
+        assert!(
+            matches!(&error, StoreError::Damaged(what) if what.contains("entry 2")),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn amounts_up_to_the_last_are_kept_exactly() {
     let dir = tempfile::tempdir().unwrap();
-    let stores: [Box<dyn Store>; 2] = [
+    let mut stores: Vec<Box<dyn Store>> = vec![
         Box::new(Memory::new()),
         Box::new(Sqlite::open(&dir.path().join("l")).unwrap()),
     ];
+    if std::env::var_os("RON_TEST_POSTGRES").is_some() {
+        stores.push(service::Database::new().boxed());
+    }
     for mut store in stores {
         let batch = vec![
             intent(1, 1, 1, &[u128::MAX - 7, 3]),

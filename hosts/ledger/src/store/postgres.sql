@@ -1,3 +1,6 @@
+-- Of this schema.
+CREATE TABLE version (version integer NOT NULL);
+
 -- What was accepted, in order. Hashes are 64 hexadecimal digits.
 CREATE TABLE intents (
   seq bigint PRIMARY KEY CHECK (seq > 0),
