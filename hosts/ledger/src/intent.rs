@@ -223,6 +223,17 @@ fn shape(error: &serde_json::Error) -> NoIntent {
     NoIntent::Shape(format!("line {line} column {column}: {said}"))
 }
 
+/// As a store keeps them: `[["account","amount"],...]`.
+pub(crate) fn postings_json(postings: &[Posting]) -> String {
+    serde_json::to_string(postings).unwrap_or_default()
+}
+
+/// What [`postings_json`] wrote.
+pub(crate) fn postings_from_json(json: &str) -> Option<Vec<Posting>> {
+    let read: Postings = serde_json::from_str(json).ok()?;
+    Some(read.0)
+}
+
 fn name(hasher: &mut Hasher, name: &Name) {
     hasher.update(&(name.as_str().len() as u64).to_le_bytes());
     hasher.update(name.as_str().as_bytes());

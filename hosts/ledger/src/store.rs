@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use crate::amount::Amount;
 use crate::digest::Digest;
 use crate::intent::Intent;
 use crate::journal::{Entry, Head, Verdict};
 use crate::name::Name;
 
+mod accounts;
 mod memory;
 mod postgres;
 
@@ -15,6 +15,7 @@ mod rows;
 mod sqlite;
 mod witness;
 
+pub use accounts::Balance;
 pub use memory::Memory;
 pub use postgres::Postgres;
 
@@ -54,11 +55,12 @@ pub trait Store: Send + fmt::Debug {
     /// As [`run`](Self::run).
     fn head(&mut self) -> Result<Head, StoreError>;
 
-    /// Reads the whole journal, each entry once, in order, and checks that each follows the one before.
+    /// Reads the journal after `from`, each entry once, in order, and checks that each follows the one before; gives where
+    /// it ends. From [`Head::empty`] on that is all of it.
     ///
     /// # Errors
     /// As [`run`](Self::run), or entries are missing.
-    fn audit(&mut self, each: &mut dyn FnMut(&Entry)) -> Result<Head, StoreError>;
+    fn audit(&mut self, from: Head, each: &mut dyn FnMut(&Entry)) -> Result<Head, StoreError>;
 
     /// Makes sure that what it promises holds; called when nothing was asked for a while.
     ///
@@ -67,15 +69,6 @@ pub trait Store: Send + fmt::Debug {
     fn rest(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
-}
-
-/// What became of an account: no amount is beyond the range, as all amounts of the journal together are not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Balance {
-    /// What it received.
-    pub credits: Amount,
-    /// What it paid.
-    pub debits: Amount,
 }
 
 /// Why a store does not answer.
@@ -104,7 +97,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn damaged(seq: u64, what: &str) -> StoreError {
+    pub(crate) fn damaged(seq: u64, what: &str) -> StoreError {
         StoreError::Damaged(format!("entry {seq}: {what}"))
     }
 }
@@ -119,23 +112,4 @@ fn whole(entry: Entry) -> Result<Entry, StoreError> {
             "it is not what was accepted",
         ))
     }
-}
-
-/// The next entry of an audit.
-fn next(head: &mut Head, entry: &Entry) -> Result<(), StoreError> {
-    if !entry.is_whole() {
-        return Err(StoreError::damaged(
-            entry.seq,
-            "it is not what was accepted",
-        ));
-    }
-    if !entry.follows(head) {
-        let last = head.seq;
-        return Err(StoreError::damaged(
-            entry.seq,
-            &format!("it does not follow entry {last}"),
-        ));
-    }
-    *head = entry.head();
-    Ok(())
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use svc_ledger::amount::Amount;
 use svc_ledger::digest::Digest;
 use svc_ledger::intent::{Intent, Posting, Run};
-use svc_ledger::journal::{Entry, Receipt, Verdict};
+use svc_ledger::journal::{Entry, Head, Receipt, Verdict};
 use svc_ledger::store::{Balance, Memory, Sqlite, Store, StoreError};
 
 fn digest(value: u8) -> Digest {
@@ -150,7 +150,7 @@ fn conforms(
         }
         let mut entries = Vec::new();
         let head = store
-            .audit(&mut |entry| entries.push(entry.clone()))
+            .audit(Head::empty(), &mut |entry| entries.push(entry.clone()))
             .unwrap();
         assert_eq!(store.head().unwrap(), head);
         let kept: Vec<&Intent> = entries.iter().map(|entry| &entry.intent).collect();
@@ -288,7 +288,7 @@ fn replicas_that_race_credit_every_epoch_once() {
     let mut store = database.open().unwrap();
     let mut epochs = std::collections::BTreeSet::new();
     let head = store
-        .audit(&mut |entry| {
+        .audit(Head::empty(), &mut |entry| {
             let intent = &entry.intent;
             assert!(epochs.insert((intent.tenant().clone(), intent.epoch_id().clone())));
         })
@@ -310,33 +310,39 @@ fn what_others_write_into_the_database_is_refused_by_its_laws_or_found() {
     client
         .batch_execute("SET search_path TO ron_ledger")
         .unwrap();
+    let forged = |seq: u8, epoch: &str, prev: &str, postings: &str| {
+        format!(
+            "INSERT INTO intents SELECT {seq}, replace(run_key, '0', '9'), tenant, '{epoch}', commitment, funding_account, \
+             total, {postings}, paid + total, {prev}, replace(root, '0', '9') FROM intents WHERE seq = 3"
+        )
+    };
     let refused = [
-        "UPDATE intents SET total = 1",
-        "DELETE FROM postings",
-        "TRUNCATE intents CASCADE",
-        "INSERT INTO postings VALUES (1, 'thief', -1)",
-        "INSERT INTO postings VALUES (9, 'thief', 1)",
-        // No postings; no predecessor.
-        "INSERT INTO intents SELECT 4, replace(run_key, '0', '9'), tenant, 'new', commitment, funding_account, total, \
-         paid + total, root, replace(root, '0', '9') FROM intents WHERE seq = 3",
-        "WITH i AS (INSERT INTO intents SELECT 7, replace(run_key, '0', '9'), tenant, 'new', commitment, funding_account, \
-         total, paid + total, root, replace(root, '0', '9') FROM intents WHERE seq = 3) INSERT INTO postings SELECT 7, \
-         account, amount FROM postings WHERE seq = 3",
+        "UPDATE intents SET total = 1".to_owned(),
+        "DELETE FROM intents".to_owned(),
+        "TRUNCATE intents".to_owned(),
+        forged(4, "epoch:1", "root", "postings"),
+        forged(5, "new", "root", "postings"),
+        forged(4, "new", "prev", "postings"),
+        forged(4, "new", "root", "'[]'"),
+        forged(4, "new", "root", r#"'[["thief","9"]]'"#),
+        forged(4, "new", "root", r#"'[["thief","18"],["a","-10"]]'"#),
     ];
     for sql in refused {
-        assert!(client.batch_execute(sql).is_err(), "{sql}");
+        assert!(client.batch_execute(&sql).is_err(), "{sql}");
     }
-    assert!(store.audit(&mut |_| ()).is_ok());
+    assert!(store.audit(Head::empty(), &mut |_| ()).is_ok());
     // What no law of the schema forbids.
     client
-        .batch_execute("INSERT INTO postings VALUES (2, 'thief', 7)")
+        .batch_execute(&forged(4, "new", "root", "postings"))
         .unwrap();
+    let (tenant, epoch) = ("tenant-0".parse().unwrap(), "new".parse().unwrap());
     for error in [
-        store.run(&digest(1)).unwrap_err(),
+        store.epoch(&tenant, &epoch).unwrap_err(),
+        store.head().unwrap_err(),
         database.open().unwrap_err(),
     ] {
         assert!(
-            matches!(&error, StoreError::Damaged(what) if what.contains("entry 2")),
+            matches!(&error, StoreError::Damaged(what) if what.contains("entry 4")),
             "{error}"
         );
     }
@@ -426,29 +432,30 @@ fn what_others_write_into_the_file_is_refused_by_its_laws_or_found() {
     let path = dir.path().join("ledger");
     drop(filled(&path, 3));
     let db = rusqlite::Connection::open(path.join("journal.db")).unwrap();
-    let copy =
-        "seq, run_key, tenant, epoch_id, commitment, funding_account, total, paid, prev, root";
+    let forged = |seq: u8, epoch: &str, prev: &str| {
+        format!(
+            "INSERT INTO intents SELECT {seq}, replace(run_key, '0', '9'), tenant, '{epoch}', commitment, funding_account, \
+             total, postings, paid, {prev}, replace(root, '0', '9') FROM intents WHERE seq = 3"
+        )
+    };
     let refused = [
         "UPDATE intents SET total = '1'".to_owned(),
         "DELETE FROM intents".to_owned(),
         "DELETE FROM postings".to_owned(),
-        "UPDATE postings SET amount = '1'".to_owned(),
-        "INSERT INTO postings VALUES (1, 'thief', '-1')".to_owned(),
-        format!("INSERT INTO intents SELECT 9, {} FROM intents WHERE seq = 1", &copy[5..]),
-        "INSERT INTO intents SELECT 4, replace(run_key, '0', '9'), tenant, epoch_id, commitment, funding_account, \
-         total, paid, root, replace(root, '0', '9') FROM intents WHERE seq = 3"
-            .to_owned(),
+        // An epoch that is settled; another number; another predecessor.
+        forged(4, "epoch:1", "root"),
+        forged(5, "new", "root"),
+        forged(4, "new", "prev"),
     ];
     for sql in refused {
         assert!(db.execute(&sql, []).is_err(), "{sql}");
     }
     // What no law of the schema forbids.
-    db.execute("INSERT INTO postings VALUES (2, 'thief', '7')", [])
-        .unwrap();
+    db.execute(&forged(4, "new", "root"), []).unwrap();
     drop(db);
     let error = Sqlite::open(&path).unwrap_err();
     assert!(
-        matches!(&error, StoreError::Damaged(what) if what.contains("entry 2")),
+        matches!(&error, StoreError::Damaged(what) if what.contains("entry 4")),
         "{error}"
     );
 }
@@ -467,7 +474,7 @@ fn copied(from: &Path, to: &Path) {
 fn entries(store: &mut Sqlite) -> Vec<Entry> {
     let mut entries = Vec::new();
     store
-        .audit(&mut |entry| entries.push(entry.clone()))
+        .audit(Head::empty(), &mut |entry| entries.push(entry.clone()))
         .unwrap();
     entries
 }

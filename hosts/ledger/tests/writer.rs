@@ -92,8 +92,8 @@ impl Store for Faulty {
         self.kept.lock().unwrap().head()
     }
 
-    fn audit(&mut self, each: &mut dyn FnMut(&Entry)) -> Result<Head, StoreError> {
-        self.kept.lock().unwrap().audit(each)
+    fn audit(&mut self, from: Head, each: &mut dyn FnMut(&Entry)) -> Result<Head, StoreError> {
+        self.kept.lock().unwrap().audit(from, each)
     }
 }
 
@@ -295,7 +295,7 @@ fn what_was_accepted_outlives_a_kill() {
     let mut epochs = std::collections::HashSet::new();
     let mut entries = Vec::new();
     store
-        .audit(&mut |entry| {
+        .audit(Head::empty(), &mut |entry| {
             assert!(epochs.insert(entry.intent.epoch_id().clone()));
             entries.push((entry.intent.clone(), entry.receipt()));
         })

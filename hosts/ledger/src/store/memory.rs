@@ -2,26 +2,31 @@
 
 use std::collections::HashMap;
 
-use super::{next, whole, Balance, Store, StoreError};
-use crate::amount::Amount;
+use super::accounts::{follow, Accounts};
+use super::{whole, Balance, Store, StoreError};
 use crate::digest::Digest;
-use crate::intent::{Intent, Posting};
+use crate::intent::Intent;
 use crate::journal::{settle, Entry, Head, Settled, Verdict};
 use crate::name::Name;
 
 /// A journal in memory: for tests, and where its loss costs nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Memory {
     entries: Vec<Entry>,
     runs: HashMap<Digest, usize>,
     epochs: HashMap<(Name, Name), usize>,
-    balances: HashMap<Name, Balance>,
+    accounts: Accounts,
 }
 
 impl Memory {
     /// An empty one.
     pub fn new() -> Memory {
-        Memory::default()
+        Memory {
+            entries: Vec::new(),
+            runs: HashMap::new(),
+            epochs: HashMap::new(),
+            accounts: Accounts::new(),
+        }
     }
 
     fn at(&self, at: Option<&usize>) -> Result<Option<Entry>, StoreError> {
@@ -35,14 +40,7 @@ impl Memory {
         self.runs.insert(*intent.run_key(), at);
         let epoch = (intent.tenant().clone(), intent.epoch_id().clone());
         self.epochs.insert(epoch, at);
-        // No sum is beyond the range: see `Entry::paid`.
-        let more = |to: &mut Amount, amount| *to = to.checked_add(amount).unwrap_or(*to);
-        let funding = self.balances.entry(intent.funding_account().clone());
-        more(&mut funding.or_default().debits, intent.total());
-        for Posting(account, amount) in intent.postings() {
-            let balance = self.balances.entry(account.clone()).or_default();
-            more(&mut balance.credits, *amount);
-        }
+        self.accounts.add(&entry);
         self.entries.push(entry);
     }
 }
@@ -71,19 +69,25 @@ impl Store for Memory {
     }
 
     fn balance(&mut self, account: &Name) -> Result<Balance, StoreError> {
-        Ok(self.balances.get(account).copied().unwrap_or_default())
+        Ok(self.accounts.balance(account))
     }
 
     fn head(&mut self) -> Result<Head, StoreError> {
-        Ok(self.entries.last().map_or_else(Head::empty, Entry::head))
+        Ok(self.accounts.head)
     }
 
-    fn audit(&mut self, each: &mut dyn FnMut(&Entry)) -> Result<Head, StoreError> {
-        let mut head = Head::empty();
-        for entry in &self.entries {
-            next(&mut head, entry)?;
+    fn audit(&mut self, from: Head, each: &mut dyn FnMut(&Entry)) -> Result<Head, StoreError> {
+        let mut head = from;
+        for entry in self.entries.iter().skip(from.seq as usize) {
+            follow(&mut head, entry)?;
             each(entry);
         }
         Ok(head)
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory::new()
     }
 }

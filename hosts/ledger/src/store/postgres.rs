@@ -6,13 +6,13 @@ use std::time::Duration;
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
-use postgres::{Client, Config, GenericClient, IsolationLevel, NoTls};
+use postgres::{Client, Config, GenericClient, NoTls};
 
+use super::accounts::{follow, Accounts};
 use super::rows::{entry, Row};
-use super::{next, whole, Balance, Store, StoreError};
-use crate::amount::Amount;
+use super::{whole, Balance, Store, StoreError};
 use crate::digest::Digest;
-use crate::intent::{Intent, Posting};
+use crate::intent::{postings_json, Intent};
 use crate::journal::{settle, Entry, Head, Settled, Verdict};
 use crate::name::Name;
 
@@ -20,25 +20,23 @@ const SCHEMA: &str = include_str!("postgres.sql");
 const VERSION: i32 = 1;
 /// "ronLedgr": what writers of this journal lock.
 const LOCK: i64 = 0x726f_6e4c_6564_6772;
-const ROW: &str = "seq, run_key, tenant, epoch_id, commitment, funding_account, total::text, paid::text, prev, root";
-/// Appends entries and their postings, all or none.
-const APPEND: &str = "WITH entries AS (
-  INSERT INTO intents SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-    $7::text[]::numeric[], $8::text[]::numeric[], $9::text[], $10::text[]))
-  INSERT INTO postings SELECT * FROM unnest($11::bigint[], $12::text[], $13::text[]::numeric[])";
+const ROW: &str = "seq, run_key, tenant, epoch_id, commitment, funding_account, total::text, postings::text, paid::text, prev, root";
+/// Appends entries, all or none.
+const APPEND: &str = "INSERT INTO intents SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[],
+  $5::text[], $6::text[], $7::text[]::numeric[], $8::text[]::jsonb[], $9::text[]::numeric[], $10::text[], $11::text[])";
 
 /// A journal in the schema `ron_ledger` of a database. Several processes may write it: each entry names the root before it,
 /// and the database takes one that follows.
 pub struct Postgres {
     client: Client,
-    /// The last that was seen; another process may have written since.
-    head: Head,
+    /// Up to the last entry that was seen; another process may have written since.
+    accounts: Accounts,
 }
 
 impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Postgres")
-            .field("head", &self.head)
+            .field("head", &self.accounts.head)
             .finish_non_exhaustive()
     }
 }
@@ -61,9 +59,9 @@ impl Postgres {
         make(&mut client)?;
         let mut store = Postgres {
             client,
-            head: Head::empty(),
+            accounts: Accounts::new(),
         };
-        store.head = store.audit(&mut |_| ())?;
+        store.catch_up()?;
         store
             .client
             .batch_execute(&format!("SET statement_timeout = {patience}"))?;
@@ -75,7 +73,7 @@ impl Postgres {
         &mut self,
         intents: Vec<Intent>,
     ) -> Result<Result<Vec<Verdict>, Vec<Intent>>, StoreError> {
-        let Settled { verdicts, entries } = settle(self.head, Vec::new(), intents.clone());
+        let Settled { verdicts, entries } = settle(self.accounts.head, Vec::new(), intents.clone());
         // The others may be known to the database otherwise than by this batch.
         let is_accepted = |verdict: &Verdict| matches!(verdict, Verdict::Accepted(_));
         if !verdicts.iter().all(is_accepted) {
@@ -83,7 +81,9 @@ impl Postgres {
         }
         match append(&mut self.client, &entries) {
             Ok(()) => {
-                self.head = entries.last().map_or(self.head, Entry::head);
+                for entry in &entries {
+                    self.accounts.add(entry);
+                }
                 Ok(Ok(verdicts))
             }
             Err(error) if is_conflict(&error) => Ok(Err(intents)),
@@ -110,18 +110,17 @@ impl Postgres {
         let Settled { verdicts, entries } = settle(head, known, intents);
         append(&mut work, &entries)?;
         work.commit()?;
-        self.head = entries.last().map_or(head, Entry::head);
+        self.catch_up()?;
         Ok(verdicts)
     }
 
-    fn sum(&mut self, sql: &str, account: &Name) -> Result<Amount, StoreError> {
-        let text: String = self
-            .client
-            .query_one(sql, &[&account.as_str()])?
-            .try_get(0)?;
-        let beyond =
-            |_| StoreError::Damaged(format!("the amounts of {account} are beyond the range"));
-        text.parse().map_err(beyond)
+    /// Reads what others have written.
+    fn catch_up(&mut self) -> Result<(), StoreError> {
+        let from = self.accounts.head;
+        let mut accounts = std::mem::replace(&mut self.accounts, Accounts::new());
+        let caught_up = self.audit(from, &mut |entry| accounts.add(entry));
+        self.accounts = accounts;
+        caught_up.map(|_| ())
     }
 }
 
@@ -149,53 +148,23 @@ impl Store for Postgres {
     }
 
     fn balance(&mut self, account: &Name) -> Result<Balance, StoreError> {
-        let credits = "SELECT coalesce(sum(amount), 0)::text FROM postings WHERE account = $1";
-        let debits = "SELECT coalesce(sum(total), 0)::text FROM intents WHERE funding_account = $1";
-        Ok(Balance {
-            credits: self.sum(credits, account)?,
-            debits: self.sum(debits, account)?,
-        })
+        self.catch_up()?;
+        Ok(self.accounts.balance(account))
     }
 
     fn head(&mut self) -> Result<Head, StoreError> {
         last(&mut self.client)
     }
 
-    fn audit(&mut self, each: &mut dyn FnMut(&Entry)) -> Result<Head, StoreError> {
-        let sql = format!(
-            "SELECT {ROW}, account, amount::text FROM intents LEFT JOIN postings USING (seq) ORDER BY seq, account"
-        );
-        let work = self
-            .client
-            .build_transaction()
-            .isolation_level(IsolationLevel::RepeatableRead);
-        let mut work = work.read_only(true).start()?;
-        let mut rows = work.query_raw(&sql, std::iter::empty::<&str>())?;
-        let mut head = Head::empty();
-        let mut begun: Option<(Row, Vec<(String, String)>)> = None;
-        let mut end = |begun: Option<(Row, Vec<_>)>| {
-            let Some((row, postings)) = begun else {
-                return Ok(());
-            };
-            let entry = entry(&row, &postings)?;
-            next(&mut head, &entry)?;
-            each(&entry);
-            Ok::<(), StoreError>(())
-        };
+    fn audit(&mut self, from: Head, each: &mut dyn FnMut(&Entry)) -> Result<Head, StoreError> {
+        let sql = format!("SELECT {ROW} FROM intents WHERE seq > $1 ORDER BY seq");
+        let mut rows = self.client.query_raw(&sql, [from.seq as i64])?;
+        let mut head = from;
         while let Some(found) = rows.next()? {
-            let row = row(&found)?;
-            if begun
-                .as_ref()
-                .is_none_or(|(before, _)| before.seq != row.seq)
-            {
-                end(begun.replace((row, Vec::new())))?;
-            }
-            let posting = (found.try_get(10)?, found.try_get(11)?);
-            if let (Some((_, postings)), (Some(account), Some(amount))) = (&mut begun, posting) {
-                postings.push((account, amount));
-            }
+            let entry = entry(&row(&found)?)?;
+            follow(&mut head, &entry)?;
+            each(&entry);
         }
-        end(begun)?;
         Ok(head)
     }
 }
@@ -238,18 +207,9 @@ fn find(
     sql: &str,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Entry>, StoreError> {
-    let mut entries = Vec::new();
-    for found in client.query(sql, params)? {
-        let row = row(&found)?;
-        let postings = "SELECT account, amount::text FROM postings WHERE seq = $1 ORDER BY account";
-        let postings = client.query(postings, &[&row.seq])?;
-        let postings: Vec<(String, String)> = postings
-            .iter()
-            .map(|posting| Ok((posting.try_get(0)?, posting.try_get(1)?)))
-            .collect::<Result<_, postgres::Error>>()?;
-        entries.push(whole(entry(&row, &postings)?)?);
-    }
-    Ok(entries)
+    let found = client.query(sql, params)?;
+    let entries = found.iter().map(|found| whole(entry(&row(found)?)?));
+    entries.collect()
 }
 
 fn append(client: &mut impl GenericClient, entries: &[Entry]) -> Result<(), postgres::Error> {
@@ -258,14 +218,6 @@ fn append(client: &mut impl GenericClient, entries: &[Entry]) -> Result<(), post
     }
     let column = |of: fn(&Entry) -> String| -> Vec<String> { entries.iter().map(of).collect() };
     let seqs: Vec<i64> = entries.iter().map(|entry| entry.seq as i64).collect();
-    let (mut of, mut accounts, mut amounts) = (Vec::new(), Vec::new(), Vec::new());
-    for entry in entries {
-        for Posting(account, amount) in entry.intent.postings() {
-            of.push(entry.seq as i64);
-            accounts.push(account.as_str());
-            amounts.push(amount.to_string());
-        }
-    }
     client.execute(
         APPEND,
         &[
@@ -276,12 +228,10 @@ fn append(client: &mut impl GenericClient, entries: &[Entry]) -> Result<(), post
             &column(|entry| entry.intent.commitment().to_string()),
             &column(|entry| entry.intent.funding_account().to_string()),
             &column(|entry| entry.intent.total().to_string()),
+            &column(|entry| postings_json(entry.intent.postings())),
             &column(|entry| entry.paid.to_string()),
             &column(|entry| entry.prev.to_string()),
             &column(|entry| entry.root.to_string()),
-            &of,
-            &accounts,
-            &amounts,
         ],
     )?;
     Ok(())
@@ -296,9 +246,10 @@ fn row(row: &postgres::Row) -> Result<Row, postgres::Error> {
         commitment: row.try_get(4)?,
         funding_account: row.try_get(5)?,
         total: row.try_get(6)?,
-        paid: row.try_get(7)?,
-        prev: row.try_get(8)?,
-        root: row.try_get(9)?,
+        postings: row.try_get(7)?,
+        paid: row.try_get(8)?,
+        prev: row.try_get(9)?,
+        root: row.try_get(10)?,
     })
 }
 

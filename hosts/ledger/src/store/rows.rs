@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use super::StoreError;
-use crate::intent::{Intent, Posting, Run};
+use crate::intent::{postings_from_json, Intent, Run};
 use crate::journal::Entry;
 
 /// A row of `intents`.
@@ -16,6 +16,8 @@ pub(super) struct Row {
     pub(super) commitment: String,
     pub(super) funding_account: String,
     pub(super) total: String,
+    /// As JSON.
+    pub(super) postings: String,
     pub(super) paid: String,
     pub(super) prev: String,
     pub(super) root: String,
@@ -27,8 +29,8 @@ fn read<T: FromStr>(seq: u64, column: &str, text: &str) -> Result<T, StoreError>
     text.parse().map_err(damaged)
 }
 
-/// The entry of a row and its rows of `postings`, each an account and an amount. It may still not be whole.
-pub(super) fn entry(row: &Row, postings: &[(String, String)]) -> Result<Entry, StoreError> {
+/// The entry of a row. It may still not be whole.
+pub(super) fn entry(row: &Row) -> Result<Entry, StoreError> {
     let seq = row.seq as u64;
     let run = Run {
         run_key: read(seq, "run_key", &row.run_key)?,
@@ -36,13 +38,10 @@ pub(super) fn entry(row: &Row, postings: &[(String, String)]) -> Result<Entry, S
         epoch_id: read(seq, "epoch_id", &row.epoch_id)?,
         commitment: read(seq, "commitment", &row.commitment)?,
     };
-    let postings = postings.iter().map(|(account, amount)| {
-        let account = read(seq, "account", account)?;
-        Ok(Posting(account, read(seq, "amount", amount)?))
-    });
-    let postings: Vec<Posting> = postings.collect::<Result<_, StoreError>>()?;
     let funding = read(seq, "funding_account", &row.funding_account)?;
     let total = read(seq, "total", &row.total)?;
+    let postings = postings_from_json(&row.postings);
+    let postings = postings.ok_or_else(|| StoreError::damaged(seq, "its postings are none"))?;
     let intent = Intent::new(run, funding, total, postings)
         .map_err(|error| StoreError::damaged(seq, &error.to_string()))?;
     Ok(Entry {

@@ -10,12 +10,12 @@ use rusqlite::{
 };
 use rustix::fs::{flock, FlockOperation};
 
+use super::accounts::{follow, Accounts};
 use super::rows::{entry, Row};
 use super::witness::Witness;
-use super::{next, whole, Balance, Store, StoreError};
-use crate::amount::Amount;
+use super::{whole, Balance, Store, StoreError};
 use crate::digest::Digest;
-use crate::intent::{Intent, Posting};
+use crate::intent::{postings_json, Intent};
 use crate::journal::{settle, Entry, Head, Settled, Verdict};
 use crate::name::Name;
 
@@ -23,8 +23,10 @@ const SCHEMA: &str = include_str!("sqlite.sql");
 /// "ronL", by which the file is told from others.
 const APPLICATION: i32 = 0x726f_6e4c;
 const VERSION: i32 = 1;
-const ROW: &str =
-    "seq, run_key, tenant, epoch_id, commitment, funding_account, total, paid, prev, root";
+const BY_RUN: &str = "SELECT * FROM intents WHERE run_key = ?1";
+const BY_EPOCH: &str = "SELECT * FROM intents WHERE tenant = ?1 AND epoch_id = ?2";
+const AFTER: &str = "SELECT * FROM intents WHERE seq > ?1 ORDER BY seq";
+const APPEND: &str = "INSERT INTO intents VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 
 /// A journal in the file `journal.db` of a directory, with WAL and `synchronous=FULL`: what was accepted is on the disk.
 ///
@@ -32,7 +34,7 @@ const ROW: &str =
 #[derive(Debug)]
 pub struct Sqlite {
     db: Connection,
-    head: Head,
+    accounts: Accounts,
     witness: Witness,
     _lock: File,
 }
@@ -54,7 +56,7 @@ impl Sqlite {
         let db = connect(&dir.join("journal.db"), dir)?;
         let mut store = Sqlite {
             db,
-            head: Head::empty(),
+            accounts: Accounts::new(),
             witness,
             _lock: held,
         };
@@ -71,7 +73,9 @@ impl Sqlite {
             return Err(StoreError::Damaged(told));
         }
         let mut at_seen = None;
-        let head = self.audit(&mut |entry| {
+        let mut accounts = Accounts::new();
+        let head = self.audit(Head::empty(), &mut |entry| {
+            accounts.add(entry);
             if seen.is_some_and(|(seq, _)| seq == entry.seq) {
                 at_seen = Some(entry.root);
             }
@@ -85,43 +89,20 @@ impl Sqlite {
                 return Err(StoreError::damaged(seq, "it is not what was accepted"));
             }
         }
-        self.head = head;
-        self.witness
-            .saw(&head)
-            .map_err(|error| failed_io("head", &error))?;
+        self.accounts = accounts;
+        self.saw()?;
         self.rest()
     }
 
-    fn postings(&self, seq: i64) -> Result<Vec<(String, String)>, StoreError> {
-        let sql = "SELECT account, amount FROM postings WHERE seq = ?1 ORDER BY account";
-        let mut statement = self.db.prepare_cached(sql)?;
-        let rows = statement.query_map([seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+    fn saw(&mut self) -> Result<(), StoreError> {
+        let saw = self.witness.saw(&self.accounts.head);
+        saw.map_err(|error| failed_io("head", &error))
     }
 
-    fn find(&self, filter: &str, key: impl Params) -> Result<Option<Entry>, StoreError> {
-        let sql = format!("SELECT {ROW} FROM intents WHERE {filter}");
-        let mut statement = self.db.prepare_cached(&sql)?;
-        let Some(row) = statement.query_row(key, row).optional()? else {
-            return Ok(None);
-        };
-        whole(entry(&row, &self.postings(row.seq)?)?).map(Some)
-    }
-
-    fn sum(&self, sql: &str, account: &Name) -> Result<Amount, StoreError> {
+    fn find(&self, sql: &str, key: impl Params) -> Result<Option<Entry>, StoreError> {
         let mut statement = self.db.prepare_cached(sql)?;
-        let mut rows = statement.query([account.as_str()])?;
-        let mut sum = Amount::ZERO;
-        while let Some(row) = rows.next()? {
-            let (seq, amount): (i64, String) = (row.get(0)?, row.get(1)?);
-            let seq = seq as u64;
-            let amount = amount
-                .parse()
-                .map_err(|_| StoreError::damaged(seq, "its amount is none"))?;
-            let beyond = || StoreError::damaged(seq, "its amounts are beyond the range");
-            sum = sum.checked_add(amount).ok_or_else(beyond)?;
-        }
-        Ok(sum)
+        let row = statement.query_row(key, row).optional()?;
+        row.map(|row| whole(entry(&row)?)).transpose()
     }
 }
 
@@ -132,62 +113,45 @@ impl Store for Sqlite {
             known.extend(self.run(intent.run_key())?);
             known.extend(self.epoch(intent.tenant(), intent.epoch_id())?);
         }
-        let Settled { verdicts, entries } = settle(self.head, known, intents);
-        if let Some(last) = entries.last() {
-            let head = last.head();
+        let Settled { verdicts, entries } = settle(self.accounts.head, known, intents);
+        if !entries.is_empty() {
             let work = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
             for entry in &entries {
                 append(&work, entry)?;
             }
             work.commit()?;
-            self.head = head;
-            self.witness
-                .saw(&head)
-                .map_err(|error| failed_io("head", &error))?;
+            for entry in &entries {
+                self.accounts.add(entry);
+            }
+            self.saw()?;
         }
         Ok(verdicts)
     }
 
     fn run(&mut self, run_key: &Digest) -> Result<Option<Entry>, StoreError> {
-        self.find("run_key = ?1", [run_key.to_string()])
+        self.find(BY_RUN, [run_key.to_string()])
     }
 
     fn epoch(&mut self, tenant: &Name, epoch_id: &Name) -> Result<Option<Entry>, StoreError> {
-        let key = [tenant.as_str(), epoch_id.as_str()];
-        self.find("tenant = ?1 AND epoch_id = ?2", key)
+        self.find(BY_EPOCH, [tenant.as_str(), epoch_id.as_str()])
     }
 
     fn balance(&mut self, account: &Name) -> Result<Balance, StoreError> {
-        let credits = "SELECT seq, amount FROM postings WHERE account = ?1";
-        let debits = "SELECT seq, total FROM intents WHERE funding_account = ?1";
-        Ok(Balance {
-            credits: self.sum(credits, account)?,
-            debits: self.sum(debits, account)?,
-        })
+        Ok(self.accounts.balance(account))
     }
 
     fn head(&mut self) -> Result<Head, StoreError> {
-        Ok(self.head)
+        Ok(self.accounts.head)
     }
 
-    fn audit(&mut self, each: &mut dyn FnMut(&Entry)) -> Result<Head, StoreError> {
-        let mut head = Head::empty();
-        let mut statement = self
-            .db
-            .prepare(&format!("SELECT {ROW} FROM intents ORDER BY seq"))?;
-        let mut rows = statement.query([])?;
+    fn audit(&mut self, from: Head, each: &mut dyn FnMut(&Entry)) -> Result<Head, StoreError> {
+        let mut head = from;
+        let mut statement = self.db.prepare_cached(AFTER)?;
+        let mut rows = statement.query([from.seq as i64])?;
         while let Some(found) = rows.next()? {
-            let found = row(found)?;
-            let entry = entry(&found, &self.postings(found.seq)?)?;
-            next(&mut head, &entry)?;
+            let entry = entry(&row(found)?)?;
+            follow(&mut head, &entry)?;
             each(&entry);
-        }
-        let strays = "SELECT count(*) FROM postings WHERE seq NOT IN (SELECT seq FROM intents)";
-        let strays: i64 = self.db.query_row(strays, [], |row| row.get(0))?;
-        if strays > 0 {
-            return Err(StoreError::Damaged(format!(
-                "{strays} postings are of no entry"
-            )));
         }
         Ok(head)
     }
@@ -200,27 +164,20 @@ impl Store for Sqlite {
 }
 
 fn append(work: &Transaction<'_>, entry: &Entry) -> Result<(), StoreError> {
-    let seq = entry.seq as i64;
     let intent = &entry.intent;
-    let sql =
-        format!("INSERT INTO intents ({ROW}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)");
-    work.prepare_cached(&sql)?.execute(params![
-        seq,
+    work.prepare_cached(APPEND)?.execute(params![
+        entry.seq as i64,
         intent.run_key().to_string(),
         intent.tenant().as_str(),
         intent.epoch_id().as_str(),
         intent.commitment().to_string(),
         intent.funding_account().as_str(),
         intent.total().to_string(),
+        postings_json(intent.postings()),
         entry.paid.to_string(),
         entry.prev.to_string(),
         entry.root.to_string(),
     ])?;
-    let mut posting =
-        work.prepare_cached("INSERT INTO postings (seq, account, amount) VALUES (?1, ?2, ?3)")?;
-    for Posting(account, amount) in intent.postings() {
-        posting.execute(params![seq, account.as_str(), amount.to_string()])?;
-    }
     Ok(())
 }
 
@@ -233,9 +190,10 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         commitment: row.get(4)?,
         funding_account: row.get(5)?,
         total: row.get(6)?,
-        paid: row.get(7)?,
-        prev: row.get(8)?,
-        root: row.get(9)?,
+        postings: row.get(7)?,
+        paid: row.get(8)?,
+        prev: row.get(9)?,
+        root: row.get(10)?,
     })
 }
 

@@ -1,4 +1,4 @@
--- What was accepted, in order. Hashes are 64 hexadecimal digits, amounts decimal: sqlite3 has no integers of 128 bits.
+-- What was accepted, in order. Hashes are 64 hexadecimal digits, amounts decimal: SQLite has no integers of 128 bits.
 CREATE TABLE intents (
   seq INTEGER PRIMARY KEY CHECK (seq > 0),
   run_key TEXT NOT NULL UNIQUE CHECK (length(run_key) = 64),
@@ -7,25 +7,20 @@ CREATE TABLE intents (
   commitment TEXT NOT NULL CHECK (length(commitment) = 64),
   funding_account TEXT NOT NULL CHECK (length(funding_account) BETWEEN 1 AND 128),
   total TEXT NOT NULL CHECK (total GLOB '[1-9]*' AND total NOT GLOB '*[^0-9]*'),
+  -- [["account","amount"],...], in the order of the accounts.
+  postings TEXT NOT NULL CHECK (json_array_length(postings) > 0),
   -- All totals up to this one, itself included.
   paid TEXT NOT NULL CHECK (paid GLOB '[1-9]*' AND paid NOT GLOB '*[^0-9]*'),
   -- The root of the entry before, and that of this.
   prev TEXT NOT NULL CHECK (length(prev) = 64),
-  root TEXT NOT NULL UNIQUE CHECK (length(root) = 64),
+  root TEXT NOT NULL CHECK (length(root) = 64),
   UNIQUE (tenant, epoch_id)
 ) STRICT;
 
-CREATE INDEX intents_funding ON intents (funding_account);
-
--- What each of them credits.
-CREATE TABLE postings (
-  seq INTEGER NOT NULL REFERENCES intents,
-  account TEXT NOT NULL CHECK (length(account) BETWEEN 1 AND 128),
-  amount TEXT NOT NULL CHECK (amount GLOB '[1-9]*' AND amount NOT GLOB '*[^0-9]*'),
-  PRIMARY KEY (seq, account)
-) STRICT, WITHOUT ROWID;
-
-CREATE INDEX postings_account ON postings (account);
+-- What each of them credits, for people.
+CREATE VIEW postings AS
+  SELECT seq, tenant, epoch_id, json_extract(value, '$[0]') AS account, json_extract(value, '$[1]') AS amount
+  FROM intents, json_each(intents.postings);
 
 CREATE TRIGGER intents_follow BEFORE INSERT ON intents
 WHEN NEW.seq <> 1 AND NOT EXISTS (SELECT 1 FROM intents WHERE seq = NEW.seq - 1 AND root = NEW.prev)
@@ -34,8 +29,4 @@ BEGIN SELECT RAISE(ABORT, 'an entry follows the one before it'); END;
 CREATE TRIGGER intents_stay BEFORE UPDATE ON intents
 BEGIN SELECT RAISE(ABORT, 'the journal is only appended to'); END;
 CREATE TRIGGER intents_are_kept BEFORE DELETE ON intents
-BEGIN SELECT RAISE(ABORT, 'the journal is only appended to'); END;
-CREATE TRIGGER postings_stay BEFORE UPDATE ON postings
-BEGIN SELECT RAISE(ABORT, 'the journal is only appended to'); END;
-CREATE TRIGGER postings_are_kept BEFORE DELETE ON postings
 BEGIN SELECT RAISE(ABORT, 'the journal is only appended to'); END;
