@@ -1,0 +1,187 @@
+//! `/v1/intents`, `/v1/epochs`, `/v1/accounts` and `/v1/head`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::{HeaderName, HeaderValue, CONTENT_TYPE};
+use hyper::http::request::Parts;
+use hyper::StatusCode;
+use ron_host::http::{Access, Answer, BodyAllowance, Call, Refusal, Routes};
+use serde::Serialize;
+
+use crate::amount::Amount;
+use crate::intent::{Intent, NoIntent};
+use crate::journal::{Entry, Receipt, Verdict};
+use crate::name::Name;
+use crate::writer::{Ledger, Unanswered};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Of an intent: room for all the postings that it may have.
+const INTENT: BodyAllowance = BodyAllowance {
+    bytes: 8 << 20,
+    timeout: Duration::from_secs(10),
+};
+/// What is read where it arrives: beyond that, reading it takes longer than others should wait for this worker.
+const SMALL: usize = 64 << 10;
+/// Until another try can help.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// The routes of a ledger.
+pub fn routes(ledger: &Ledger) -> Routes {
+    let [settling, runs, epochs, accounts, head] = [(); 5].map(|()| ledger.clone());
+    let intent = |_: &Parts| Ok(Some(INTENT));
+    Routes::new()
+        .route_allowing("POST", "/v1/intents", Access::Write, intent, move |call| {
+            settle(settling.clone(), call)
+        })
+        .route("GET", "/v1/intents/{run_key}", Access::Read, move |call| {
+            run(runs.clone(), call)
+        })
+        .route(
+            "GET",
+            "/v1/epochs/{tenant}/{epoch_id}",
+            Access::Read,
+            move |call| epoch(epochs.clone(), call),
+        )
+        .route("GET", "/v1/accounts/{account}", Access::Read, move |call| {
+            account(accounts.clone(), call)
+        })
+        .route("GET", "/v1/head", Access::Read, move |_| {
+            let head = head.clone();
+            async move { json(&head.head().await.map_err(unanswered)?) }
+        })
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    result: &'static str,
+    receipt: Receipt,
+}
+
+#[derive(Serialize)]
+struct Found<'a> {
+    intent: &'a Intent,
+    receipt: Receipt,
+}
+
+#[derive(Serialize)]
+struct Account {
+    account: Name,
+    credits: Amount,
+    debits: Amount,
+}
+
+async fn settle(ledger: Ledger, mut call: Call) -> Result<Answer, Refusal> {
+    let key = call.header(IDEMPOTENCY_KEY).map(str::to_owned);
+    let mut body = Vec::new();
+    while let Some(piece) = call.piece().await? {
+        body.extend_from_slice(&piece);
+    }
+    let intent = if body.len() > SMALL {
+        let read = tokio::task::spawn_blocking(move || Intent::from_json(&body));
+        read.await.map_err(|_| Refusal::internal("intent"))?
+    } else {
+        Intent::from_json(&body)
+    };
+    let intent = intent.map_err(|error| no_intent(&error))?;
+    if key != Some(intent.run_key().to_string()) {
+        let message = "expected one Idempotency-Key, with the intent's run_key";
+        return Err(Refusal::bad_request("idempotency_key", message));
+    }
+    let verdict = ledger.settle(intent).await.map_err(unanswered)?;
+    let conflict =
+        |reason, message: &str| Refusal::new(StatusCode::CONFLICT, "Conflict", reason, message);
+    let (result, receipt) = match verdict {
+        Verdict::Accepted(receipt) => ("accepted", receipt),
+        Verdict::Dup(receipt) => ("dup", receipt),
+        Verdict::KeyReused => {
+            return Err(conflict(
+                "key_reused",
+                "another intent was accepted under this run_key",
+            ));
+        }
+        Verdict::EpochSettled { by } => {
+            let refusal = conflict("epoch_settled", "another run settled this epoch");
+            return Err(refusal.detail("run_key", by.to_string()));
+        }
+        Verdict::Exhausted => {
+            let message = "all amounts of the journal together would be beyond 2^128 - 1";
+            return Err(broken_law("exhausted", message.to_owned()));
+        }
+    };
+    json(&Outcome { result, receipt })
+}
+
+async fn run(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
+    let unknown = || Refusal::not_found("run_key", "no intent was accepted under this run_key");
+    let key = call.param("run_key").parse().map_err(|_| unknown())?;
+    found(ledger.run(key).await, unknown)
+}
+
+async fn epoch(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
+    let unknown = || Refusal::not_found("epoch", "this epoch of this tenant is not settled");
+    let tenant = call.param("tenant").parse().map_err(|_| unknown())?;
+    let epoch = call.param("epoch_id").parse().map_err(|_| unknown())?;
+    found(ledger.epoch(tenant, epoch).await, unknown)
+}
+
+async fn account(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
+    let account: Result<Name, _> = call.param("account").parse();
+    let account = account.map_err(|error| Refusal::bad_request("account", error.to_string()))?;
+    let balance = ledger.balance(account.clone()).await.map_err(unanswered)?;
+    let (credits, debits) = (balance.credits, balance.debits);
+    json(&Account {
+        account,
+        credits,
+        debits,
+    })
+}
+
+fn found(
+    entry: Result<Option<Entry>, Unanswered>,
+    unknown: impl FnOnce() -> Refusal,
+) -> Result<Answer, Refusal> {
+    let entry = entry.map_err(unanswered)?.ok_or_else(unknown)?;
+    json(&Found {
+        receipt: entry.receipt(),
+        intent: &entry.intent,
+    })
+}
+
+/// Something that can be read, and that no later try makes right.
+fn broken_law(reason: &'static str, message: String) -> Refusal {
+    Refusal::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "Unprocessable",
+        reason,
+        message,
+    )
+}
+
+fn no_intent(error: &NoIntent) -> Refusal {
+    let message = error.to_string();
+    match error {
+        NoIntent::Shape(_) => Refusal::bad_request("schema", message),
+        NoIntent::Version(_) => Refusal::bad_request("version", message),
+        _ => broken_law("intent", message),
+    }
+}
+
+fn unanswered(error: Unanswered) -> Refusal {
+    match error {
+        Unanswered::Busy => Refusal::unavailable("queue_full", error.to_string(), MOMENT),
+        // What the store said is for the log.
+        Unanswered::Unknown(_) => {
+            let message = "the ledger does not answer; what was sent may be accepted: the same again will tell";
+            Refusal::unavailable("ledger_unknown", message, MOMENT)
+        }
+    }
+}
+
+fn json(body: &impl Serialize) -> Result<Answer, Refusal> {
+    let body = serde_json::to_vec(body).map_err(|_| Refusal::internal("json"))?;
+    let mut answer = Answer::full(StatusCode::OK, Bytes::from(body));
+    let json = HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(CONTENT_TYPE, json);
+    Ok(answer)
+}
