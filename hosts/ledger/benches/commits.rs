@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use svc_ledger::amount::Amount;
-use svc_ledger::digest::Digest;
+use svc_ledger::digest::{Address, Digest};
 use svc_ledger::intent::{Intent, Posting, Run};
 use svc_ledger::journal::Verdict;
 use svc_ledger::store::{Memory, Postgres, Sqlite, Store};
@@ -30,7 +30,7 @@ fn intent() -> Intent {
         epoch_id: format!("epoch-{number}")
             .parse()
             .unwrap_or_else(|_| unreachable!()),
-        commitment: Digest::from(key),
+        commitment: Address::new(Digest::from(key)),
     };
     let postings = (0..3).map(|at| {
         let account = format!("actor-{at}-{}", number % 1000);

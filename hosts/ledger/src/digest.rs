@@ -66,6 +66,60 @@ impl FromStr for Digest {
     }
 }
 
+/// The hash of a document, `b3:` and 64 lower-case hexadecimal digits on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(Digest);
+
+/// No address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected `b3:` and 64 lower-case hexadecimal digits")]
+pub struct NoAddress;
+
+impl Address {
+    /// Of what has this hash.
+    pub const fn new(digest: Digest) -> Address {
+        Address(digest)
+    }
+
+    /// The hash.
+    pub const fn digest(&self) -> &Digest {
+        &self.0
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b3:{}", self.0)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Address {
+    type Err = NoAddress;
+
+    fn from_str(text: &str) -> Result<Address, NoAddress> {
+        let digest = text.strip_prefix("b3:").and_then(|hex| hex.parse().ok());
+        digest.map(Address).ok_or(NoAddress)
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+        crate::name::from_text(deserializer)
+    }
+}
+
 impl From<blake3::Hash> for Digest {
     fn from(hash: blake3::Hash) -> Digest {
         Digest(*hash.as_bytes())
@@ -101,5 +155,8 @@ mod tests {
         ] {
             assert_eq!(other.parse::<Digest>(), Err(NoDigest), "{other}");
         }
+        let address = format!("b3:{text}");
+        assert_eq!(address.parse::<Address>().unwrap().to_string(), address);
+        assert_eq!(text.parse::<Address>(), Err(NoAddress));
     }
 }

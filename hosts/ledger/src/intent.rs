@@ -7,7 +7,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Amount;
-use crate::digest::Digest;
+use crate::digest::{Address, Digest};
 use crate::name::Name;
 
 /// The most credits of an intent.
@@ -17,14 +17,15 @@ pub const VERSION: u32 = 1;
 
 const CONTEXT: &str = "svc-ledger 2026-11-22 intent v1";
 
-/// One atomic payment: what it takes from `funding` is what it credits to the others.
+/// One atomic payment: what it takes from `funding` is what it credits to the others. One of nothing to nobody settles its
+/// epoch too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Intent {
     v: u32,
     run_key: Digest,
     tenant: Name,
     epoch_id: Name,
-    commitment: Digest,
+    commitment: Address,
     funding_account: Name,
     total: Amount,
     postings: Vec<Posting>,
@@ -44,7 +45,7 @@ pub struct Run {
     /// Which of its epochs it settles.
     pub epoch_id: Name,
     /// The hash of the run's manifest.
-    pub commitment: Digest,
+    pub commitment: Address,
 }
 
 /// Why something is no intent: told to whoever sent it, which is why it repeats nothing but names that are valid.
@@ -56,9 +57,6 @@ pub enum NoIntent {
     /// Another version.
     #[error("v: expected {VERSION}, found {0}")]
     Version(u32),
-    /// Nobody is credited.
-    #[error("postings: expected at least one")]
-    Empty,
     /// More than [`POSTINGS_MAX`].
     #[error("postings: expected at most {POSTINGS_MAX}")]
     TooMany,
@@ -87,9 +85,6 @@ impl Intent {
         total: Amount,
         postings: Vec<Posting>,
     ) -> Result<Intent, NoIntent> {
-        if postings.is_empty() {
-            return Err(NoIntent::Empty);
-        }
         if postings.len() > POSTINGS_MAX {
             return Err(NoIntent::TooMany);
         }
@@ -157,7 +152,7 @@ impl Intent {
     }
 
     /// The hash of the run's manifest.
-    pub fn commitment(&self) -> &Digest {
+    pub fn commitment(&self) -> &Address {
         &self.commitment
     }
 
@@ -183,7 +178,7 @@ impl Intent {
         hasher.update(self.run_key.as_bytes());
         name(&mut hasher, &self.tenant);
         name(&mut hasher, &self.epoch_id);
-        hasher.update(self.commitment.as_bytes());
+        hasher.update(self.commitment.digest().as_bytes());
         name(&mut hasher, &self.funding_account);
         hasher.update(&self.total.units().to_le_bytes());
         hasher.update(&(self.postings.len() as u64).to_le_bytes());
@@ -246,7 +241,7 @@ struct Read {
     run_key: Digest,
     tenant: Name,
     epoch_id: Name,
-    commitment: Digest,
+    commitment: Address,
     funding_account: Name,
     total: Amount,
     postings: Postings,
@@ -290,7 +285,7 @@ mod tests {
 
     fn json(members: &str) -> String {
         format!(
-            r#"{{"v":1,"run_key":"{KEY}","tenant":"t","epoch_id":"e","commitment":"{KEY}",{members}}}"#
+            r#"{{"v":1,"run_key":"{KEY}","tenant":"t","epoch_id":"e","commitment":"b3:{KEY}",{members}}}"#
         )
     }
 
@@ -314,7 +309,7 @@ mod tests {
                 of("1", r#"["a","1"]"#).replace(":1,", ":2,"),
                 "v: expected 1, found 2",
             ),
-            (of("0", ""), "postings: expected at least one"),
+            (of("1", ""), "total: expected the sum"),
             (
                 of("2", r#"["b","1"],["a","1"]"#),
                 "postings[1]: expected accounts in",
@@ -384,8 +379,8 @@ mod tests {
                 format!(r#""run_key":"{}"#, KEY.replace('1', "2")),
             ),
             (
-                format!(r#""commitment":"{KEY}"#),
-                format!(r#""commitment":"{}"#, KEY.replace('1', "2")),
+                format!(r#""commitment":"b3:{KEY}"#),
+                format!(r#""commitment":"b3:{}"#, KEY.replace('1', "2")),
             ),
             (
                 r#""tenant":"t","epoch_id":"e""#.to_owned(),

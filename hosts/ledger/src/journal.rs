@@ -189,6 +189,7 @@ fn epoch(intent: &Intent) -> (Name, Name) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Address;
     use crate::intent::{Posting, Run};
 
     fn intent(key: u8, epoch: &str, commitment: u8, amount: u128) -> Intent {
@@ -196,7 +197,7 @@ mod tests {
             run_key: Digest::new([key; 32]),
             tenant: "t".parse().unwrap(),
             epoch_id: epoch.parse().unwrap(),
-            commitment: Digest::new([commitment; 32]),
+            commitment: Address::new(Digest::new([commitment; 32])),
         };
         let amount = Amount::new(amount);
         let postings = vec![Posting("a".parse().unwrap(), amount)];

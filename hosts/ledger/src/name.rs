@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize, Serializer};
 /// The longest name, in bytes.
 pub const NAME_MAX: usize = 128;
 
-/// A name of 1 to 128 letters and digits of ASCII, `-`, `_`, `.` and `:`. Clones share it.
+/// A name of 1 to 128 letters and digits of ASCII and `.` `_` `:` `/` `@` `-`. Clones share it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
 /// No name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a name of 1 to {NAME_MAX} letters and digits of ASCII, `-`, `_`, `.` and `:`")]
+#[error(
+    "expected a name of 1 to {NAME_MAX} letters and digits of ASCII and `.` `_` `:` `/` `@` `-`"
+)]
 pub struct NoName;
 
 impl Name {
@@ -31,7 +33,7 @@ impl FromStr for Name {
     type Err = NoName;
 
     fn from_str(text: &str) -> Result<Name, NoName> {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@-".contains(&byte);
         if (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(fits) {
             Ok(Name(text.into()))
         } else {
@@ -93,10 +95,16 @@ mod tests {
 
     #[test]
     fn a_name_has_no_other_characters() {
-        for text in ["a", "2026-11-22T10:00", "tenant_7.eu", &"x".repeat(128)] {
+        for text in [
+            "a",
+            "2026-11-22T10:00",
+            "tenant_7.eu",
+            "a/b@c",
+            &"x".repeat(128),
+        ] {
             assert_eq!(text.parse::<Name>().unwrap().as_str(), text);
         }
-        for text in ["", "a b", "a/b", "ä", "a\n", "a\0", &"x".repeat(129)] {
+        for text in ["", "a b", "a%2Fb", "ä", "a\n", "a\0", &"x".repeat(129)] {
             assert_eq!(text.parse::<Name>(), Err(NoName), "{text:?}");
         }
     }

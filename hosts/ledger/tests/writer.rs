@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use svc_ledger::amount::Amount;
-use svc_ledger::digest::Digest;
+use svc_ledger::digest::{Address, Digest};
 use svc_ledger::intent::{Intent, Posting, Run};
 use svc_ledger::journal::{Entry, Head, Receipt, Verdict};
 use svc_ledger::name::Name;
@@ -20,7 +20,7 @@ fn intent(number: u32) -> Intent {
         run_key: Digest::new(key),
         tenant: "t".parse().unwrap(),
         epoch_id: format!("epoch-{number}").parse().unwrap(),
-        commitment: Digest::new([1; 32]),
+        commitment: Address::new(Digest::new([1; 32])),
     };
     let amount = Amount::new(u128::from(number) + 1);
     let postings = vec![Posting("actor".parse().unwrap(), amount)];

@@ -1,18 +1,20 @@
 //! `/v1/intents`, `/v1/epochs`, `/v1/accounts` and `/v1/head`.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue, CONTENT_TYPE};
 use hyper::http::request::Parts;
 use hyper::StatusCode;
+use percent_encoding::percent_decode_str;
 use ron_host::http::{Access, Answer, BodyAllowance, Call, Refusal, Routes};
 use serde::Serialize;
 
 use crate::amount::Amount;
 use crate::intent::{Intent, NoIntent};
 use crate::journal::{Entry, Receipt, Verdict};
-use crate::name::Name;
+use crate::name::{Name, NoName};
 use crate::writer::{Ledger, Unanswered};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -114,20 +116,20 @@ async fn settle(ledger: Ledger, mut call: Call) -> Result<Answer, Refusal> {
 
 async fn run(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
     let unknown = || Refusal::not_found("run_key", "no intent was accepted under this run_key");
-    let key = call.param("run_key").parse().map_err(|_| unknown())?;
+    let key = param(&call, "run_key").ok_or_else(unknown)?;
     found(ledger.run(key).await, unknown)
 }
 
 async fn epoch(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
     let unknown = || Refusal::not_found("epoch", "this epoch of this tenant is not settled");
-    let tenant = call.param("tenant").parse().map_err(|_| unknown())?;
-    let epoch = call.param("epoch_id").parse().map_err(|_| unknown())?;
+    let tenant = param(&call, "tenant").ok_or_else(unknown)?;
+    let epoch = param(&call, "epoch_id").ok_or_else(unknown)?;
     found(ledger.epoch(tenant, epoch).await, unknown)
 }
 
 async fn account(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
-    let account: Result<Name, _> = call.param("account").parse();
-    let account = account.map_err(|error| Refusal::bad_request("account", error.to_string()))?;
+    let none = || Refusal::bad_request("account", NoName.to_string());
+    let account: Name = param(&call, "account").ok_or_else(none)?;
     let balance = ledger.balance(account.clone()).await.map_err(unanswered)?;
     let (credits, debits) = (balance.credits, balance.debits);
     json(&Account {
@@ -135,6 +137,12 @@ async fn account(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
         credits,
         debits,
     })
+}
+
+/// What stands in the path for `name`, in which `/` is written as `%2F`.
+fn param<T: FromStr>(call: &Call, name: &str) -> Option<T> {
+    let text = percent_decode_str(call.param(name)).decode_utf8().ok()?;
+    text.parse().ok()
 }
 
 fn found(

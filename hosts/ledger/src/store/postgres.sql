@@ -3,7 +3,7 @@ CREATE TABLE version (version integer NOT NULL);
 
 -- What a list [["account","amount"],...] comes to; nothing where an amount is not above 0.
 CREATE FUNCTION credited(postings jsonb) RETURNS numeric LANGUAGE sql IMMUTABLE STRICT AS $$
-  SELECT CASE WHEN bool_and((posting->>1)::numeric > 0) THEN sum((posting->>1)::numeric) END
+  SELECT CASE WHEN coalesce(bool_and((posting->>1)::numeric > 0), true) THEN coalesce(sum((posting->>1)::numeric), 0) END
   FROM jsonb_array_elements(postings) AS posting
 $$;
 
@@ -13,9 +13,9 @@ CREATE TABLE intents (
   run_key text COLLATE "C" NOT NULL UNIQUE CHECK (run_key ~ '^[0-9a-f]{64}$'),
   tenant text COLLATE "C" NOT NULL CHECK (length(tenant) BETWEEN 1 AND 128),
   epoch_id text COLLATE "C" NOT NULL CHECK (length(epoch_id) BETWEEN 1 AND 128),
-  commitment text COLLATE "C" NOT NULL CHECK (commitment ~ '^[0-9a-f]{64}$'),
+  commitment text COLLATE "C" NOT NULL CHECK (commitment ~ '^b3:[0-9a-f]{64}$'),
   funding_account text COLLATE "C" NOT NULL CHECK (length(funding_account) BETWEEN 1 AND 128),
-  total numeric(39, 0) NOT NULL CHECK (total > 0),
+  total numeric(39, 0) NOT NULL CHECK (total >= 0),
   -- In the order of the accounts.
   postings jsonb NOT NULL,
   -- All totals up to this one, itself included.

@@ -4,13 +4,13 @@ CREATE TABLE intents (
   run_key TEXT NOT NULL UNIQUE CHECK (length(run_key) = 64),
   tenant TEXT NOT NULL CHECK (length(tenant) BETWEEN 1 AND 128),
   epoch_id TEXT NOT NULL CHECK (length(epoch_id) BETWEEN 1 AND 128),
-  commitment TEXT NOT NULL CHECK (length(commitment) = 64),
+  commitment TEXT NOT NULL CHECK (length(commitment) = 67),
   funding_account TEXT NOT NULL CHECK (length(funding_account) BETWEEN 1 AND 128),
-  total TEXT NOT NULL CHECK (total GLOB '[1-9]*' AND total NOT GLOB '*[^0-9]*'),
+  total TEXT NOT NULL CHECK (total = '0' OR total GLOB '[1-9]*' AND total NOT GLOB '*[^0-9]*'),
   -- [["account","amount"],...], in the order of the accounts.
-  postings TEXT NOT NULL CHECK (json_array_length(postings) > 0),
+  postings TEXT NOT NULL CHECK (json_array_length(postings) >= 0),
   -- All totals up to this one, itself included.
-  paid TEXT NOT NULL CHECK (paid GLOB '[1-9]*' AND paid NOT GLOB '*[^0-9]*'),
+  paid TEXT NOT NULL CHECK (paid = '0' OR paid GLOB '[1-9]*' AND paid NOT GLOB '*[^0-9]*'),
   -- The root of the entry before, and that of this.
   prev TEXT NOT NULL CHECK (length(prev) = 64),
   root TEXT NOT NULL CHECK (length(root) = 64),
