@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval, timeout, MissedTickBehavior};
 
 use super::front::{Front, Keys, News};
-use super::node::{Node, Openness};
+use super::node::{Link, Node, Openness};
 use super::settings::HttpSettings;
 use super::timed::{Phase, Timed};
 use super::tls::{HandshakeFailure, Tls};
@@ -257,13 +257,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let phase = Phase::default();
-    let times = node.clone();
+    let link = Link::new(node.clone(), phase.clone());
+    let times = Arc::clone(&link);
     let io = TokioIo::new(Timed::new(stream, phase.clone(), move || times.times()));
-    let counted = node.clone();
     let service = service_fn(move |request| {
         // Before the answer is polled: the connection may be read in between.
         phase.busy();
-        Box::pin(node.clone().serve(request, phase.clone()))
+        Arc::clone(&link).serve(request)
     });
     let mut connection = http1::Builder::new()
         .half_close(false)
@@ -282,8 +282,8 @@ where
     });
     match ended.await {
         Ok(()) => {}
-        Err(error) if error.is_parse_too_large() => counted.malformed(431),
-        Err(error) if error.is_parse() => counted.malformed(400),
+        Err(error) if error.is_parse_too_large() => node.malformed(431),
+        Err(error) if error.is_parse() => node.malformed(400),
         Err(_) => return,
     }
     let mut stream = connection.into_parts().io.into_inner();

@@ -87,7 +87,7 @@ pub(crate) struct Timed<S, T> {
     times: T,
     read: Limit,
     write: Limit,
-    /// Until when the head that has begun must be there.
+    /// Until when the head that has begun must be there, if it did not come at once.
     head: Option<Instant>,
     taking: Taking,
 }
@@ -119,12 +119,15 @@ impl Taking {
     }
 }
 
-/// A timer that runs while a side waits.
+/// A timer that runs while a side waits. Most waits end long before their limit: a timer that would ring before the limit of
+/// this one is left as it is, and set again when it does.
 #[derive(Default)]
 struct Limit {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// The phase that it runs for.
-    running: Option<u8>,
+    /// The phase that it runs for, and until when.
+    running: Option<(u8, Instant)>,
+    /// Whom the timer wakes.
+    waker: Option<Waker>,
 }
 
 impl Limit {
@@ -143,17 +146,40 @@ impl Limit {
         until: impl FnOnce() -> Instant,
         cx: &mut Context<'_>,
     ) -> bool {
-        if self.running != Some(phase) {
-            self.running = Some(phase);
-            let until = until();
-            match &mut self.sleep {
-                Some(sleep) => sleep.as_mut().reset(until),
-                none => *none = Some(Box::pin(tokio::time::sleep_until(until))),
+        let until = match self.running {
+            Some((running, until)) if running == phase => until,
+            _ => {
+                let until = until();
+                self.running = Some((phase, until));
+                until
             }
+        };
+        let sleep = match &mut self.sleep {
+            Some(sleep) => {
+                if sleep.deadline() > until {
+                    sleep.as_mut().reset(until);
+                    self.waker = None;
+                }
+                sleep
+            }
+            none => none.insert(Box::pin(tokio::time::sleep_until(until))),
+        };
+        let is_set = self
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        if is_set && !sleep.is_elapsed() {
+            return false;
         }
-        self.sleep
-            .as_mut()
-            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= until {
+                self.waker = None;
+                return true;
+            }
+            sleep.as_mut().reset(until);
+        }
+        self.waker = Some(cx.waker().clone());
+        false
     }
 }
 
@@ -184,15 +210,15 @@ impl<S: AsyncRead + Unpin, T: Fn() -> Times + Unpin> AsyncRead for Timed<S, T> {
             this.read.stop();
             if this.phase.get() == IDLE && buf.filled().len() > before {
                 this.phase.set(HEAD);
-                this.head = Some(Instant::now() + (this.times)().read);
+                this.head = None;
+            } else if this.phase.get() == HEAD {
+                let now = Instant::now();
+                let until = *this.head.get_or_insert_with(|| now + (this.times)().read);
+                if now >= until {
+                    return Poll::Ready(Err(too_slow("head")));
+                }
             }
-            let late =
-                this.phase.get() == HEAD && this.head.is_some_and(|head| Instant::now() >= head);
-            return if late {
-                Poll::Ready(Err(too_slow("head")))
-            } else {
-                polled
-            };
+            return polled;
         }
         let phase = this.phase.get();
         // Between two requests the last answer may still be on its way.
@@ -202,8 +228,11 @@ impl<S: AsyncRead + Unpin, T: Fn() -> Times + Unpin> AsyncRead for Timed<S, T> {
             *this.phase.reader() = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let (head, times) = (this.head.filter(|_| phase == HEAD), &this.times);
-        let until = || head.unwrap_or_else(|| Instant::now() + times().idle);
+        let (head, times) = (&mut this.head, &this.times);
+        let until = || match phase {
+            HEAD => *head.get_or_insert_with(|| Instant::now() + times().read),
+            _ => Instant::now() + times().idle,
+        };
         if this.read.is_over(phase, until, cx) {
             return Poll::Ready(Err(too_slow("reading")));
         }
