@@ -69,7 +69,7 @@ const STRIDE: usize = 4096;
 
 /// Asks now and then.
 pub(crate) fn tick(progress: &mut dyn Progress, phase: Phase, done: usize) -> Result<(), RunError> {
-    if done % STRIDE == 0 && progress.at(phase, done).is_break() {
+    if done.is_multiple_of(STRIDE) && progress.at(phase, done).is_break() {
         return Err(RunError::Cancelled);
     }
     Ok(())

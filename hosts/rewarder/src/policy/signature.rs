@@ -15,7 +15,7 @@ const CONTEXT: &[u8] = b"ron svc-rewarder policy v1\n";
 
 /// A key that policies are verified with; as text `ed25519:` and 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct PublicKey(VerifyingKey);
+pub struct PublicKey([u8; 32]);
 
 /// Why a text is no [`PublicKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,8 +34,15 @@ impl PublicKey {
         let key = VerifyingKey::from_bytes(bytes).map_err(|_| PublicKeyError::Weak)?;
         match key.is_weak() {
             true => Err(PublicKeyError::Weak),
-            false => Ok(PublicKey(key)),
+            false => Ok(PublicKey(*bytes)),
         }
+    }
+
+    fn verifies(&self, content: &[u8], signature: &[u8; 64]) -> bool {
+        let signature = Signature::from_bytes(signature);
+        VerifyingKey::from_bytes(&self.0)
+            .and_then(|key| key.verify_strict(&message(content), &signature))
+            .is_ok()
     }
 }
 
@@ -51,7 +58,7 @@ impl FromStr for PublicKey {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ed25519:{}", Hex(self.0.as_bytes()))
+        write!(f, "ed25519:{}", Hex(&self.0))
     }
 }
 
@@ -78,7 +85,7 @@ impl SigningKey {
 
     /// The key that verifies what this one signs.
     pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key())
+        PublicKey(self.0.verifying_key().to_bytes())
     }
 
     /// The policy that is `content`, with a signature.
@@ -205,11 +212,9 @@ impl SignedPolicy {
         if !trusted.0.contains(&key) {
             return Err(SignatureError::UnknownKey { key });
         }
-        let signature = Signature::from_bytes(&self.signature);
-        let verdict = key.0.verify_strict(&message(&self.content), &signature);
-        match verdict {
-            Ok(()) => Ok(self.policy),
-            Err(_) => Err(SignatureError::Forged { key }),
+        match key.verifies(&self.content, &self.signature) {
+            true => Ok(self.policy),
+            false => Err(SignatureError::Forged { key }),
         }
     }
 }
