@@ -5,7 +5,8 @@
 //! event; the others go to the lesser of two actors drawn, so that a few are busy and many are not. Quantities are spread
 //! over the widths from 1 to 40 bits. Ids number the events in their order.
 
-use super::inputs::{Header, Writer};
+use super::draft::Writer;
+use super::inputs::Header;
 use super::name::{EpochId, Name};
 
 /// The kinds of work in generated inputs, ascending; the sample policies price them.

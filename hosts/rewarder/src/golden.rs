@@ -2,11 +2,12 @@
 //! computes them and gets other digests has another program.
 
 use super::generate::{inputs, Size};
+use super::json::Defect;
 use super::manifest::Difference;
 use super::name::{EpochId, Name, NameError};
-use super::policy::{Policy, PublicKeyError, SignatureError, SignedPolicy, TrustedKeys};
+use super::policy::Policy;
 use super::run::Run;
-use super::Defect;
+use super::signature::{PublicKeyError, SignatureError, SignedPolicy, TrustedKeys};
 
 const SEED: u64 = 20_261_121;
 const TENANT: &str = "golden";

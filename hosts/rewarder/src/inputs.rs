@@ -11,16 +11,11 @@
 //! cannot be paid a second time as another epoch's.
 //!
 //! [`Sealed`] is bytes whose address was checked, [`Reader`] reads them event by event without keeping any,
-//! [`Draft`] collects events in any order and writes the sealed form.
-
-mod draft;
+//! [`Draft`](super::draft::Draft) collects events in any order and writes the sealed form.
 
 use super::address::Address;
 use super::json::{Cursor, Defect, Problem, Slip};
 use super::name::{EpochId, Name, NAME};
-
-pub(crate) use draft::Writer;
-pub use draft::{Draft, DraftError};
 
 /// The first form of inputs.
 const FORMAT: &str = "\"rewarder-inputs/1\"";

@@ -28,6 +28,7 @@ mod address;
 mod book;
 mod calculus;
 mod check;
+mod draft;
 pub mod generate;
 pub mod golden;
 mod inputs;
@@ -37,21 +38,23 @@ mod name;
 mod policy;
 mod progress;
 mod run;
+mod signature;
+mod tidy;
 mod wide;
 
 pub use address::{Address, AddressError};
 pub use book::Book;
 pub use calculus::{pay, score, Scores, Settlement};
 pub use check::{check, Violation};
-pub use inputs::{
-    Draft, DraftError, Header, Piece, Reader, SealError, Sealed, ACTORS_MAX, BYTES_MAX, EVENTS_MAX,
-};
+pub use draft::{Draft, DraftError};
+pub use inputs::{Header, Piece, Reader, SealError, Sealed, ACTORS_MAX, BYTES_MAX, EVENTS_MAX};
 pub use json::{Defect, Problem};
 pub use manifest::{Counts, Difference, Intent, Manifest, PolicyRef, Totals, MANIFEST_BYTES_MAX};
 pub use name::{EpochId, Name, NameError};
-pub use policy::{
-    tidy, Mode, Policy, PublicKey, PublicKeyError, SignatureError, SignedPolicy, SigningKey,
-    StaleHash, TidyError, TrustedKeys, KINDS_MAX, POLICY_BYTES_MAX,
-};
+pub use policy::{Mode, Policy, StaleHash, KINDS_MAX, POLICY_BYTES_MAX};
 pub use progress::{Phase, Progress, Unwatched};
 pub use run::{compute, Run, RunError, RunKey};
+pub use signature::{
+    PublicKey, PublicKeyError, SignatureError, SignedPolicy, SigningKey, TrustedKeys,
+};
+pub use tidy::{tidy, TidyError};

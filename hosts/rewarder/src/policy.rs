@@ -7,25 +7,17 @@
 //!
 //! but without the line break. A tariff has `"mode":"tariff"`, and between mode and rounding its rates, minor units for
 //! one unit of work: `"rates":{"relay":"12"}`. [`Policy::hash`] is the BLAKE3 of this text. What is stored is the
-//! policy with an Ed25519 signature of it: `{"policy":{..},"signature":{"key":"..","sig":".."}}`, see [`SignedPolicy`].
+//! policy with an Ed25519 signature of it: `{"policy":{..},"signature":{"key":"..","sig":".."}}`, see [`SignedPolicy`](super::signature::SignedPolicy).
 //!
 //! Rounding is down and nothing else: half-even can pay more than there is (a pool of 5 for three equal actors would
 //! be 2 + 2 + 2). What is not paid stays where it is.
-
-mod signature;
-mod tidy;
 
 use super::address::Address;
 use super::json::{Cursor, Defect, Problem, Slip};
 use super::name::{Name, NAME};
 
-pub use signature::{
-    PublicKey, PublicKeyError, SignatureError, SignedPolicy, SigningKey, TrustedKeys,
-};
-pub use tidy::{tidy, TidyError};
-
 const FORMAT: &str = "\"rewarder-policy/1\"";
-const DOCUMENT: &str = "policy";
+pub(crate) const DOCUMENT: &str = "policy";
 
 /// Most kinds of work that a policy prices.
 pub const KINDS_MAX: usize = 64;
@@ -70,7 +62,7 @@ pub struct StaleHash {
 
 impl Policy {
     /// Reads a policy without a signature. What it says must not move money before
-    /// [somebody who may has signed it](SignedPolicy::verify).
+    /// [somebody who may has signed it](super::signature::SignedPolicy::verify).
     ///
     /// # Errors
     ///
@@ -157,14 +149,14 @@ impl Policy {
 }
 
 /// What is being read, for the path of a defect.
-struct Place {
+pub(crate) struct Place {
     inside: &'static str,
-    field: &'static str,
+    pub(crate) field: &'static str,
     key: Option<Name>,
 }
 
 impl Place {
-    fn new(inside: &'static str) -> Self {
+    pub(crate) fn new(inside: &'static str) -> Self {
         Place {
             inside,
             field: "",
@@ -172,7 +164,7 @@ impl Place {
         }
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         let key = self.key.as_ref().map(Name::as_str).unwrap_or_default();
         let parts = [self.inside, self.field, key];
         let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
@@ -180,7 +172,7 @@ impl Place {
     }
 }
 
-fn length(cursor: &Cursor<'_>, bytes: &[u8]) -> Result<(), Slip> {
+pub(crate) fn length(cursor: &Cursor<'_>, bytes: &[u8]) -> Result<(), Slip> {
     if bytes.len() > POLICY_BYTES_MAX {
         return Err(cursor.slip(Problem::Many {
             what: "bytes",
@@ -190,7 +182,7 @@ fn length(cursor: &Cursor<'_>, bytes: &[u8]) -> Result<(), Slip> {
     Ok(())
 }
 
-fn policy(cursor: &mut Cursor<'_>, place: &mut Place) -> Result<Policy, Slip> {
+pub(crate) fn policy(cursor: &mut Cursor<'_>, place: &mut Place) -> Result<Policy, Slip> {
     let start = cursor.at();
     let mut field = |cursor: &mut Cursor<'_>, lead, name| {
         place.field = name;

@@ -164,7 +164,7 @@ impl Run {
 
 /// Computes the epoch `epoch_id` of `tenant`, on one thread.
 ///
-/// The policy has to be one that [was verified](super::policy::SignedPolicy::verify) and
+/// The policy has to be one that [was verified](super::signature::SignedPolicy::verify) and
 /// [is the one the caller counts on](Policy::is).
 ///
 /// # Errors

@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::super::json::Defect;
-use super::{Policy, POLICY_BYTES_MAX};
+use super::json::Defect;
+use super::policy::{Policy, POLICY_BYTES_MAX};
 
 /// Why a text has no canonical form as a policy.
 #[derive(Debug, thiserror::Error)]

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use ed25519_dalek::{Signature, Signer as _, VerifyingKey};
 use zeroize::Zeroizing;
 
-use super::super::json::{hex, Cursor, Defect, Hex, Slip};
-use super::{length, policy, Place, Policy, DOCUMENT};
+use super::json::{hex, Cursor, Defect, Hex, Slip};
+use super::policy::{length, policy, Place, Policy, DOCUMENT};
 
 /// Stands before the text that is signed, so that no signature for anything else is one of a policy.
 const CONTEXT: &[u8] = b"ron svc-rewarder policy v1\n";

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::super::json::Defect;
-use super::super::name::Name;
-use super::{Header, Piece, Reader, ACTORS_MAX, EVENTS_MAX};
+use super::inputs::{Header, Piece, Reader, ACTORS_MAX, EVENTS_MAX};
+use super::json::Defect;
+use super::name::Name;
 
 /// Inputs that are being collected, in whatever order events come.
 #[derive(Clone, Debug, PartialEq, Eq)]
