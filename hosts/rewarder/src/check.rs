@@ -86,7 +86,8 @@ pub fn check(
             (Piece::Event { kind, qty, .. }, Some((actor, sum))) => {
                 let price = policy.price(kind);
                 let price = price.ok_or_else(|| RunError::unpriced(actor, Some(&kind)))?;
-                *sum = sum.plus(&Wide::product(qty.into(), price.into()))?;
+                // Two numbers of 64 bits have a product of 128.
+                *sum = sum.plus(&Wide::from(u128::from(qty) * u128::from(price)))?;
                 tick(progress, Phase::Check, reader.events())?;
             }
             (Piece::Event { .. }, None) => {}

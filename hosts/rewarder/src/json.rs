@@ -7,7 +7,7 @@
 use std::fmt;
 
 use super::address::{Address, AddressError};
-use super::name::{EpochId, Name, NameError, Rule, EPOCH, NAME};
+use super::name::{EpochId, Name, NameError, Rule, DIGITS, EPOCH, NAME};
 
 /// What is wrong at one place of a document. Of the document's text it carries names only.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -233,25 +233,21 @@ impl<'a> Cursor<'a> {
             return Err(self.expected("a string"));
         }
         let body = self.text.get(self.at + 1..).unwrap_or_default();
-        let window = body.get(..body.len().min(rule.max + 1)).unwrap_or_default();
-        let found = match window.iter().position(|&byte| byte == b'"') {
-            Some(len) => window.get(..len).unwrap_or_default(),
-            None if window.iter().all(|&byte| rule.allows(byte)) && body.len() <= rule.max => {
-                return Err(Slip {
+        let Some(len) = rule.quoted(body) else {
+            return Err(match rule.refusal(body) {
+                Some(error) => self.slip(error.into()),
+                None => Slip {
                     byte: self.text.len(),
                     problem: Problem::Ends {
                         expected: "the end of a string",
                     },
-                })
-            }
-            None => window,
+                },
+            });
         };
-        if let Err(error) = rule.check(found) {
-            return Err(self.slip(error.into()));
-        }
-        self.at += found.len() + 2;
+        self.at += len + 2;
         // Names are ASCII, so this does not fail.
-        std::str::from_utf8(found).map_err(|_| self.expected("ASCII"))
+        let name = std::str::from_utf8(body.get(..len).unwrap_or_default());
+        name.map_err(|_| self.expected("ASCII"))
     }
 
     /// A string that is a name.
@@ -266,33 +262,33 @@ impl<'a> Cursor<'a> {
 
     /// A string that is an address.
     pub(crate) fn address(&mut self) -> Result<Address, Slip> {
-        let text = match self.clone().name(&Rule { max: 67, ..NAME }) {
-            Ok(text) => text,
+        let mut ahead = self.clone();
+        let address = match ahead.name(&DIGITS) {
+            Ok(text) => text.parse(),
             Err(Slip {
                 problem: Problem::Name(_),
                 ..
-            }) => return Err(self.expected("an address, `b3:` and 64 of 0-9 and a-f")),
+            }) => Err(AddressError::Prefix),
             Err(slip) => return Err(slip),
         };
-        let address = text.parse();
         let address = address.map_err(|error: AddressError| self.slip(error.into()))?;
-        self.at += text.len() + 2;
+        *self = ahead;
         Ok(address)
     }
 
     /// A string of `2 * N` lower-case hexadecimal digits.
     pub(crate) fn hex<const N: usize>(&mut self) -> Result<[u8; N], Slip> {
-        let wrong = Problem::Hex { digits: 2 * N };
-        let text = match self.clone().name(&Rule { max: 2 * N, ..NAME }) {
-            Ok(text) => text,
+        let mut ahead = self.clone();
+        let bytes = match ahead.name(&DIGITS) {
+            Ok(text) => hex(text),
             Err(Slip {
                 problem: Problem::Name(_),
                 ..
-            }) => return Err(self.slip(wrong)),
+            }) => None,
             Err(slip) => return Err(slip),
         };
-        let bytes = hex(text).ok_or_else(|| self.slip(wrong))?;
-        self.at += text.len() + 2;
+        let bytes = bytes.ok_or_else(|| self.slip(Problem::Hex { digits: 2 * N }))?;
+        *self = ahead;
         Ok(bytes)
     }
 

@@ -32,32 +32,68 @@ pub enum NameError {
 /// What makes a name of one sort.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rule {
-    pub(crate) what: &'static str,
-    pub(crate) max: usize,
+    what: &'static str,
+    max: usize,
     /// With blanks between them, for people.
-    pub(crate) marks: &'static str,
+    marks: &'static str,
+    /// By byte.
+    allowed: [bool; 256],
 }
 
 /// As the tenant of a capability.
-pub(crate) const NAME: Rule = Rule {
-    what: "a name",
-    max: 64,
-    marks: ". _ : / @ -",
-};
+pub(crate) const NAME: Rule = Rule::new("a name", 64, ". _ : / @ -");
 /// Goes into the path of a URL.
-pub(crate) const EPOCH: Rule = Rule {
-    what: "an epoch",
-    max: 128,
-    marks: ". _ : -",
-};
+pub(crate) const EPOCH: Rule = Rule::new("an epoch", 128, ". _ : -");
+/// Longer than any name, for what is checked otherwise.
+pub(crate) const DIGITS: Rule = Rule::new("a string", 128, ". _ : -");
 
 impl Rule {
-    pub(crate) fn allows(&self, byte: u8) -> bool {
-        byte.is_ascii_alphanumeric() || byte != b' ' && self.marks.as_bytes().contains(&byte)
+    const fn new(what: &'static str, max: usize, marks: &'static str) -> Self {
+        let mut allowed = [false; 256];
+        let (mut byte, bytes) = (0, marks.as_bytes());
+        while byte < 128 {
+            allowed[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let mut at = 0;
+        while at < bytes.len() {
+            allowed[bytes[at] as usize] |= bytes[at] != b' ';
+            at += 1;
+        }
+        Rule {
+            what,
+            max,
+            marks,
+            allowed,
+        }
+    }
+
+    fn allows(&self, byte: u8) -> bool {
+        self.allowed
+            .get(usize::from(byte))
+            .is_some_and(|allowed| *allowed)
+    }
+
+    /// How many bytes `text` begins with that are a name, if what follows them is a quotation mark.
+    pub(crate) fn quoted(&self, text: &[u8]) -> Option<usize> {
+        let len = text.iter().position(|&byte| !self.allows(byte))?;
+        ((1..=self.max).contains(&len) && text.get(len) == Some(&b'"')).then_some(len)
+    }
+
+    /// Why there is no name before a quotation mark at the start of `text`; `None` if it only ends too early.
+    pub(crate) fn refusal(&self, text: &[u8]) -> Option<NameError> {
+        let window = text.get(..text.len().min(self.max + 1)).unwrap_or_default();
+        match window.iter().position(|&byte| byte == b'"') {
+            Some(len) => self.check(window.get(..len).unwrap_or_default()).err(),
+            None if window.is_empty() => None,
+            None => self.check(window).err(),
+        }
     }
 
     pub(crate) fn check(&self, text: &[u8]) -> Result<(), NameError> {
-        let Rule { what, max, marks } = *self;
+        let Rule {
+            what, max, marks, ..
+        } = *self;
         if text.is_empty() || text.len() > max {
             return Err(NameError::Length { what, max });
         }

@@ -32,11 +32,10 @@ pub(crate) const fn multiply_divide(a: u128, b: u128, d: u128) -> Option<u128> {
         // `rest` is below `d`; twice that and a bit has up to 129 bits, of which subtracting `d` leaves 128.
         let carry = rest >> 127 == 1;
         rest = rest << 1 | (low >> bit & 1);
-        quotient <<= 1;
-        if carry || rest >= d {
-            rest = rest.wrapping_sub(d);
-            quotient |= 1;
-        }
+        let (less, borrow) = rest.overflowing_sub(d);
+        let fits = carry | !borrow;
+        rest = if fits { less } else { rest };
+        quotient = quotient << 1 | fits as u128;
     }
     Some(quotient)
 }

@@ -180,7 +180,7 @@ fn what_is_wrong_with_a_manifest_is_told_with_its_place() {
         ("\"356\"", "\"0\"", "payouts", "expected an integer from 1 to 340282366920938463463374607431768211455"),
         ("\"run_key\":\"", "\"run_key\":\"A", "run_key", "expected 64 of 0-9 and a-f"),
         ("\"inputs_cid\":\"b3:", "\"inputs_cid\":\"b2:", "inputs_cid", "an address begins with \"b3:\""),
-        ("\"inputs_cid\":\"b3:", "\"inputs_cid\":\"b3:00", "inputs_cid", "expected an address, `b3:` and 64 of 0-9 and a-f"),
+        ("\"inputs_cid\":\"b3:", "\"inputs_cid\":\"b3:00", "inputs_cid", "an address has 64 digits after \"b3:\", this one has 66"),
         ("\"residual\":\"1\"", "\"residual\":\"1\",\"x\":\"\"", "totals", "expected }"),
     ];
     for (old, new, path, problem) in cases {
