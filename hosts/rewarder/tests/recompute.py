@@ -3,8 +3,9 @@
     recompute.py DIRECTORY
 
 For every NAME.inputs.json and NAME.policy.json in it, NAME.manifest.json must say what they come to. A case without a
-manifest must be a conflict: a tariff that owes more than the pool has. Prints how many payouts agree; the first that
-does not ends it with exit code 1. Hashes are not computed: the standard library has no BLAKE3.
+manifest must be a conflict: a tariff that owes more than the pool has. Every document must be the text that Python
+writes for its content. Prints how many payouts agree; the first that does not ends it with exit code 1. Hashes are not
+computed: the standard library has no BLAKE3.
 """
 
 import json
@@ -68,16 +69,24 @@ def expected(inputs, policy):
     }
 
 
+def load(path):
+    raw = path.read_bytes()
+    content = json.loads(raw)
+    if json.dumps(content, sort_keys=True, separators=(",", ":")).encode() != raw:
+        sys.exit(f"{path.name}: not canonical")
+    return content
+
+
 def main(directory):
     cases = conflicts = count = 0
     for path in sorted(pathlib.Path(directory).glob("*.inputs.json")):
         name = path.name.removesuffix(".inputs.json")
-        inputs = json.loads(path.read_bytes())
-        policy = json.loads(path.with_name(name + ".policy.json").read_bytes())
+        inputs = load(path)
+        policy = load(path.with_name(name + ".policy.json"))
         policy = policy.get("policy", policy)
         ours = expected(inputs, policy)
         stated = path.with_name(name + ".manifest.json")
-        stated = json.loads(stated.read_bytes()) if stated.exists() else None
+        stated = load(stated) if stated.exists() else None
         cases += 1
         if ours is None or stated is None:
             if ours is not None or stated is not None:
