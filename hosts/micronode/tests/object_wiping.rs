@@ -129,7 +129,7 @@ fn what_a_put_takes_and_what_the_store_holds_is_wiped() {
                         if end == "full" {
                             settings.max_bytes = ByteSize::new(10);
                         }
-                        let store = Store::new(&settings);
+                        let store = Store::new(&settings, &Default::default());
                         let puts = if end == "stored twice" { 2 } else { 1 };
                         for _ in 0..puts {
                             let mut put = store.put(declared, false).unwrap();

@@ -16,6 +16,8 @@ use hyper::header::HeaderValue;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::io::StreamReader;
 
+use crate::pool::Pace;
+
 /// A body may become so many times as large.
 const RATIO_MAX: u64 = 10;
 /// As much is let through whatever it came from: a few zeros compress better than any bomb.
@@ -78,6 +80,7 @@ pub(crate) struct Inflate {
     /// Of which there may be so many.
     most: u64,
     given: u64,
+    pace: Pace,
 }
 
 impl Inflate {
@@ -113,6 +116,7 @@ impl Inflate {
             taken,
             most,
             given: 0,
+            pace: Pace::default(),
         }
     }
 
@@ -131,6 +135,7 @@ impl Inflate {
             Ok(0) => return Ok(None),
             Ok(count) => count,
         };
+        self.pace.spend(count).await;
         self.given += count as u64;
         if self.given > HARMLESS && self.given > RATIO_MAX * taken {
             return Err(Fault::Bomb);
