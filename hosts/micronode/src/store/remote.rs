@@ -89,12 +89,12 @@ impl Remote {
             .with_timeout(settings.timeout)
             .with_connect_timeout(CONNECT.min(settings.timeout))
             .with_allow_http(settings.allow_http);
-        // With a proxy of its own the client looks for none in the environment; one that is for no host is none.
+        // With a proxy of its own the client looks for none in the environment; one that is for no name and no address is none.
         let options = match &settings.proxy {
             Some(proxy) => options.with_proxy_url(proxy),
             None => options
                 .with_proxy_url("http://127.0.0.1:9")
-                .with_proxy_excludes("*"),
+                .with_proxy_excludes("*,0.0.0.0/0,::/0"),
         };
         let bucket = AmazonS3Builder::new()
             .with_endpoint(&settings.endpoint)
