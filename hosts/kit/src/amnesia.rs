@@ -94,14 +94,25 @@ fn threads() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
-/// What is in the directory of sockets, where files may be removed, and is none.
+/// What is in the directory of sockets, or in one that a kernel has there for those of its children, and is none: it could be
+/// removed.
 fn other_than_sockets(sockets: &Path) -> Option<String> {
     // What cannot be listed the kernel cannot use either.
     let mut entries = std::fs::read_dir(sockets).ok()?.flatten();
-    let other = entries.find(|entry| !entry.file_type().is_ok_and(|kind| kind.is_socket()))?;
-    let (name, dir) = (other.file_name(), sockets.display());
-    let name = name.to_string_lossy();
-    Some(format!("{name} in {dir} is no socket, and may be removed"))
+    entries.find_map(|entry| {
+        let kind = entry.file_type();
+        let path = entry.path();
+        match kind {
+            Ok(kind) if kind.is_socket() => None,
+            Ok(kind) if kind.is_dir() && path.extension().is_some_and(|of| of == "notify") => {
+                other_than_sockets(&path)
+            }
+            _ => Some(format!(
+                "{} is no socket, and could be removed",
+                path.display()
+            )),
+        }
+    })
 }
 
 fn has_swap() -> Option<bool> {
@@ -368,6 +379,13 @@ mod tests {
         assert_eq!(other_than_sockets(&sockets), None);
         let _socket = UnixListener::bind(sockets.join("a.sock")).unwrap();
         assert_eq!(other_than_sockets(&sockets), None);
+        let of_children = sockets.join("17.notify");
+        fs::create_dir(&of_children).unwrap();
+        let _socket = UnixListener::bind(of_children.join("1")).unwrap();
+        assert_eq!(other_than_sockets(&sockets), None);
+        fs::write(of_children.join("2"), "content").unwrap();
+        assert!(other_than_sockets(&sockets).is_some());
+        fs::remove_file(of_children.join("2")).unwrap();
         fs::create_dir(sockets.join("things")).unwrap();
         let told = std::thread::scope(|scope| scope.spawn(|| seal(&sockets)).join().unwrap());
         assert_ne!(told.landlock, Landlock::Full);
@@ -375,7 +393,7 @@ mod tests {
             && !told.why.as_deref().unwrap().contains("Landlock V")
         {
             let why = told.why.unwrap();
-            assert!(why.starts_with("things in "), "{why}");
+            assert!(why.contains("/things is no socket"), "{why}");
         }
     }
 
