@@ -151,8 +151,8 @@ impl Remote {
         let got = match self.0.bucket.get_opts(&path, tail).await {
             Ok(got) => got,
             Err(Error::NotFound { source, .. }) if !is_of_bucket(&*source) => return Ok(None),
-            // Nothing has no last bytes.
-            Err(error) if status(&error) == Some(416) => {
+            // Nothing has no last bytes: a 416, or an answer that is no part.
+            Err(error) if kind(&error).is_none() && [None, Some(416)].contains(&status(&error)) => {
                 return match self.0.bucket.head(&path).await {
                     Ok(head) if head.size == 0 => Err(StoreError::Damaged),
                     _ => Err(failed(&error)),

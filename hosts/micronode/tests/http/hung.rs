@@ -1,6 +1,7 @@
 //! A disk that hangs: a pipe in the place of a file, which does not open before somebody writes to it.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -161,4 +162,26 @@ fn a_disk_that_hangs_at_the_start_holds_up_nobody() {
     node.until_ready_is(200);
     drop(reader);
     assert_eq!(node.put(b"content").status, 201);
+}
+
+#[test]
+fn a_put_whose_client_goes_away_is_counted_as_that() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("store");
+    let limits = ["--pool.threads", "1", "--pool.timeout", "60s"];
+    let node = Node::start(&[&on_disk(&dir)[..], &limits].concat());
+    let pipe = Pipe::make(&dir, '1');
+    let mut reader = node.connect();
+    let request = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", pipe.path);
+    reader.write_all(request.as_bytes()).unwrap();
+    until(&node, "pool_running", 1);
+    let mut client = node.connect();
+    client.write_all(&put_to("/put", b"content")).unwrap();
+    until(&node, "pool_waiting", 1);
+    drop(client);
+    until(&node, "store_puts_total{outcome=\"gone\"}", 1);
+    // Nobody waits for it any more.
+    until(&node, "pool_waiting", 0);
+    pipe.release();
+    assert_eq!(node.put(b"content").json()["existed"], false);
 }
