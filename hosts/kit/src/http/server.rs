@@ -1,15 +1,17 @@
 //! The child that accepts connections.
 
+use std::error::Error;
 use std::future::Future;
 use std::pin::{pin, Pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use ron_kernel::metrics::{Condition, QueueLabel, Snapshot, State, Status};
-use ron_kernel::supervisor::ChildContext;
+use ron_config::Watch;
+use ron_kernel::metrics::{Condition, Metrics, QueueLabel, Snapshot, State, Status};
+use ron_kernel::supervisor::{Child, ChildContext};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
@@ -17,9 +19,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval, timeout, MissedTickBehavior};
 
 use super::front::{Front, Keys, News};
-use super::node::{Node, Openness};
+use super::node::{Link, Node, Openness};
+use super::routes::Routes;
 use super::settings::HttpSettings;
-use super::timed::{Phase, Timed};
+use super::timed::{Eager, Phase, Timed};
 use super::tls::{HandshakeFailure, Tls};
 
 /// The readiness cause of places that are taken.
@@ -36,13 +39,92 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is left of the deadline of a stop for connections that did not end in time.
 const LAST_MOMENT: Duration = Duration::from_millis(50);
 
+/// What the child of [`child`] needs whenever it starts.
+struct Parts<R> {
+    front: Front,
+    settings: Watch<HttpSettings>,
+    routes: Arc<R>,
+    /// Made by the first of them, as its metrics can be registered once.
+    node: Arc<OnceLock<Node>>,
+}
+
+impl<R> Clone for Parts<R> {
+    fn clone(&self) -> Self {
+        Self {
+            front: self.front.clone(),
+            settings: self.settings.clone(),
+            routes: Arc::clone(&self.routes),
+            node: Arc::clone(&self.node),
+        }
+    }
+}
+
+/// The child `http`, which answers at `front` by what `routes` makes, under these settings and as they change. It tells
+/// where it listens, and that everybody is let in if that is so. When it starts again its node is the same.
+pub fn child<R>(front: Front, settings: Watch<HttpSettings>, routes: R) -> Child
+where
+    R: Fn(&Metrics) -> Result<Routes, Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
+{
+    let parts = Parts {
+        front,
+        settings,
+        routes: Arc::new(routes),
+        node: Arc::default(),
+    };
+    Child::task_with("http", parts, answer)
+}
+
+async fn answer<R>(cx: ChildContext, parts: Parts<R>) -> std::io::Result<()>
+where
+    R: Fn(&Metrics) -> Result<Routes, Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
+{
+    let Some(kernel) = cx.kernel() else {
+        return Ok(());
+    };
+    let Parts {
+        front,
+        settings,
+        routes,
+        node,
+    } = parts;
+    if let Some(addr) = front.addr() {
+        let scheme = if front.is_encrypted() {
+            "https"
+        } else {
+            "http"
+        };
+        tracing::info!(event = "listening", %addr, scheme, "listening on {scheme}://{addr}");
+    }
+    if front.is_open_to_all() {
+        tracing::warn!(
+            event = "dev_allow",
+            "auth.dev_allow: everybody who reaches this address may do everything"
+        );
+    }
+    let node = match node.get() {
+        Some(node) => node.clone(),
+        None => {
+            let metrics = kernel.metrics();
+            let routes = routes(metrics).map_err(std::io::Error::other)?;
+            let made = Node::new(routes, &front, metrics.clone(), of(&settings));
+            let made = made.map_err(std::io::Error::other)?;
+            node.get_or_init(|| made).clone()
+        }
+    };
+    serve(cx, front, node, move || of(&settings)).await
+}
+
+fn of(settings: &Watch<HttpSettings>) -> HttpSettings {
+    HttpSettings::clone(&settings.clone().get())
+}
+
 /// Accepts connections at `front` and answers their requests, until the child is stopped: then it stops listening,
 /// lets answers under way finish, and ends by the deadline. `settings` tells the limits in force, which are looked at anew
 /// with every turn of its clock.
 ///
 /// # Errors
 /// The listener was not bound, or cannot be used.
-pub async fn serve(
+async fn serve(
     cx: ChildContext,
     front: Front,
     node: Node,
@@ -87,7 +169,7 @@ pub async fn serve(
                     let tls = front.tls.clone();
                     connections.spawn(async move {
                         match tls {
-                            None => connection(stream, node, stopping).await,
+                            None => connection(Eager::new(stream), node, stopping).await,
                             Some(tls) => encrypted(&tls, stream, node, stopping).await,
                         }
                         drop(place);
@@ -193,13 +275,13 @@ fn watch_tls(node: &Node, news: Option<Result<(), super::tls::TlsError>>) {
             tracing::info!(event = "tls_rotated", "certificate and key read again");
         }
         Some(Err(error)) => {
-            let error = error.to_string();
+            let (told, error) = (error.told(), error.to_string());
             tracing::error!(
                 event = "tls_rotation_failed",
                 error,
                 "the old certificate stays in use: {error}"
             );
-            health.set("tls", Condition::degraded(error));
+            health.set("tls", Condition::degraded(told));
         }
     }
 }
@@ -257,13 +339,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let phase = Phase::default();
-    let times = node.clone();
+    let link = Link::new(node.clone(), phase.clone());
+    let times = Arc::clone(&link);
     let io = TokioIo::new(Timed::new(stream, phase.clone(), move || times.times()));
-    let counted = node.clone();
     let service = service_fn(move |request| {
         // Before the answer is polled: the connection may be read in between.
         phase.busy();
-        Box::pin(node.clone().serve(request, phase.clone()))
+        Arc::clone(&link).serve(request)
     });
     let mut connection = http1::Builder::new()
         .half_close(false)
@@ -282,8 +364,8 @@ where
     });
     match ended.await {
         Ok(()) => {}
-        Err(error) if error.is_parse_too_large() => counted.malformed(431),
-        Err(error) if error.is_parse() => counted.malformed(400),
+        Err(error) if error.is_parse_too_large() => node.malformed(431),
+        Err(error) if error.is_parse() => node.malformed(400),
         Err(_) => return,
     }
     let mut stream = connection.into_parts().io.into_inner();
@@ -305,14 +387,17 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 #[cfg(test)]
 mod tests {
     use super::super::answer::Answer;
-    use super::super::routes::{Access, Routes};
+    use super::super::routes::Access;
     use super::super::tls::TlsFiles;
     use super::*;
+    use crate::capability::{mint, system_random, Keyring};
     use hyper::StatusCode;
-    use ron_kernel::metrics::{Metrics, Pq};
+    use ron_kernel::metrics::Pq;
     use std::future::{pending, ready};
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::SystemTime;
     use tokio::io::{duplex, DuplexStream};
     use tokio::time::{sleep, Instant};
 
@@ -472,9 +557,117 @@ mod tests {
         for news in [Some(Err(lost)), None] {
             watch_tls(&node, news);
             assert_eq!(status(&node, "tls"), Some(Status::Degraded));
+            let snapshot = node.metrics().health().snapshot();
+            let cause = snapshot.causes().find(|cause| cause.key == "tls");
+            let reason = cause.unwrap().reason.to_string();
+            assert_eq!(reason, "tls.cert cannot be read: entity not found");
         }
         watch_tls(&node, Some(Ok(())));
         later(&node);
         assert_eq!(status(&node, "tls"), None);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_in_one_piece_has_its_place_until_the_peer_has_taken_it() {
+        let routes = Routes::new().route("GET", "/big", Access::Read, |_| async {
+            Ok(Answer::full(StatusCode::OK, vec![7; BIG]))
+        });
+        let metrics = Metrics::new("test").unwrap();
+        let settings = HttpSettings::default();
+        let node = Node::new(routes, &Front::default(), metrics, settings).unwrap();
+        let (mut theirs, ours) = duplex(4 << 10);
+        tokio::spawn(connection(ours, node.clone(), pending()));
+        theirs.write_all(GET).await.unwrap();
+        let mut room = vec![0; BIG];
+        for taken in [BIG / 2, BIG / 2 - (8 << 10)] {
+            theirs.read_exact(&mut room[..taken]).await.unwrap();
+            assert_eq!(node.load().0, 1);
+        }
+        theirs.read_exact(&mut room[..8 << 10]).await.unwrap();
+        while node.load().0 > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    /// Asks for `path` and reads the answer, all of it.
+    async fn get(stream: &mut DuplexStream, path: &str, token: &str, room: &mut [u8]) {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut read = 0;
+        let head = loop {
+            read += stream.read(&mut room[read..]).await.unwrap();
+            if let Some(end) = room[..read].windows(4).position(|four| four == b"\r\n\r\n") {
+                break std::str::from_utf8(&room[..end]).unwrap();
+            }
+        };
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let whole = head.len() + 4 + length.unwrap().parse::<usize>().unwrap();
+        stream.read_exact(&mut room[read..whole]).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_capability_that_floods_a_node_leaves_others_their_share() {
+        const FLOOD: usize = 16;
+        const QUIET: usize = 4;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keyring.toml");
+        let now = SystemTime::now();
+        let keyring = Keyring::generate(&mut system_random, now).unwrap();
+        keyring.create(&path).unwrap();
+        let token = || mint(&keyring, &[], &mut system_random, now).unwrap();
+        let (greedy, modest) = (token(), token());
+        let mut settings = HttpSettings::default();
+        settings.addr.set_port(0);
+        settings.auth.keyring = Some(path);
+        (settings.inflight, settings.rps) = (1, 1_000_000);
+        let front = Front::open(&settings, Pq::Off).unwrap();
+        let answer =
+            |size: usize| move |_| async move { Ok(Answer::full(StatusCode::OK, vec![7; size])) };
+        let routes = Routes::new()
+            .route("GET", "/big", Access::Read, answer(512 << 10))
+            .route("GET", "/small", Access::Read, answer(1 << 10));
+        let node = Node::new(routes, &front, Metrics::new("test").unwrap(), settings).unwrap();
+        let connect = || {
+            let (theirs, ours) = duplex(64 << 10);
+            tokio::spawn(connection(ours, node.clone(), pending()));
+            theirs
+        };
+        let served = Arc::new(AtomicUsize::new(0));
+        for _ in 0..FLOOD {
+            let (mut stream, token, served) =
+                (connect(), greedy.as_str().to_owned(), Arc::clone(&served));
+            tokio::spawn(async move {
+                let mut room = vec![0; 600 << 10];
+                loop {
+                    get(&mut stream, "/big", &token, &mut room).await;
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        while node.load() != (1, 1, FLOOD - 1) {
+            tokio::task::yield_now().await;
+        }
+        let before = served.load(Ordering::Relaxed);
+        let mut quiet = JoinSet::new();
+        for _ in 0..QUIET {
+            let (mut stream, token) = (connect(), modest.as_str().to_owned());
+            quiet.spawn(async move {
+                let mut room = vec![0; 4 << 10];
+                for _ in 0..50 {
+                    get(&mut stream, "/small", &token, &mut room).await;
+                }
+            });
+        }
+        while !quiet.is_empty() {
+            while let Some(ended) = quiet.try_join_next() {
+                ended.unwrap();
+            }
+            // With each of them it moves five hundred times as many bytes.
+            let others = served.load(Ordering::Relaxed) - before;
+            assert!(others < 50 * QUIET, "{others} answers meanwhile");
+            tokio::task::yield_now().await;
+        }
     }
 }

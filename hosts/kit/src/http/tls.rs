@@ -21,6 +21,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::LazyConfigAcceptor;
 use zeroize::Zeroizing;
 
+use super::timed::Eager;
+
 /// Largest file. A chain of certificates has a few KiB.
 const FILE_MAX: u64 = 1 << 20;
 
@@ -98,6 +100,22 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// What anybody may read of it: without the names of files.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Read { key, source, .. } => format!("{key} cannot be read: {}", source.kind()),
+            Self::Exposed { mode, .. } => {
+                format!("tls.key has mode {mode:04o}, which opens it to others")
+            }
+            Self::Pem { key, expected, .. } => format!("{key} has no {expected} in PEM"),
+            Self::Unusable { reason, .. } => {
+                format!("tls.cert and tls.key cannot be used together: {reason}")
+            }
+        }
+    }
+}
+
 impl Tls {
     pub(crate) fn load(files: TlsFiles, pq: Pq) -> Result<Self, TlsError> {
         let configs = read_configs(&files)?;
@@ -129,7 +147,7 @@ impl Tls {
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
-    ) -> Result<Option<(TlsStream<TcpStream>, Exchanged)>, HandshakeFailure> {
+    ) -> Result<Option<(TlsStream<Eager>, Exchanged)>, HandshakeFailure> {
         if stream
             .peek(&mut [0])
             .await
@@ -138,7 +156,7 @@ impl Tls {
         {
             return Ok(None);
         }
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
+        let start = LazyConfigAcceptor::new(Acceptor::default(), Eager::new(stream)).await;
         let start = start.map_err(|error| failure(&error))?;
         let hello = start.client_hello();
         let is_offered = hello

@@ -33,9 +33,11 @@ pub fn routes(ledger: &Ledger) -> Routes {
     let [settling, runs, epochs, accounts, head] = [(); 5].map(|()| ledger.clone());
     let intent = |_: &Parts| Ok(Some(INTENT));
     Routes::new()
+        .scope("ledger.intent.write")
         .route_allowing("POST", "/v1/intents", Access::Write, intent, move |call| {
             settle(settling.clone(), call)
         })
+        .scope("ledger.read")
         .route("GET", "/v1/intents/{run_key}", Access::Read, move |call| {
             run(runs.clone(), call)
         })
@@ -48,9 +50,8 @@ pub fn routes(ledger: &Ledger) -> Routes {
         .route("GET", "/v1/accounts/{account}", Access::Read, move |call| {
             account(accounts.clone(), call)
         })
-        .route("GET", "/v1/head", Access::Read, move |_| {
-            let head = head.clone();
-            async move { json(&head.head().await.map_err(unanswered)?) }
+        .route("GET", "/v1/head", Access::Read, move |call| {
+            ends(head.clone(), call)
         })
 }
 
@@ -90,6 +91,7 @@ async fn settle(ledger: Ledger, mut call: Call) -> Result<Answer, Refusal> {
         let message = "expected one Idempotency-Key, with the intent's run_key";
         return Err(Refusal::bad_request("idempotency_key", message));
     }
+    is_for(&call, intent.tenant())?;
     let verdict = ledger.settle(intent).await.map_err(unanswered)?;
     let conflict =
         |reason, message: &str| Refusal::new(StatusCode::CONFLICT, "Conflict", reason, message);
@@ -117,17 +119,20 @@ async fn settle(ledger: Ledger, mut call: Call) -> Result<Answer, Refusal> {
 async fn run(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
     let unknown = || Refusal::not_found("run_key", "no intent was accepted under this run_key");
     let key = param(&call, "run_key").ok_or_else(unknown)?;
-    found(ledger.run(key).await, unknown)
+    let entry = ledger.run(key).await;
+    found(&call, entry, unknown)
 }
 
 async fn epoch(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
     let unknown = || Refusal::not_found("epoch", "this epoch of this tenant is not settled");
     let tenant = param(&call, "tenant").ok_or_else(unknown)?;
     let epoch = param(&call, "epoch_id").ok_or_else(unknown)?;
-    found(ledger.epoch(tenant, epoch).await, unknown)
+    let entry = ledger.epoch(tenant, epoch).await;
+    found(&call, entry, unknown)
 }
 
 async fn account(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
+    is_for_all(&call)?;
     let none = || Refusal::bad_request("account", NoName.to_string());
     let account: Name = param(&call, "account").ok_or_else(none)?;
     let balance = ledger.balance(account.clone()).await.map_err(unanswered)?;
@@ -139,17 +144,45 @@ async fn account(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
     })
 }
 
+async fn ends(ledger: Ledger, call: Call) -> Result<Answer, Refusal> {
+    is_for_all(&call)?;
+    json(&ledger.head().await.map_err(unanswered)?)
+}
+
 /// What stands in the path for `name`, in which `/` is written as `%2F`.
 fn param<T: FromStr>(call: &Call, name: &str) -> Option<T> {
     let text = percent_decode_str(call.param(name)).decode_utf8().ok()?;
     text.parse().ok()
 }
 
+/// A capability of one tenant is for nothing of another's.
+fn is_for(call: &Call, tenant: &Name) -> Result<(), Refusal> {
+    let is_own = call.tenant().is_none_or(|own| own == tenant.as_str());
+    is_own.then_some(()).ok_or_else(of_another)
+}
+
+/// Accounts and the journal are not of one tenant.
+fn is_for_all(call: &Call) -> Result<(), Refusal> {
+    call.tenant().map_or(Ok(()), |_| Err(of_another()))
+}
+
+fn of_another() -> Refusal {
+    let message = "the token is for one tenant, and this is not of it alone";
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        "InvalidCapability",
+        "tenant",
+        message,
+    )
+}
+
 fn found(
+    call: &Call,
     entry: Result<Option<Entry>, Unanswered>,
     unknown: impl FnOnce() -> Refusal,
 ) -> Result<Answer, Refusal> {
     let entry = entry.map_err(unanswered)?.ok_or_else(unknown)?;
+    is_for(call, entry.intent.tenant())?;
     json(&Found {
         receipt: entry.receipt(),
         intent: &entry.intent,
