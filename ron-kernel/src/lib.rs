@@ -130,8 +130,8 @@ pub use config::ControlConfig;
 pub use config::ListenError;
 pub use config::{
     AmnesiaConfig, BusSettings, ChaosConfig, DrainConfig, Fault, LogConfig, LogFormat,
-    ObservabilityConfig, PqConfig, PresetConfig, PresetService, ServiceConfig, StallConfig,
-    SupervisorConfig,
+    ObservabilityConfig, PqConfig, PresetConfig, PresetService, RuntimeConfig, ServiceConfig,
+    StallConfig, SupervisorConfig,
 };
 pub use event::{Change, ChildEvent, KERNEL_TOPIC, LIFECYCLE_TOPIC};
 pub use handle::{ControlError, KernelHandle};
