@@ -4,8 +4,9 @@ mod listen;
 mod preset;
 mod service;
 
+pub use listen::ListenAddr;
 #[cfg(feature = "process")]
-pub use listen::ListenError;
+pub use listen::{ListenError, UnixSocket};
 pub use preset::{PresetConfig, PresetService};
 pub use service::ServiceConfig;
 
@@ -360,9 +361,7 @@ impl Settings for Config {
             .range(RuntimeConfig::WORKERS)
             .env("TOKIO_WORKER_THREADS");
         schema
-            .key("runtime.blocking", |c: &mut Config| {
-                &mut c.runtime.blocking
-            })
+            .key("runtime.blocking", |c: &mut Config| &mut c.runtime.blocking)
             .doc("threads at most for what blocks, such as files")
             .range(RuntimeConfig::BLOCKING);
         schema

@@ -341,7 +341,8 @@ impl KernelBuilder {
     }
 
     /// What `/version` and `ron_kernel_info` say beside the service's name. Instance, amnesia and pq are
-    /// filled in from the bus and the configuration.
+    /// filled in from the bus and the configuration, and features from those of this crate, where it names none of
+    /// their name.
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
         self
@@ -472,7 +473,7 @@ impl KernelBuilder {
             ("control", cfg!(feature = "control")),
             ("process", cfg!(feature = "process")),
         ] {
-            identity.features.insert(feature.to_owned(), on);
+            identity.features.entry(feature.to_owned()).or_insert(on);
         }
         metrics.set_identity(identity);
         let telemetry = Telemetry::new(bus, metrics, &self.config)?;

@@ -66,9 +66,17 @@ fn what_runs_has_as_many_threads_as_the_configuration_says_and_no_more() {
 fn numbers_made_by_hand_are_refused_with_their_key_and_range() {
     for (workers, blocking, told) in [
         (Some(0), 512, "runtime.workers is 0; expected 1 to 1024"),
-        (Some(1025), 512, "runtime.workers is 1025; expected 1 to 1024"),
+        (
+            Some(1025),
+            512,
+            "runtime.workers is 1025; expected 1 to 1024",
+        ),
         (None, 0, "runtime.blocking is 0; expected 1 to 4096"),
-        (Some(1), 10_000, "runtime.blocking is 10000; expected 1 to 4096"),
+        (
+            Some(1),
+            10_000,
+            "runtime.blocking is 10000; expected 1 to 4096",
+        ),
     ] {
         let mut config = Config::default();
         (config.runtime.workers, config.runtime.blocking) = (workers, blocking);

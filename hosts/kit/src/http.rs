@@ -9,6 +9,7 @@
 //!
 //! The admin routes (`/metrics`, `/healthz`, `/livez`, `/readyz`, `/version`) are answered before the limits.
 
+mod addr;
 mod answer;
 mod call;
 mod conditional;
@@ -29,6 +30,7 @@ mod timed;
 mod tls;
 mod trace_context;
 
+pub use addr::HttpAddr;
 pub use answer::{Answer, AnswerBody};
 pub use call::Call;
 pub use conditional::{EntityTag, Precondition};

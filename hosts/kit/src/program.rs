@@ -108,7 +108,7 @@ impl<T: HostSettings> Program<T> {
     }
 
     /// Lets the system enforce `amnesia.enabled`: with it, neither this process nor one that it starts can write, make or
-    /// remove files, but for the control plane's socket, and no core of it is dumped. The log's line `amnesia` and
+    /// remove files, but for the control plane's socket and one of [`Front`]'s, and no core of it is dumped. The log's line `amnesia` and
     /// `features.landlock` in `/version` say what was reached.
     ///
     /// For hosts whose children are tasks and threads. Where the configuration asks for processes, which may have to
@@ -270,7 +270,7 @@ impl<T: HostSettings> Program<T> {
         if front.addr().is_some() {
             let features = [
                 ("dev_allow", front.is_open_to_all()),
-                ("https", front.is_encrypted()),
+                ("tls", front.is_encrypted()),
             ];
             let features = features.map(|(name, on)| (name.to_owned(), on));
             identity.features.extend(features);
@@ -296,10 +296,14 @@ impl<T: HostSettings> Program<T> {
             Err(error) => return self.refuse(&error.to_string(), error.exit_code()),
         };
         let reloads = loaded.clone();
-        let mut front = front.reloading(move || reloads.reload_stats().reloads);
+        // The files of the configuration in force are looked at, whatever came of the one that is on disk.
+        let mut front = front.reloading(move || {
+            let stats = reloads.reload_stats();
+            stats.reloads + stats.errors
+        });
         front.metrics_apart = snapshot.kernel().observability.expose_http;
         // Threads that are older would be free of it.
-        let sealed = self.seal(&loaded);
+        let sealed = self.seal(&loaded, &front);
         let log = match Log::install(self.service, &snapshot.kernel().log) {
             Ok(log) => log,
             Err(error) => return self.refuse(&error.to_string(), error.exit_code()),
@@ -325,7 +329,7 @@ impl<T: HostSettings> Program<T> {
         children(kernel, &loaded, front).run()
     }
 
-    fn seal(&self, loaded: &Loaded<T>) -> Option<Seal> {
+    fn seal(&self, loaded: &Loaded<T>, front: &Front) -> Option<Seal> {
         let settings = loaded.snapshot();
         let kernel = settings.kernel();
         if !self.sealed || !kernel.amnesia.enabled {
@@ -336,7 +340,7 @@ impl<T: HostSettings> Program<T> {
             return Some(seal_memory(why));
         }
         let sockets = kernel.control.dir.clone().unwrap_or_else(run_dir);
-        Some(seal(&sockets))
+        Some(seal(&sockets, front.listener.dir().as_deref()))
     }
 
     /// What the log of a start must say before anything happens.

@@ -115,13 +115,8 @@ async fn http(cx: ChildContext, mut parts: Parts) -> io::Result<()> {
     let Some(kernel) = cx.kernel() else {
         return Ok(());
     };
-    if let Some(addr) = parts.front.addr() {
-        let scheme = if parts.front.is_encrypted() {
-            "https"
-        } else {
-            "http"
-        };
-        tracing::info!(event = "listening", %addr, scheme, "objects on {scheme}://{addr}");
+    if let (Some(addr), Some(url)) = (parts.front.addr(), parts.front.url()) {
+        tracing::info!(event = "listening", %addr, url, "objects on {url}");
     }
     if parts.front.is_open_to_all() {
         tracing::warn!(

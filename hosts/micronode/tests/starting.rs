@@ -299,6 +299,21 @@ fn listening(pid: i32) -> Vec<u16> {
 }
 
 #[test]
+fn a_start_tells_how_many_threads_it_has() {
+    let dir = private_dir();
+    let args = ["--http-addr", "127.0.0.1:0", "--auth.dev_allow"];
+    let threads = ["--runtime.workers", "3", "--runtime.blocking", "9"];
+    let mut command = command(&[&args[..], &threads].concat(), &[]);
+    let node = Node::of(command.env("RON_RUN_DIR", dir.path()));
+    let line = node.told("runtime");
+    assert_eq!(
+        (&line["workers"], &line["blocking"]),
+        (&3.into(), &9.into())
+    );
+    assert_eq!(node.end(), 0);
+}
+
+#[test]
 fn a_taken_address_is_one_error_and_exit_98() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();

@@ -116,7 +116,8 @@ impl Node {
         metrics: Metrics,
         settings: HttpSettings,
     ) -> Result<Self, MetricsError> {
-        let failures = "Requests whose capability was refused, by rule.";
+        let failures =
+            "Requests whose capability, and connections whose user (`peer`) was refused, by rule.";
         let waits = "Requests that found all places under way taken, by what came of that.";
         Ok(Self(Arc::new(Inner {
             instruments: Instruments::new(
@@ -185,6 +186,12 @@ impl Node {
     pub(crate) fn malformed(&self, status: u16) {
         let instruments = &self.0.instruments;
         instruments.count(instruments.of(UNMATCHED, "other"), status);
+    }
+
+    /// Counts a connection of somebody who may not connect.
+    pub(crate) fn foreign(&self) {
+        let failures = &self.0.auth_failures_total;
+        failures.get(&ReasonLabel::new("peer")).inc();
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

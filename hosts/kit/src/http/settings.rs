@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use ron_config::{ByteSize, Reload, Schema, Settings};
 
+use super::addr::HttpAddr;
+
 /// Where a host listens and what it takes. Limits and times follow a reload; the address is the next start's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HttpSettings {
     /// Default 127.0.0.1:8080.
-    pub addr: SocketAddr,
+    pub addr: HttpAddr,
+    /// Users whose processes may connect to a Unix socket, beside this process's own and root.
+    pub unix_uids: Vec<u32>,
     /// Open connections, 1,024: what beyond that waits in the system's queue of connections.
     pub max_conns: usize,
     /// From the first byte of a head to its last, and between two bytes of a body that is read. 5 s.
@@ -44,11 +48,11 @@ pub struct AuthSettings {
     pub keyring: Option<PathBuf>,
     /// The `aud` that capabilities are for, and the realm of a 401.
     pub audience: String,
-    /// Lets everybody in; on a loopback address only.
+    /// Lets everybody in; on a loopback address or a Unix socket only.
     pub dev_allow: bool,
 }
 
-/// `tls.*`: TLS 1.3 if both files are named. They are read again with every reload; which they are is the next start's.
+/// `tls.*`: TLS 1.3 if both files are named. They are read again with every reload, one that is refused included; which they are is the next start's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsSettings {
@@ -73,7 +77,8 @@ impl Default for TlsSettings {
 impl Default for HttpSettings {
     fn default() -> Self {
         Self {
-            addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            addr: HttpAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
+            unix_uids: Vec::new(),
             max_conns: 1024,
             read_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(5),
@@ -94,7 +99,10 @@ impl Settings for HttpSettings {
         let timeouts = || Duration::from_millis(10)..=Duration::from_secs(3600);
         schema
             .key("http.addr", |http: &mut Self| &mut http.addr)
-            .doc("address of the service");
+            .doc("address of the service, or its Unix socket");
+        schema
+            .key("http.unix_uids", |http: &mut Self| &mut http.unix_uids)
+            .doc("users that may connect to the Unix socket, beside the service's own and root");
         schema
             .key("http.max_conns", |http: &mut Self| &mut http.max_conns)
             .doc("open connections")
@@ -157,7 +165,7 @@ impl Settings for HttpSettings {
             .doc("the `aud` that capabilities are for");
         schema
             .key("auth.dev_allow", |http: &mut Self| &mut http.auth.dev_allow)
-            .doc("lets everybody in, on a loopback address only");
+            .doc("lets everybody in, on a loopback address or a Unix socket only");
         schema
             .key("tls.cert", |http: &mut Self| &mut http.tls.cert)
             .doc("PEM file of the certificate and its chain; read again on reload");
@@ -176,6 +184,19 @@ impl Settings for HttpSettings {
                 (Some(_), None) => Err("is set without tls.key".to_owned()),
                 (None, Some(_)) => Err("is set without tls.cert".to_owned()),
                 _ => Ok(()),
+            }
+        });
+        schema.check(&["tls.cert", "http.addr"], |http: &Self| {
+            let problem = "names a certificate, and http.addr a Unix socket, which is not encrypted; expected one of them";
+            match http.tls.cert.is_some() && http.addr.is_unix() {
+                true => Err(problem.to_owned()),
+                false => Ok(()),
+            }
+        });
+        schema.check(&["http.unix_uids", "http.addr"], |http: &Self| {
+            match http.unix_uids.is_empty() || http.addr.is_unix() {
+                true => Ok(()),
+                false => Err("http.unix_uids needs a Unix socket as http.addr".to_owned()),
             }
         });
     }

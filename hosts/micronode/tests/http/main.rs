@@ -14,3 +14,4 @@ mod runbook;
 mod s3;
 mod streams;
 mod tls;
+mod unix;
