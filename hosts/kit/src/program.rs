@@ -38,6 +38,8 @@ const SIBLINGS: [&str; 10] = [
     "RON_OTEL_ENDPOINT",
 ];
 
+const UNSET_BY_NOTHING: [&str; 3] = ["RUST_LOG", "RON_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+
 /// A host's configuration: its own keys and the kernel's.
 pub trait HostSettings: Settings {
     /// The kernel's part.
@@ -243,9 +245,9 @@ impl<T: HostSettings> Program<T> {
         config: Option<PathBuf>,
         flags: Vec<(String, String)>,
     ) -> Loader<T> {
-        // A variable set to nothing is how a unit file or a shell unsets a filter.
+        // A variable set to nothing is how a unit file or a shell unsets a filter, and the same says OpenTelemetry of its own.
         let unset = |(name, value): &(OsString, OsString)| {
-            value.is_empty() && (name == "RUST_LOG" || name == "RON_LOG")
+            value.is_empty() && UNSET_BY_NOTHING.iter().any(|known| name == known)
         };
         let loader = loader
             .file_env("RON_CONFIG")
@@ -270,6 +272,7 @@ impl<T: HostSettings> Program<T> {
         if front.addr().is_some() {
             let features = [
                 ("dev_allow", front.is_open_to_all()),
+                ("otel", front.otel.is_on()),
                 ("tls", front.is_encrypted()),
             ];
             let features = features.map(|(name, on)| (name.to_owned(), on));
@@ -326,6 +329,10 @@ impl<T: HostSettings> Program<T> {
         .optional();
         let kernel = self.kernel(&loaded, &front, sealed.as_ref());
         let kernel = kernel.control(control).child(level);
+        let kernel = match front.otel.child(self.service, self.version) {
+            Some(otel) => kernel.child(otel),
+            None => kernel,
+        };
         children(kernel, &loaded, front).run()
     }
 

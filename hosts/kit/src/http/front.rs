@@ -16,6 +16,7 @@ use ron_kernel::metrics::Pq;
 
 use super::addr::HttpAddr;
 use super::listener::{ListenError, Listener};
+use super::otel::Otel;
 use super::refusal::Refusal;
 use super::settings::{HttpSettings, TlsSettings};
 use super::tls::{Tls, TlsError, TlsFiles};
@@ -32,6 +33,7 @@ pub struct Front {
     /// /metrics has an address of its own and is not for the clients of this one.
     pub(crate) metrics_apart: bool,
     pub(crate) tls: Option<Tls>,
+    pub(crate) otel: Otel,
     reloads: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
 }
 
@@ -130,6 +132,7 @@ impl Front {
             door,
             metrics_apart: false,
             tls,
+            otel: Otel::new(&http.otel),
             reloads: None,
         })
     }

@@ -33,6 +33,7 @@ use super::correlation::{self, CorrelationId};
 use super::front::{Door, Front};
 use super::inflate::{Coding, Inflate, ACCEPTED};
 use super::instruments::{Instruments, Of, UNMATCHED};
+use super::otel::{Otel, Span};
 use super::places::{NoPlace, Place, Places};
 use super::refusal::Refusal;
 use super::routes::{Access, BodyAllowance, Endpoint, Found, Routes};
@@ -82,11 +83,12 @@ struct Inner {
     auth_failures_total: CounterFamily<ReasonLabel>,
     tls: TlsMetrics,
     waits_total: CounterFamily<OutcomeLabel>,
+    otel: Otel,
 }
 
 labels! {
     /// What came of something.
-    struct OutcomeLabel { outcome }
+    pub(crate) struct OutcomeLabel { outcome }
 }
 
 /// The settings in force, and the rate that is counted against them.
@@ -119,7 +121,11 @@ impl Node {
         let failures =
             "Requests whose capability, and connections whose user (`peer`) was refused, by rule.";
         let waits = "Requests that found all places under way taken, by what came of that.";
+        let spans = "Spans of requests, by what became of them. None without a collector.";
+        let spans_total = metrics.counter_family("otel_spans_total", spans)?;
+        front.otel.count_in(spans_total);
         Ok(Self(Arc::new(Inner {
+            otel: front.otel.clone(),
             instruments: Instruments::new(
                 metrics.golden().clone(),
                 routes.templates().chain(ADMIN),
@@ -267,6 +273,7 @@ impl Node {
         let of = self.0.instruments.of(template, head.method.as_str());
         let mut exchange = Exchange::begin(&self, of, began, phase);
         exchange.trace = trace(&head);
+        exchange.record(&head, template, &corr_id);
         let is_read = body.is_end_stream();
         // The rest of the body is in the way of another request.
         let unread = |refusal: Refusal| match is_read {
@@ -556,6 +563,8 @@ struct Exchange {
     sent: u64,
     /// The trace that the client has said it belongs to.
     trace: Option<TraceContext>,
+    /// That trace's account of it, if it is recorded.
+    span: Option<Span>,
     status: Option<StatusCode>,
 }
 
@@ -570,7 +579,18 @@ impl Exchange {
             place: None,
             sent: 0,
             trace: None,
+            span: None,
             status: None,
+        }
+    }
+
+    /// Records it, where there is a collector and this one is sampled.
+    fn record(&mut self, head: &Parts, route: &'static str, corr_id: &CorrelationId) {
+        let otel = &self.node.0.otel;
+        if otel.is_on() {
+            let ratio = self.node.limits().settings.otel.ratio;
+            let of = (head.method.as_str(), route, corr_id.as_str());
+            self.span = otel.begin(&mut self.trace, ratio, random, of);
         }
     }
 
@@ -604,7 +624,11 @@ impl Drop for Exchange {
         // The client went before there was an answer: nginx's status for that.
         let status = self.status.map_or(499, |status| status.as_u16());
         let instruments = &self.node.0.instruments;
-        instruments.ended(self.of, status, self.began.elapsed());
+        let took = self.began.elapsed();
+        instruments.ended(self.of, status, took);
+        if let Some(span) = self.span.take() {
+            self.node.0.otel.end(span, status, took);
+        }
     }
 }
 

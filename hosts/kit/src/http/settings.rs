@@ -1,15 +1,18 @@
 //! `http.*`: where to listen and how much to take.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ron_config::{ByteSize, Reload, Schema, Settings};
+use hyper::Uri;
+use ron_config::{ByteSize, Input, Mismatch, Reload, Schema, Settings, Value};
+use serde_json::{json, Value as Json};
 
 use super::addr::HttpAddr;
 
 /// Where a host listens and what it takes. Limits and times follow a reload; the address is the next start's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct HttpSettings {
     /// Default 127.0.0.1:8080.
@@ -38,6 +41,8 @@ pub struct HttpSettings {
     pub auth: AuthSettings,
     /// What connections are encrypted with.
     pub tls: TlsSettings,
+    /// Who is told of requests.
+    pub otel: OtelSettings,
 }
 
 /// `auth.*`: who may call. The keyring's content follows its file; the rest is the next start's.
@@ -62,6 +67,79 @@ pub struct TlsSettings {
     pub key: Option<PathBuf>,
     /// From the first byte to the last of a handshake. 2 s.
     pub handshake_timeout: Duration,
+}
+
+/// `otel.*`: spans of requests for a collector. Needs the feature `otel`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct OtelSettings {
+    /// The collector.
+    pub endpoint: Option<OtelEndpoint>,
+    /// How many of the traces that begin here are recorded, of one: a tenth, as that shows what is slow and costs a tenth.
+    /// Of others the caller has decided.
+    pub ratio: f64,
+}
+
+impl Default for OtelSettings {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            ratio: 0.1,
+        }
+    }
+}
+
+/// `http://HOST:PORT`, or with a path before `/v1/traces`: where a collector takes OTLP over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtelEndpoint(Uri);
+
+#[cfg(feature = "otel")]
+impl OtelEndpoint {
+    pub(crate) fn authority(&self) -> &str {
+        self.0
+            .authority()
+            .map_or("", |authority| authority.as_str())
+    }
+
+    pub(crate) fn host_and_port(&self) -> (&str, u16) {
+        let host = self.0.host().unwrap_or("");
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        (host, self.0.port_u16().unwrap_or(80))
+    }
+
+    pub(crate) fn path(&self) -> String {
+        format!("{}/v1/traces", self.0.path().trim_end_matches('/'))
+    }
+}
+
+impl fmt::Display for OtelEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Value for OtelEndpoint {
+    fn read(input: Input<'_>) -> Result<Self, Mismatch> {
+        let uri = input.text()?.parse::<Uri>();
+        let uri = uri.ok().filter(|uri| {
+            // What stands before an `@` would be shown to whoever asks for the configuration.
+            let host = uri.authority().filter(|at| !at.as_str().contains('@'));
+            uri.scheme_str() == Some("http") && host.is_some() && uri.query().is_none()
+        });
+        uri.map(Self).ok_or_else(|| input.mismatch())
+    }
+
+    fn show(&self) -> Json {
+        self.to_string().into()
+    }
+
+    fn expected() -> String {
+        "http://HOST:PORT of a collector".to_owned()
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "pattern": "^http://[^@?]+$"})
+    }
 }
 
 impl Default for TlsSettings {
@@ -90,6 +168,7 @@ impl Default for HttpSettings {
             rps: 500,
             auth: AuthSettings::default(),
             tls: TlsSettings::default(),
+            otel: OtelSettings::default(),
         }
     }
 }
@@ -179,6 +258,22 @@ impl Settings for HttpSettings {
             .doc("for a TLS handshake")
             .range(timeouts())
             .reload(Reload::Live);
+        schema
+            .key("otel.endpoint", |http: &mut Self| &mut http.otel.endpoint)
+            .doc("collector that is told spans of requests by OTLP over HTTP; /v1/traces is added")
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT");
+        schema
+            .key("otel.ratio", |http: &mut Self| &mut http.otel.ratio)
+            .doc("how many of the traces that begin here are recorded, of 1")
+            .range(0.0..=1.0)
+            .reload(Reload::Live);
+        schema.check(&["otel.endpoint"], |http: &Self| {
+            let problem = "is set, and this build has no feature `otel`; expected a build that has it, or no collector";
+            match cfg!(feature = "otel") || http.otel.endpoint.is_none() {
+                true => Ok(()),
+                false => Err(problem.to_owned()),
+            }
+        });
         schema.check(&["tls.cert", "tls.key"], |http: &Self| {
             match (&http.tls.cert, &http.tls.key) {
                 (Some(_), None) => Err("is set without tls.key".to_owned()),

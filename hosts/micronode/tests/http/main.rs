@@ -9,6 +9,8 @@ mod killing;
 mod limits;
 mod mailbox;
 mod objects;
+#[cfg(feature = "otel")]
+mod otel;
 mod rig;
 mod runbook;
 mod s3;
