@@ -58,9 +58,9 @@ pub(crate) struct Otel(Option<Arc<Inner>>);
 
 struct Inner {
     endpoint: OtelEndpoint,
-    queue: Sender<Span>,
+    queue: Sender<Ended>,
     /// For the child, one incarnation after the other.
-    waiting: Mutex<Receiver<Span>>,
+    waiting: Mutex<Receiver<Ended>>,
     /// From when there is a node, which is before there are spans.
     spans_total: OnceLock<CounterFamily<OutcomeLabel>>,
 }
@@ -73,8 +73,13 @@ pub(crate) struct Span {
     method: Option<&'static str>,
     route: &'static str,
     corr_id: String,
+}
+
+/// One that is over.
+struct Ended {
+    span: Span,
     status: u16,
-    ended: SystemTime,
+    at: SystemTime,
     took: Duration,
 }
 
@@ -124,17 +129,19 @@ impl Otel {
             method: METHODS.into_iter().find(|known| *known == method),
             route,
             corr_id: corr_id.to_owned(),
-            status: 0,
-            ended: SystemTime::UNIX_EPOCH,
-            took: Duration::ZERO,
         })
     }
 
     /// Hands a span over, or drops it where too many wait.
-    pub(crate) fn end(&self, mut span: Span, status: u16, took: Duration) {
+    pub(crate) fn end(&self, span: Span, status: u16, took: Duration) {
         let Some(inner) = &self.0 else { return };
-        (span.status, span.ended, span.took) = (status, SystemTime::now(), took);
-        if inner.queue.try_send(span).is_err() {
+        let ended = Ended {
+            span,
+            status,
+            at: SystemTime::now(),
+            took,
+        };
+        if inner.queue.try_send(ended).is_err() {
             inner.count("dropped", 1);
         }
     }
@@ -248,7 +255,7 @@ impl Inner {
         loop {
             while batch.len() < BATCH {
                 match waiting.try_recv() {
-                    Ok(span) => batch.push(span),
+                    Ok(ended) => batch.push(ended),
                     Err(_) => break,
                 }
             }
@@ -268,7 +275,7 @@ impl Inner {
         self.tell(news, tried.unwrap_or(Err(Failure::Timeout)), body.spans);
     }
 
-    fn encode(&self, resource: &Resource, batch: &mut Vec<Span>) -> Encoded {
+    fn encode(&self, resource: &Resource, batch: &mut Vec<Ended>) -> Encoded {
         let spans = batch.len() as u64;
         let scope = InstrumentationScope {
             name: env!("CARGO_PKG_NAME").to_owned(),
@@ -305,7 +312,10 @@ impl Inner {
         let request = Request::post(self.endpoint.path())
             .header(HOST, self.endpoint.authority())
             .header(CONTENT_TYPE, "application/x-protobuf")
-            .header(USER_AGENT, "OTel-OTLP-Exporter-ron-host")
+            .header(
+                USER_AGENT,
+                concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")),
+            )
             .body(Full::new(body.clone()));
         let request = request.map_err(|_| Failure::Answer)?;
         let exchange = async {
@@ -379,12 +389,12 @@ struct News {
     lost: u64,
 }
 
-impl From<Span> for Told {
-    fn from(span: Span) -> Self {
+impl From<Ended> for Told {
+    fn from(ended: Ended) -> Self {
+        let Ended { span, status, .. } = ended;
         let (trace_id, span_id, parent_id) = span.trace.ids();
-        let ended = nanoseconds(span.ended);
-        let took = u64::try_from(span.took.as_nanos()).unwrap_or(u64::MAX);
-        let status = span.status;
+        let until = nanoseconds(ended.at);
+        let took = u64::try_from(ended.took.as_nanos()).unwrap_or(u64::MAX);
         let mut attributes = vec![
             text("http.request.method", span.method.unwrap_or("_OTHER")),
             text("corr_id", span.corr_id),
@@ -413,8 +423,8 @@ impl From<Span> for Told {
             flags: span.trace.flags(),
             name,
             kind: SpanKind::Server.into(),
-            start_time_unix_nano: ended.saturating_sub(took),
-            end_time_unix_nano: ended,
+            start_time_unix_nano: until.saturating_sub(took),
+            end_time_unix_nano: until,
             attributes,
             status: failed.then(|| Status {
                 code: SpanStatus::Error.into(),
