@@ -50,7 +50,7 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2
 /// Of an answer, which has a few words at most.
 const ANSWER_MAX: usize = 64 << 10;
 /// What is left of the deadline of a stop to end in.
-const LAST_MOMENT: Duration = Duration::from_millis(100);
+const LAST_MOMENT: Duration = Duration::from_millis(250);
 
 /// Where spans go; clones are the same, and the default is nowhere.
 #[derive(Clone, Default)]
@@ -252,7 +252,7 @@ impl Inner {
             }
         }
         // What is left goes at once, for as long as there is time.
-        loop {
+        while !is_late(&cx) {
             while batch.len() < BATCH {
                 match waiting.try_recv() {
                     Ok(ended) => batch.push(ended),
@@ -260,18 +260,23 @@ impl Inner {
                 }
             }
             if batch.is_empty() {
-                break;
+                return;
             }
             let body = self.encode(&resource, &mut batch);
             self.last(&cx, &mut news, body).await;
+        }
+        let left = (batch.len() + waiting.len()) as u64;
+        if left > 0 {
+            self.tell(&mut news, Err(Failure::Timeout), left);
         }
     }
 
     /// One try within what is left of the stop.
     async fn last(&self, cx: &ChildContext, news: &mut News, body: Encoded) {
-        let until = cx.deadline().map(|deadline| deadline - LAST_MOMENT);
-        let until = until.unwrap_or_else(|| Instant::now() + TIMEOUT);
-        let tried = timeout_at(until, self.post(&body.bytes)).await;
+        let tried = match until(cx) {
+            Some(until) => timeout_at(until, self.post(&body.bytes)).await,
+            None => Ok(self.post(&body.bytes).await),
+        };
         self.tell(news, tried.unwrap_or(Err(Failure::Timeout)), body.spans);
     }
 
@@ -374,6 +379,15 @@ impl Inner {
             }
         }
     }
+}
+
+/// When there must be nothing more to do.
+fn until(cx: &ChildContext) -> Option<Instant> {
+    cx.deadline()?.checked_sub(LAST_MOMENT)
+}
+
+fn is_late(cx: &ChildContext) -> bool {
+    until(cx).is_some_and(|until| Instant::now() >= until)
 }
 
 /// A batch as it is sent.

@@ -178,7 +178,7 @@ fn a_request_is_a_span_of_its_callers_trace_and_a_sealed_node_tells_it() {
 fn a_trace_that_begins_here_is_told_as_often_as_the_ratio_says_and_by_its_route() {
     let collector = Collector::start("200 OK");
     let variable = [("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url())];
-    let small = ["--store.max_bytes", "64KiB"];
+    let small = ["--store.max_bytes", "1MiB"];
     let args = [
         &["--auth.dev_allow", "true", "--otel.ratio", "1"],
         &small[..],
@@ -211,8 +211,9 @@ fn a_trace_that_begins_here_is_told_as_often_as_the_ratio_says_and_by_its_route(
         assert!(!format!("{span:?}").contains("secret"), "{span:?}");
     }
     // Of what is ours to mend.
-    let answer = node.put(&[1; 100_000]);
-    assert_eq!(answer.status, 507);
+    assert_eq!(node.put(&[1; 900_000]).status, 201);
+    assert_eq!(collector.span().status, None);
+    assert_eq!(node.put(&[2; 900_000]).status, 507);
     let span = collector.span();
     assert_eq!(text(&span.attributes, "error.type"), "507");
     assert_eq!(span.status.unwrap().code, i32::from(StatusCode::Error));
