@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{
     HeaderValue, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    IF_MATCH, LOCATION, RANGE,
+    IF_MATCH, IF_NONE_MATCH, LOCATION, RANGE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
@@ -35,8 +35,8 @@ const STREAM_RETRY: Duration = Duration::from_secs(1);
 
 /// The answer to a put.
 #[derive(Serialize)]
-struct Stored {
-    addr: String,
+struct Stored<'a> {
+    addr: &'a str,
     size: u64,
     existed: bool,
 }
@@ -177,8 +177,9 @@ impl Objects {
             before,
             ..
         } = stored?;
+        let addr = address.text();
         let body = Stored {
-            addr: address.to_string(),
+            addr: std::str::from_utf8(&addr).unwrap_or_default(),
             size,
             existed: before != Before::Absent,
         };
@@ -186,8 +187,8 @@ impl Objects {
         let mut answer = Answer::full(StatusCode::CREATED, body);
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ETAG, text(tag(address).to_string()));
-        headers.insert(LOCATION, text(format!("/o/{address}")));
+        headers.insert(ETAG, between(b"\"", &address, b"\""));
+        headers.insert(LOCATION, between(b"/o/", &address, b""));
         Ok(answer)
     }
 
@@ -232,22 +233,31 @@ impl Objects {
         let object = self.open(&address).await?;
         let object =
             object.ok_or_else(|| Refusal::not_found("object", "there is no such object"))?;
-        let headers = &call.head().headers;
-        let tag = tag(address);
-        let mut answer = match tag.precondition(headers) {
-            Precondition::Failed => {
-                let message = "the object is not the one that If-Match names";
-                let status = StatusCode::PRECONDITION_FAILED;
-                return Err(Refusal::new(status, "Conflict", "if_match", message));
-            }
-            Precondition::NotModified => Answer::empty(StatusCode::NOT_MODIFIED),
-            Precondition::Send => {
-                self.send(call.head(), call.header(RANGE), &tag, object)
-                    .await?
+        let head = call.head();
+        let conditions = [IF_MATCH, IF_NONE_MATCH, RANGE];
+        let is_plain = !head.headers.keys().any(|name| conditions.contains(name));
+        let mut answer = if is_plain {
+            self.send(head, None, object).await?
+        } else {
+            let tag = EntityTag::new(&address.to_string());
+            match tag.precondition(&head.headers) {
+                Precondition::Failed => {
+                    let message = "the object is not the one that If-Match names";
+                    let status = StatusCode::PRECONDITION_FAILED;
+                    return Err(Refusal::new(status, "Conflict", "if_match", message));
+                }
+                Precondition::NotModified => Answer::empty(StatusCode::NOT_MODIFIED),
+                Precondition::Send => {
+                    // RFC 9110, section 14.2: of a GET only.
+                    let is_get = head.method == Method::GET;
+                    let range = call.header(RANGE);
+                    let range = range.filter(|_| is_get && tag.allows_range(&head.headers));
+                    self.send(head, range, object).await?
+                }
             }
         };
         let headers = answer.headers_mut();
-        headers.insert(ETAG, text(tag.to_string()));
+        headers.insert(ETAG, between(b"\"", &address, b"\""));
         // What an address stands for never changes; who may read it does.
         headers.insert(
             CACHE_CONTROL,
@@ -272,12 +282,9 @@ impl Objects {
         self: Arc<Self>,
         head: &Parts,
         range: Option<&str>,
-        tag: &EntityTag,
         object: Opened,
     ) -> Result<Answer, Refusal> {
         let length = object.tree().object_len();
-        // RFC 9110, section 14.2: of a GET only.
-        let range = range.filter(|_| head.method == Method::GET && tag.allows_range(&head.headers));
         let (status, span, content_range) = match RangeRequest::of(range, length) {
             RangeRequest::Whole => (StatusCode::OK, 0..length, None),
             RangeRequest::Part(part) => {
@@ -294,13 +301,18 @@ impl Objects {
         };
         let size = span.end - span.start;
         let mut answer = if head.method == Method::HEAD {
-            Answer::empty(status)
+            let mut answer = Answer::empty(status);
+            let length = HeaderValue::from(size);
+            answer.headers_mut().insert(CONTENT_LENGTH, length);
+            answer
         } else {
-            let body = Verified::start(self, object, span).await?;
-            Answer::stream(status, body)
+            let mut body = Verified::start(self, object, span).await?;
+            match body.first.take() {
+                Some(whole) if whole.len() as u64 == size => Answer::full(status, whole),
+                first => Answer::stream(status, Verified { first, ..body }),
+            }
         };
         let headers = answer.headers_mut();
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         let octets = HeaderValue::from_static("application/octet-stream");
         headers.insert(CONTENT_TYPE, octets);
@@ -326,8 +338,10 @@ fn is_whole(call: &Call) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn tag(address: Address) -> EntityTag {
-    EntityTag::new(&address.to_string())
+/// A value that has an address in it.
+fn between(before: &[u8], address: &Address, after: &[u8]) -> HeaderValue {
+    let value = Bytes::from([before, &address.text(), after].concat());
+    HeaderValue::from_maybe_shared(value).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A value of characters that a header may have.

@@ -15,12 +15,13 @@ use tokio::time::{timeout_at, Instant};
 
 use super::inflate::{Fault, Inflate};
 use super::refusal::Refusal;
+use super::routes::param;
 
 /// A request whose head has passed the limits; its body is still to be read.
 #[derive(Debug)]
 pub struct Call {
     pub(crate) head: Parts,
-    pub(crate) params: Vec<(&'static str, String)>,
+    pub(crate) template: &'static str,
     pub(crate) body: Source,
     pub(crate) limits: BodyLimits,
 }
@@ -121,8 +122,7 @@ impl Call {
 
     /// What stands in the place of `{name}` in the route's template.
     pub fn param(&self, name: &str) -> &str {
-        let found = self.params.iter().find(|(known, _)| *known == name);
-        found.map_or("", |(_, value)| value)
+        param(self.template, self.head.uri.path(), name).unwrap_or_default()
     }
 
     /// The next piece of the body; `None` at its end.

@@ -326,11 +326,15 @@ impl Door {
 /// address is the page's own, and the origin is the page.
 fn is_local(head: &Parts) -> Result<(), Refusal> {
     // RFC 9112, section 3.2.2: an absolute target is what counts.
-    let is_target_local = match head.uri.host() {
-        Some(host) => is_loopback(host),
-        None => head.headers.get_all(HOST).iter().all(names_loopback),
-    };
-    let is_origin_local = head.headers.get_all(ORIGIN).iter().all(names_loopback);
+    let mut is_target_local = head.uri.host().is_none_or(is_loopback);
+    let mut is_origin_local = true;
+    for (name, value) in &head.headers {
+        if *name == HOST && head.uri.host().is_none() {
+            is_target_local &= names_loopback(value);
+        } else if *name == ORIGIN {
+            is_origin_local &= names_loopback(value);
+        }
+    }
     for (is_local, reason) in [(is_target_local, "host"), (is_origin_local, "origin")] {
         if !is_local {
             let message = "auth.dev_allow lets in what is sent to a loopback address, from there";
@@ -344,11 +348,27 @@ fn is_local(head: &Parts) -> Result<(), Refusal> {
 
 /// Of an authority, and of a URI.
 fn names_loopback(value: &HeaderValue) -> bool {
+    if let Some(host) = plain_host(value) {
+        return is_loopback(host);
+    }
     let uri = value
         .to_str()
         .ok()
         .and_then(|text| text.parse::<Uri>().ok());
     uri.as_ref().and_then(Uri::host).is_some_and(is_loopback)
+}
+
+/// The host of `HOST` or `HOST:PORT` as most clients write it, where no parser is needed to tell.
+pub(super) fn plain_host(value: &HeaderValue) -> Option<&str> {
+    let text = std::str::from_utf8(value.as_bytes()).ok()?;
+    let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-';
+    let is_plain = (1..=253).contains(&host.len()) && host.bytes().all(known);
+    let is_port = (1..=4).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
+    // Five digits may be more than a port can be.
+    let is_port =
+        is_port || port.len() == 5 && !port.starts_with('+') && port.parse::<u16>().is_ok();
+    (is_plain && is_port).then_some(host)
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -360,6 +380,8 @@ fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::http::uri::Authority;
+    use proptest::prelude::*;
 
     #[test]
     fn only_names_of_this_machine_are_local() {
@@ -386,6 +408,21 @@ mod tests {
         for (text, expected) in cases {
             let value = HeaderValue::from_str(text).unwrap();
             assert_eq!(names_loopback(&value), expected, "{text:?}");
+        }
+    }
+    proptest! {
+        /// What is taken for plain is what the parsers would have made of it.
+        #[test]
+        fn a_plain_host_is_the_one_that_a_parser_finds(text in "[a-z0-9.-]{0,6}(:[0-9+]{0,6})?") {
+            let value = HeaderValue::from_str(&text).unwrap();
+            if let Some(host) = plain_host(&value) {
+                let authority = Authority::try_from(text.as_str()).unwrap();
+                prop_assert_eq!(authority.host(), host);
+                let port = authority.port_u16().map(|port| port.to_string());
+                prop_assert_eq!(port.is_some(), text.contains(':'), "{}", text);
+                let uri = text.parse::<Uri>().unwrap();
+                prop_assert_eq!(uri.host(), Some(host));
+            }
         }
     }
 }

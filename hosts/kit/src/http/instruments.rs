@@ -1,9 +1,9 @@
 //! What is counted of requests: each instrument is looked up by its labels once.
 
-use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use hyper::Method;
 use ron_kernel::metrics::{
     Counter, Gauge, Golden, Histogram, RequestLabels, RouteLabel, RouteLabels,
 };
@@ -23,7 +23,7 @@ const STATUSES: [u16; 23] = [
 /// Those of all routes.
 pub(crate) struct Instruments {
     golden: Golden,
-    lines: HashMap<(&'static str, &'static str), usize>,
+    /// By route, and then by method.
     all: Vec<Line>,
 }
 
@@ -40,6 +40,7 @@ struct Line {
 }
 
 impl Instruments {
+    /// Those of these routes, and behind them of no route.
     pub(crate) fn new(golden: Golden, routes: impl Iterator<Item = &'static str>) -> Self {
         let lines = routes.chain([UNMATCHED]).flat_map(|route| {
             METHODS.map(|method| Line {
@@ -49,24 +50,21 @@ impl Instruments {
                 by_status: [const { OnceLock::new() }; STATUSES.len()],
             })
         });
-        let all: Vec<Line> = lines.collect();
-        let places = all.iter().enumerate();
         Self {
             golden,
-            lines: places
-                .map(|(place, line)| ((line.route, line.method), place))
-                .collect(),
-            all,
+            all: lines.collect(),
         }
     }
 
-    /// Those of requests of `route` with this method.
-    pub(crate) fn of(&self, route: &'static str, method: &str) -> Of {
-        let known = METHODS.iter().find(|known| **known == method);
-        let method = known.copied().unwrap_or("other");
-        let place = self.lines.get(&(route, method));
-        let unmatched = || self.lines.get(&(UNMATCHED, method));
-        Of(place.or_else(unmatched).copied().unwrap_or_default())
+    /// Those of requests with this method of the route that came in this place.
+    pub(crate) fn of(&self, route: usize, method: &Method) -> Of {
+        let known = METHODS.iter().position(|known| *known == method.as_str());
+        Of(route * METHODS.len() + known.unwrap_or(METHODS.len() - 1))
+    }
+
+    /// Those of no route.
+    pub(crate) fn unmatched(&self, method: &Method) -> Of {
+        self.of(self.all.len() / METHODS.len() - 1, method)
     }
 
     pub(crate) fn began(&self, of: Of) {
@@ -122,13 +120,13 @@ mod tests {
         let instruments = Instruments::new(metrics.golden().clone(), ["/put", "/o"].into_iter());
         let text = || metrics.render(Default::default());
         assert!(!text().contains("route=\"/put\""), "before any request");
-        for (route, method, status) in [
-            ("/put", "PUT", 201),
-            ("/put", "PUT", 507),
-            ("/o", "BREW", 405),
-            ("/elsewhere", "GET", 404),
+        let brew = Method::from_bytes(b"BREW").unwrap();
+        for (of, status) in [
+            (instruments.of(0, &Method::PUT), 201),
+            (instruments.of(0, &Method::PUT), 507),
+            (instruments.of(1, &brew), 405),
+            (instruments.unmatched(&Method::GET), 404),
         ] {
-            let of = instruments.of(route, method);
             instruments.began(of);
             instruments.ended(of, status, Duration::from_millis(1));
         }

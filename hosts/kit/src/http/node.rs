@@ -3,16 +3,16 @@
 use std::any::Any;
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{poll_fn, Future};
+use std::future::{pending, poll_fn};
 use std::num::NonZeroU32;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::pin::{pin, Pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -22,27 +22,29 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use ron_kernel::metrics::{
     labels, AdminRequest, CounterFamily, Golden, Metrics, MetricsError, ReasonLabel,
 };
+use tokio::time::Instant;
 
 use super::answer::{Answer, AnswerBody};
 use super::call::{too_large, BodyLimits, Call, Source, Whole};
-use super::correlation::{self, CorrelationId};
-use super::front::{Door, Front};
+use super::correlation::{self, random, CorrelationId};
+use super::front::{plain_host, Door, Front};
 use super::inflate::{Coding, Inflate, ACCEPTED};
 use super::instruments::{Instruments, Of, UNMATCHED};
 use super::otel::{Otel, Span};
 use super::places::{NoPlace, Place, Places};
 use super::refusal::Refusal;
-use super::routes::{Access, BodyAllowance, Endpoint, Found, Routes};
+use super::routes::{Access, Answering, BodyAllowance, Endpoint, Found, Routes};
 use super::settings::HttpSettings;
 use super::timed::{Phase, Times};
 use super::tls::TlsMetrics;
 use super::trace_context::TraceContext;
 use crate::capability::CapId;
 
+const TRACEPARENT: HeaderName = HeaderName::from_static(TraceContext::HEADER);
 const METRICS: &str = "/metrics";
 /// What every host answers, before its limits.
 const ADMIN: [&str; 5] = [METRICS, "/healthz", "/livez", "/readyz", "/version"];
@@ -67,6 +69,8 @@ pub struct Node(Arc<Inner>);
 
 struct Inner {
     routes: Routes,
+    /// How often the limits have changed.
+    changes: AtomicU64,
     metrics: Metrics,
     golden: Golden,
     instruments: Instruments,
@@ -131,6 +135,7 @@ impl Node {
                 routes.templates().chain(ADMIN),
             ),
             routes,
+            changes: AtomicU64::new(0),
             golden: metrics.golden().clone(),
             places: Places::new(settings.inflight),
             openness: AtomicU8::new(Openness::ReadOnly as u8),
@@ -163,21 +168,13 @@ impl Node {
         }
         self.0.places.set_limit(settings.inflight);
         *limits = Arc::new(next);
+        // Who reads this finds the new ones.
+        self.0.changes.fetch_add(1, Ordering::Release);
     }
 
     fn limits(&self) -> Arc<Limits> {
         let limits = self.0.limits.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&limits)
-    }
-
-    pub(crate) fn times(&self) -> Times {
-        let limits = self.limits();
-        Times {
-            read: limits.settings.read_timeout,
-            write: limits.settings.write_timeout,
-            idle: limits.settings.idle_timeout,
-            rate: limits.settings.min_rate.bytes(),
-        }
     }
 
     pub(crate) fn handshake_timeout(&self) -> Duration {
@@ -191,7 +188,8 @@ impl Node {
     /// Counts a head that hyper has refused.
     pub(crate) fn malformed(&self, status: u16) {
         let instruments = &self.0.instruments;
-        instruments.count(instruments.of(UNMATCHED, "other"), status);
+        // Told as one of the others: which method it is nobody knows.
+        instruments.count(instruments.unmatched(&Method::CONNECT), status);
     }
 
     /// Counts a connection of somebody who may not connect.
@@ -229,103 +227,11 @@ impl Node {
         }
     }
 
-    /// Answers one request.
-    pub(crate) async fn serve(
-        self,
-        request: Request<Incoming>,
-        phase: Phase,
-    ) -> Result<Response<Tracked>, Infallible> {
-        let began = Instant::now();
-        let (head, body) = request.into_parts();
-        let theirs = head.headers.get(correlation::HEADER);
-        let corr_id = CorrelationId::of(theirs, SystemTime::now(), random);
-        if let Err(refusal) = is_plain(&head) {
-            let of = self.0.instruments.of(UNMATCHED, head.method.as_str());
-            let exchange = Exchange::begin(&self, of, began, phase);
-            self.count(&refusal, UNMATCHED, &corr_id, None);
-            return Ok(exchange.end(refusal.answer(&corr_id), &corr_id));
-        }
-        let is_let_in = self.0.door.is_local(&head);
-        if let Err(refusal) = is_let_in {
-            let of = self.0.instruments.of(UNMATCHED, head.method.as_str());
-            let exchange = Exchange::begin(&self, of, began, phase);
-            self.count(&refusal, UNMATCHED, &corr_id, None);
-            return Ok(exchange.end(refusal.answer(&corr_id), &corr_id));
-        }
-        if let Some((route, answer)) = self.admin(&head, &corr_id) {
-            let of = self.0.instruments.of(route, head.method.as_str());
-            let exchange = Exchange::begin(&self, of, began, phase);
-            return Ok(exchange.end(answer, &corr_id));
-        }
-        let found = self.0.routes.find(&head.method, head.uri.path());
-        let (template, allowed) = match found {
-            Found::Nothing => {
-                let refusal = Refusal::not_found("route", "there is nothing at this path");
-                (UNMATCHED, Err(refusal))
-            }
-            Found::OtherMethod { template, allow } => (template, Err(other_method(&allow))),
-            Found::Endpoint {
-                template,
-                endpoint,
-                params,
-            } => (template, Ok((endpoint, params))),
-        };
-        let of = self.0.instruments.of(template, head.method.as_str());
-        let mut exchange = Exchange::begin(&self, of, began, phase);
-        exchange.trace = trace(&head);
-        exchange.record(&head, template, &corr_id);
-        let is_read = body.is_end_stream();
-        // The rest of the body is in the way of another request.
-        let unread = |refusal: Refusal| match is_read {
-            true => refusal,
-            false => refusal.closing(),
-        };
-        let answer = match allowed {
-            Err(refusal) => Err(unread(self.pace(&self.limits()).err().unwrap_or(refusal))),
-            Ok((endpoint, params)) => match self.admit(&head, &body, endpoint, &mut exchange).await
-            {
-                Err(refusal) => Err(unread(refusal)),
-                Ok((limits, coding)) => {
-                    let body = Whole(body);
-                    let body = match coding {
-                        None => Source::Plain(body),
-                        Some(coding) => Source::Coded(Inflate::new(body, coding, limits.bytes)),
-                    };
-                    let call = Call {
-                        head,
-                        params,
-                        body,
-                        limits,
-                    };
-                    match contained((endpoint.handler)(call)).await {
-                        Ok(answer) => answer,
-                        Err(thrown) => {
-                            let (corr_id, text) = (corr_id.as_str(), text_of(&*thrown));
-                            tracing::error!(
-                                event = "handler_panicked",
-                                corr_id,
-                                route = template,
-                                "a handler panicked: {text}"
-                            );
-                            Err(Refusal::internal("panic").closing())
-                        }
-                    }
-                }
-            },
-        };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(refusal) => {
-                self.count(&refusal, template, &corr_id, exchange.trace.as_ref());
-                refusal.answer(&corr_id)
-            }
-        };
-        Ok(exchange.end(answer, &corr_id))
-    }
-
-    fn admin(&self, head: &Parts, corr_id: &CorrelationId) -> Option<(&'static str, Answer)> {
+    /// An admin route's place among the instruments, and its answer.
+    fn admin(&self, head: &Parts, corr_id: &CorrelationId) -> Option<(usize, Answer)> {
         let path = head.uri.path();
-        let route = ADMIN.into_iter().find(|route| *route == path)?;
+        let place = ADMIN.iter().position(|route| *route == path)?;
+        let (route, place) = (ADMIN[place], self.0.routes.templates().count() + place);
         if route == METRICS && self.0.metrics_apart {
             return None;
         }
@@ -338,7 +244,7 @@ impl Node {
         let admin = self.0.metrics.admin(&request);
         let status = StatusCode::from_u16(admin.status).ok()?;
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            return Some((route, other_method("GET, HEAD").answer(corr_id)));
+            return Some((place, other_method("GET, HEAD").answer(corr_id)));
         }
         let mut answer = Answer::full(status, admin.body);
         for (name, value) in admin.headers {
@@ -348,7 +254,7 @@ impl Node {
                     .insert(HeaderName::from_static(name), value);
             }
         }
-        Some((route, answer))
+        Some((place, answer))
     }
 
     /// One request more.
@@ -362,64 +268,30 @@ impl Node {
         })
     }
 
-    /// Everything that can refuse a request before its handler sees it.
-    async fn admit(
-        &self,
-        head: &Parts,
-        body: &Incoming,
-        endpoint: &Endpoint,
-        exchange: &mut Exchange,
-    ) -> Result<(BodyLimits, Option<Coding>), Refusal> {
-        let limits = self.limits();
-        self.pace(&limits)?;
-        let retry = Duration::from_millis(self.0.retry_ms.load(Ordering::Relaxed));
-        match (self.openness(), endpoint.access) {
-            (Openness::Open | Openness::Leaving, _) | (Openness::ReadOnly, Access::Read) => {}
+    /// Whether the node's state allows a request of this kind.
+    fn is_open_to(&self, access: Access) -> Result<(), Refusal> {
+        let retry = || Duration::from_millis(self.0.retry_ms.load(Ordering::Relaxed));
+        match (self.openness(), access) {
+            (Openness::Open | Openness::Leaving, _) | (Openness::ReadOnly, Access::Read) => Ok(()),
             (Openness::Draining, _) => {
                 let message = "this node is shutting down";
-                return Err(Refusal::unavailable("draining", message, retry).closing());
+                Err(Refusal::unavailable("draining", message, retry()).closing())
             }
             // What was seen last may be a moment old: nobody is refused whom /readyz has told to come.
-            (Openness::ReadOnly, Access::Write) if self.0.metrics.health().ready() => {}
+            (Openness::ReadOnly, Access::Write) if self.0.metrics.health().ready() => Ok(()),
             (Openness::ReadOnly, Access::Write) => {
                 let message = "this node is not ready to write; /readyz tells why";
-                return Err(Refusal::unavailable("not_ready", message, retry));
+                Err(Refusal::unavailable("not_ready", message, retry()))
             }
             (Openness::Closed, _) => {
                 let message = "this node is closed until it is safe; /readyz tells why";
-                return Err(Refusal::unavailable("fail_secure", message, retry));
+                Err(Refusal::unavailable("fail_secure", message, retry()))
             }
         }
-        let declared = body.size_hint().exact();
-        let grant = self.0.door.admit(head, declared, SystemTime::now())?;
-        let coding = Coding::of(head.headers.get_all(CONTENT_ENCODING)).map_err(|()| {
-            let message = "this node takes bodies as they are, or with one of gzip and zstd";
-            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            let refusal = Refusal::new(status, "UnsupportedEncoding", "coding", message);
-            refusal.header(ACCEPT_ENCODING, ACCEPTED).closing()
-        })?;
-        let body_allowed = (endpoint.allowing)(head)?.unwrap_or(BodyAllowance {
-            bytes: limits.settings.max_body_bytes.bytes(),
-            timeout: limits.settings.body_timeout,
-        });
-        let most = body_allowed.bytes;
-        let allowed = grant.as_ref().and_then(|grant| grant.max_bytes);
-        let most = allowed.map_or(most, |allowed| allowed.min(most));
-        if body.size_hint().lower() > most {
-            return Err(too_large());
-        }
-        let flow = grant.as_ref().map(|grant| grant.cap_id);
-        exchange.place = Some(self.place(flow, declared.unwrap_or(most)).await?);
-        let limits = BodyLimits {
-            bytes: most,
-            piece: limits.settings.read_timeout,
-            until: tokio::time::Instant::now() + body_allowed.timeout,
-        };
-        Ok((limits, coding))
     }
 
-    /// A place among the requests under way, after a moment's wait if need be.
-    async fn place(&self, flow: Option<CapId>, cost: u64) -> Result<Place, Refusal> {
+    /// A place among the requests under way, after a moment's wait if need be, and whether there was one.
+    async fn place(&self, flow: Option<CapId>, cost: u64) -> Result<(Place, bool), Refusal> {
         let outcome = self.0.places.take(flow, cost).await;
         let waited = match &outcome {
             Ok((_, false)) => None,
@@ -431,11 +303,10 @@ impl Node {
         if let Some(outcome) = waited {
             self.0.waits_total.get(&OutcomeLabel::new(outcome)).inc();
         }
-        let place = outcome.map_err(|_| {
+        outcome.map_err(|_| {
             let message = "as many requests are under way as this node takes";
             Refusal::unavailable("inflight", message, Duration::from_secs(1))
-        });
-        place.map(|(place, _)| place)
+        })
     }
 
     fn count(
@@ -458,29 +329,271 @@ impl Node {
             self.0.golden.rejected_total.get(&label).inc();
         }
         let (status, corr_id) = (status.as_u16(), corr_id.as_str());
-        let trace_id = trace.map(TraceContext::trace_id);
+        macro_rules! tell {
+            ($level:ident) => {
+                tracing::$level!(
+                    event = "refused",
+                    corr_id,
+                    trace_id = trace.map(TraceContext::trace_id),
+                    route,
+                    status,
+                    reason,
+                    "refused"
+                )
+            };
+        }
         if status >= 500 && status != 503 {
-            tracing::warn!(
-                event = "refused",
-                corr_id,
-                trace_id,
-                route,
-                status,
-                reason,
-                "refused"
-            );
+            tell!(warn);
         } else {
-            tracing::debug!(
-                event = "refused",
-                corr_id,
-                trace_id,
-                route,
-                status,
-                reason,
-                "refused"
-            );
+            tell!(debug);
         }
     }
+}
+
+/// A node as one connection sees it.
+pub(crate) struct Link {
+    node: Node,
+    phase: Phase,
+    /// What the last request has found.
+    seen: Mutex<Seen>,
+    /// What the last answer was made in.
+    answering: Mutex<Option<Answering>>,
+}
+
+/// The limits in force, after so many changes.
+struct Seen {
+    changes: u64,
+    limits: Arc<Limits>,
+}
+
+impl Link {
+    pub(crate) fn new(node: Node, phase: Phase) -> Arc<Self> {
+        // Read first: what changes meanwhile is looked at once more.
+        let changes = node.0.changes.load(Ordering::Acquire);
+        let limits = node.limits();
+        Arc::new(Self {
+            node,
+            phase,
+            seen: Mutex::new(Seen { changes, limits }),
+            answering: Mutex::new(None),
+        })
+    }
+
+    /// The limits in force. Nobody else waits for the lock: it is the connection's own.
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.node.0.changes.load(Ordering::Acquire);
+        if seen.changes != changes {
+            let limits = self.node.limits();
+            *seen = Seen { changes, limits };
+        }
+        seen
+    }
+
+    fn answering(&self) -> MutexGuard<'_, Option<Answering>> {
+        self.answering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn times(&self) -> Times {
+        let settings = &self.seen().limits.settings;
+        Times {
+            read: settings.read_timeout,
+            write: settings.write_timeout,
+            idle: settings.idle_timeout,
+            rate: settings.min_rate.bytes(),
+        }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Tracked>, Infallible> {
+        let (began, now) = (Instant::now(), SystemTime::now());
+        let (head, body) = request.into_parts();
+        let node = &self.node;
+        let inner = &*node.0;
+        let corr_id = CorrelationId::of(head.headers.get(correlation::HEADER), now, random);
+        let begin = |of| Exchange::begin(Arc::clone(&self), of, began);
+        let is_let_in = is_plain(&head).and_then(|()| inner.door.is_local(&head));
+        if let Err(refusal) = is_let_in {
+            let exchange = begin(inner.instruments.unmatched(&head.method));
+            node.count(&refusal, UNMATCHED, &corr_id, None);
+            return Ok(exchange.end(refusal.answer(&corr_id), corr_id, None));
+        }
+        if let Some((place, answer)) = node.admin(&head, &corr_id) {
+            let exchange = begin(inner.instruments.of(place, &head.method));
+            return Ok(exchange.end(answer, corr_id, None));
+        }
+        let found = inner.routes.find(&head.method, head.uri.path());
+        let (template, of, allowed) = match found {
+            Found::Nothing => {
+                let of = inner.instruments.unmatched(&head.method);
+                let refusal = Refusal::not_found("route", "there is nothing at this path");
+                (UNMATCHED, of, Err(refusal))
+            }
+            Found::OtherMethod { place, allow } => {
+                let of = inner.instruments.of(place, &head.method);
+                (inner.routes.template(place), of, Err(other_method(&allow)))
+            }
+            Found::Endpoint { place, endpoint } => {
+                let of = inner.instruments.of(place, &head.method);
+                (inner.routes.template(place), of, Ok(endpoint))
+            }
+        };
+        let mut exchange = begin(of);
+        let mut trace = trace(&head);
+        exchange.span = self.record(&mut trace, &head, template, &corr_id);
+        let is_read = body.is_end_stream();
+        // The rest of the body is in the way of another request.
+        let unread = |refusal: Refusal| match is_read {
+            true => refusal,
+            false => refusal.closing(),
+        };
+        let admitted = match allowed {
+            Err(refusal) => Err(node.pace(&self.seen().limits).err().unwrap_or(refusal)),
+            Ok(endpoint) => self.admit(&head, &body, endpoint, began, now).await,
+        };
+        let answer = match admitted {
+            Err(refusal) => Err(unread(refusal)),
+            Ok(admitted) => {
+                exchange.place = Some(admitted.place);
+                let (body, limits) = (Whole(body), admitted.limits);
+                let body = match admitted.coding {
+                    None => Source::Plain(body),
+                    Some(coding) => Source::Coded(Inflate::new(body, coding, limits.bytes)),
+                };
+                let call = Call {
+                    head,
+                    template,
+                    body,
+                    limits,
+                };
+                match self.handle(admitted.endpoint, call).await {
+                    Ok(answer) => answer,
+                    Err(thrown) => {
+                        let (corr_id, text) = (corr_id.as_str(), text_of(&*thrown));
+                        tracing::error!(
+                            event = "handler_panicked",
+                            corr_id,
+                            route = template,
+                            "a handler panicked: {text}"
+                        );
+                        Err(Refusal::internal("panic").closing())
+                    }
+                }
+            }
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                node.count(&refusal, template, &corr_id, trace.as_ref());
+                refusal.answer(&corr_id)
+            }
+        };
+        Ok(exchange.end(answer, corr_id, trace))
+    }
+
+    /// The request's span, where there is a collector and it is sampled.
+    fn record(
+        &self,
+        trace: &mut Option<TraceContext>,
+        head: &Parts,
+        route: &'static str,
+        corr_id: &CorrelationId,
+    ) -> Option<Span> {
+        let otel = &self.node.0.otel;
+        if !otel.is_on() {
+            return None;
+        }
+        let ratio = self.seen().limits.settings.otel.ratio;
+        let of = (head.method.as_str(), route, corr_id.as_str());
+        otel.begin(trace, ratio, random, of)
+    }
+
+    /// What the handler makes of a request, or what it has thrown: its panic is its own request's trouble alone.
+    async fn handle(
+        &self,
+        endpoint: &Endpoint,
+        call: Call,
+    ) -> Result<Result<Answer, Refusal>, Box<dyn Any + Send>> {
+        let kept = self.answering().take();
+        let mut answering = kept.unwrap_or_else(|| Answering::new(pending()));
+        (endpoint.handler)(call, &mut answering);
+        let answer = poll_fn(
+            |cx| match catch_unwind(AssertUnwindSafe(|| answering.poll(cx))) {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(answer)) => Poll::Ready(Ok(answer)),
+                Err(thrown) => Poll::Ready(Err(thrown)),
+            },
+        )
+        .await;
+        if answer.is_ok() {
+            *self.answering() = Some(answering);
+        }
+        answer
+    }
+
+    /// Everything that can refuse a request before its handler sees it.
+    async fn admit<'a>(
+        &self,
+        head: &Parts,
+        body: &Incoming,
+        endpoint: &'a Endpoint,
+        began: Instant,
+        now: SystemTime,
+    ) -> Result<Admitted<'a>, Refusal> {
+        let node = &self.node;
+        let (allowed, piece) = {
+            let limits = &self.seen().limits;
+            node.pace(limits)?;
+            let settings = &limits.settings;
+            let allowed = BodyAllowance {
+                bytes: settings.max_body_bytes.bytes(),
+                timeout: settings.body_timeout,
+            };
+            (allowed, settings.read_timeout)
+        };
+        node.is_open_to(endpoint.access)?;
+        let declared = body.size_hint().exact();
+        let grant = node.0.door.admit(head, declared, now)?;
+        let coding = Coding::of(head.headers.get_all(CONTENT_ENCODING)).map_err(|()| {
+            let message = "this node takes bodies as they are, or with one of gzip and zstd";
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            let refusal = Refusal::new(status, "UnsupportedEncoding", "coding", message);
+            refusal.header(ACCEPT_ENCODING, ACCEPTED).closing()
+        })?;
+        let allowed = (endpoint.allowing)(head)?.unwrap_or(allowed);
+        let most = grant.as_ref().and_then(|grant| grant.max_bytes);
+        let most = most.map_or(allowed.bytes, |most| most.min(allowed.bytes));
+        if body.size_hint().lower() > most {
+            return Err(too_large());
+        }
+        let flow = grant.as_ref().map(|grant| grant.cap_id);
+        let (place, waited) = node.place(flow, declared.unwrap_or(most)).await?;
+        // A wait for a place is none for the body.
+        let from = if waited { Instant::now() } else { began };
+        Ok(Admitted {
+            endpoint,
+            coding,
+            limits: BodyLimits {
+                bytes: most,
+                piece,
+                until: from + allowed.timeout,
+            },
+            place,
+        })
+    }
+}
+
+/// A request that its handler may see.
+struct Admitted<'a> {
+    endpoint: &'a Endpoint,
+    coding: Option<Coding>,
+    limits: BodyLimits,
+    place: Place,
 }
 
 impl fmt::Debug for Node {
@@ -500,35 +613,50 @@ fn other_method(allow: &str) -> Refusal {
 
 /// Whether the head can be read in one way only: RFC 9112, sections 3.2 and 6.1.
 fn is_plain(head: &Parts) -> Result<(), Refusal> {
-    let hosts = head.headers.get_all(HOST).iter().count();
-    if hosts != 1 && !(hosts == 0 && head.version < Version::HTTP_11) {
-        let message = "a request of HTTP/1.1 names its host, once";
-        return Err(Refusal::bad_request("host", message).closing());
-    }
-    // hyper overlooks a `close` beside what is no text.
-    let mut options = head.headers.get_all(CONNECTION).iter();
-    if options.any(|value| value.to_str().is_err()) {
-        let message = "an option of the connection is no token";
-        return Err(Refusal::bad_request("connection", message).closing());
-    }
-    if !head.headers.get_all(HOST).iter().all(is_authority) {
-        let message = "what the request names is no host";
-        return Err(Refusal::bad_request("host", message).closing());
-    }
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(only), None) if chunked(only) => Ok(()),
-        _ => {
-            let message = "the only transfer coding is chunked";
-            Err(Refusal::bad_request("transfer_coding", message).closing())
+    let (mut hosts, mut codings) = (0, 0);
+    let (mut are_options, mut are_hosts, mut are_chunked) = (true, true, true);
+    for (name, value) in &head.headers {
+        if *name == HOST {
+            hosts += 1;
+            are_hosts &= is_authority(value);
+        } else if *name == CONNECTION {
+            // hyper overlooks a `close` beside what is no text.
+            are_options &= value.to_str().is_ok();
+        } else if *name == TRANSFER_ENCODING {
+            codings += 1;
+            are_chunked &= value.as_bytes().eq_ignore_ascii_case(b"chunked");
         }
+    }
+    let is_named = hosts == 1 || hosts == 0 && head.version < Version::HTTP_11;
+    let rules = [
+        (
+            is_named,
+            "host",
+            "a request of HTTP/1.1 names its host, once",
+        ),
+        (
+            are_options,
+            "connection",
+            "an option of the connection is no token",
+        ),
+        (are_hosts, "host", "what the request names is no host"),
+        (
+            codings <= 1 && are_chunked,
+            "transfer_coding",
+            "the only transfer coding is chunked",
+        ),
+    ];
+    match rules.into_iter().find(|(holds, ..)| !holds) {
+        None => Ok(()),
+        Some((_, reason, message)) => Err(Refusal::bad_request(reason, message).closing()),
     }
 }
 
 /// `HOST[:PORT]`, or nothing where the target has no authority: RFC 9112, section 3.2.
 fn is_authority(value: &HeaderValue) -> bool {
+    if plain_host(value).is_some() {
+        return true;
+    }
     let Ok(authority) = Authority::try_from(value.as_bytes()) else {
         return value.is_empty();
     };
@@ -537,97 +665,76 @@ fn is_authority(value: &HeaderValue) -> bool {
     port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// For ids, which need to differ, not to be secret.
-fn random() -> u128 {
-    let mut bytes = [0; 16];
-    let _ = getrandom::fill(&mut bytes);
-    u128::from_le_bytes(bytes)
-}
-
 /// The trace that a request belongs to. Of two nobody knows which.
 fn trace(head: &Parts) -> Option<TraceContext> {
-    let mut values = head.headers.get_all(TraceContext::HEADER).iter();
+    let mut values = head.headers.get_all(TRACEPARENT).iter();
     let value = values.next().filter(|_| values.next().is_none())?;
     Some(TraceContext::of(Some(value), random))
 }
 
-/// One request under way, until the last byte of its answer was taken or the connection is gone.
+/// One request under way, until the last byte of its answer's body was passed on to the connection or that is gone. Of an
+/// answer without a body, until its head is about to be.
 struct Exchange {
-    node: Node,
+    link: Arc<Link>,
     of: Of,
     began: Instant,
-    phase: Phase,
     /// Whoever looks after the node takes none.
     place: Option<Place>,
     /// Bytes of the answer that went out.
     sent: u64,
-    /// The trace that the client has said it belongs to.
-    trace: Option<TraceContext>,
-    /// That trace's account of it, if it is recorded.
-    span: Option<Span>,
     status: Option<StatusCode>,
+    /// Its account for a collector, if it is recorded.
+    span: Option<Span>,
 }
 
 impl Exchange {
-    fn begin(node: &Node, of: Of, began: Instant, phase: Phase) -> Self {
-        node.0.instruments.began(of);
+    fn begin(link: Arc<Link>, of: Of, began: Instant) -> Self {
+        link.node.0.instruments.began(of);
         Self {
-            node: node.clone(),
+            link,
             of,
             began,
-            phase,
             place: None,
             sent: 0,
-            trace: None,
-            span: None,
             status: None,
+            span: None,
         }
     }
 
-    /// Records it, where there is a collector and this one is sampled.
-    fn record(&mut self, head: &Parts, route: &'static str, corr_id: &CorrelationId) {
-        let otel = &self.node.0.otel;
-        if otel.is_on() {
-            let ratio = self.node.limits().settings.otel.ratio;
-            let of = (head.method.as_str(), route, corr_id.as_str());
-            self.span = otel.begin(&mut self.trace, ratio, random, of);
-        }
-    }
-
-    fn end(mut self, answer: Answer, corr_id: &CorrelationId) -> Response<Tracked> {
+    fn end(
+        mut self,
+        answer: Answer,
+        corr_id: CorrelationId,
+        trace: Option<TraceContext>,
+    ) -> Response<Tracked> {
         self.status = Some(answer.status());
         let (mut head, body) = answer.response.into_parts();
-        let name = HeaderName::from_static(correlation::HEADER);
-        head.headers.insert(name, corr_id.header());
-        if let Some(trace) = &self.trace {
-            let name = HeaderName::from_static(TraceContext::HEADER);
-            head.headers.insert(name, trace.header());
+        let headers = &mut head.headers;
+        headers.insert(correlation::HEADER, corr_id.into_header());
+        if let Some(trace) = trace {
+            headers.insert(TRACEPARENT, trace.header());
         }
-        if matches!(self.node.openness(), Openness::Leaving | Openness::Draining) {
-            head.headers
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+        let openness = self.link.node.openness();
+        if matches!(openness, Openness::Leaving | Openness::Draining) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let body = Tracked {
-            body,
-            exchange: self,
-        };
-        Response::from_parts(head, body)
+        let exchange = Some(self);
+        Response::from_parts(head, Tracked { body, exchange })
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.phase.idle();
+        self.link.phase.idle();
         if let Some(place) = &mut self.place {
             place.beyond = self.sent;
         }
         // The client went before there was an answer: nginx's status for that.
         let status = self.status.map_or(499, |status| status.as_u16());
-        let instruments = &self.node.0.instruments;
-        let took = self.began.elapsed();
-        instruments.ended(self.of, status, took);
+        let (inner, took) = (&self.link.node.0, self.began.elapsed());
+        inner.instruments.ended(self.of, status, took);
         if let Some(span) = self.span.take() {
-            self.node.0.otel.end(span, status, took);
+            inner.otel.end(span, status, took);
         }
     }
 }
@@ -635,22 +742,52 @@ impl Drop for Exchange {
 /// The body of an answer, and the exchange that ends with it.
 pub(crate) struct Tracked {
     body: AnswerBody,
-    exchange: Exchange,
+    exchange: Option<Exchange>,
+}
+
+/// Some of the body of an answer; the last has the exchange, which ends when the connection has taken all of it.
+pub(crate) struct Piece {
+    bytes: Bytes,
+    _exchange: Option<Exchange>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
 }
 
 impl Body for Tracked {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = std::io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            self.exchange.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
-        }
-        polled
+    ) -> Poll<Option<Result<Frame<Piece>, std::io::Error>>> {
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        polled.map_ok(|frame| {
+            frame.map_data(|bytes| {
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.sent += bytes.len() as u64;
+                }
+                let is_last = this.body.is_end_stream();
+                let exchange = if is_last { this.exchange.take() } else { None };
+                Piece {
+                    bytes,
+                    _exchange: exchange,
+                }
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -660,19 +797,6 @@ impl Body for Tracked {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// A handler whose panic is its own request's trouble alone.
-async fn contained<F: Future>(handler: F) -> Result<F::Output, Box<dyn Any + Send>> {
-    let mut handler = pin!(handler);
-    poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Err(thrown) => Poll::Ready(Err(thrown)),
-        },
-    )
-    .await
 }
 
 fn text_of(thrown: &(dyn Any + Send)) -> &str {

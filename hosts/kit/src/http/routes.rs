@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::http::request::Parts;
 use hyper::Method;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::answer::Answer;
 use super::call::Call;
 use super::refusal::Refusal;
 
-type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
-pub(crate) type Handler = Arc<dyn Fn(Call) -> Answering + Send + Sync>;
+/// An answer in the making, in memory that the connection's next one is made in.
+pub(crate) type Answering = ReusableBoxFuture<'static, Result<Answer, Refusal>>;
+type Handler = Arc<dyn Fn(Call, &mut Answering) + Send + Sync>;
 type Allowing = Arc<dyn Fn(&Parts) -> Result<Option<BodyAllowance>, Refusal> + Send + Sync>;
 
 /// What a route does to the node, which decides when it is refused.
@@ -45,6 +46,8 @@ pub struct Routes {
 #[derive(Clone)]
 struct Template {
     text: &'static str,
+    /// What comes before the first `{name}`.
+    literal: &'static str,
     methods: BTreeMap<&'static str, Endpoint>,
 }
 
@@ -57,13 +60,13 @@ pub(crate) struct Endpoint {
 
 pub(crate) enum Found<'a> {
     Endpoint {
-        template: &'static str,
+        /// Which of the [`templates`](Routes::templates).
+        place: usize,
         endpoint: &'a Endpoint,
-        params: Vec<(&'static str, String)>,
     },
     /// The methods that there are.
     OtherMethod {
-        template: &'static str,
+        place: usize,
         allow: String,
     },
     Nothing,
@@ -108,13 +111,14 @@ impl Routes {
         let endpoint = Endpoint {
             access,
             allowing: Arc::new(allowing),
-            handler: Arc::new(move |call| Box::pin(handler(call))),
+            handler: Arc::new(move |call, answering| answering.set(handler(call))),
         };
         let known = self.templates.iter_mut().find(|t| t.text == template);
         match known {
             Some(known) => drop(known.methods.insert(method, endpoint)),
             None => self.templates.push(Template {
                 text: template,
+                literal: template.find('{').map_or(template, |end| &template[..end]),
                 methods: BTreeMap::from([(method, endpoint)]),
             }),
         }
@@ -125,32 +129,42 @@ impl Routes {
         self.templates.iter().map(|template| template.text)
     }
 
+    /// The template in this place.
+    pub(crate) fn template(&self, place: usize) -> &'static str {
+        self.templates
+            .get(place)
+            .map_or("", |template| template.text)
+    }
+
     pub(crate) fn find(&self, method: &Method, path: &str) -> Found<'_> {
-        for template in &self.templates {
-            let Some(params) = matched(template.text, path) else {
-                continue;
-            };
-            let asked = match method.as_str() {
-                "HEAD" if !template.methods.contains_key("HEAD") => "GET",
-                other => other,
-            };
-            return match template.methods.get(asked) {
-                Some(endpoint) => Found::Endpoint {
-                    template: template.text,
-                    endpoint,
-                    params,
-                },
-                None => Found::OtherMethod {
-                    template: template.text,
-                    allow: template.allow(),
-                },
-            };
+        let mut templates = self.templates.iter().enumerate();
+        let Some((place, template)) = templates.find(|(_, template)| template.covers(path)) else {
+            return Found::Nothing;
+        };
+        let asked = match method.as_str() {
+            "HEAD" if !template.methods.contains_key("HEAD") => "GET",
+            other => other,
+        };
+        match template.methods.get(asked) {
+            Some(endpoint) => Found::Endpoint { place, endpoint },
+            None => Found::OtherMethod {
+                place,
+                allow: template.allow(),
+            },
         }
-        Found::Nothing
     }
 }
 
 impl Template {
+    fn covers(&self, path: &str) -> bool {
+        if self.literal == self.text || !path.starts_with(self.literal) {
+            return path == self.text;
+        }
+        let alike =
+            |(expected, segment): (&str, &str)| name(expected).is_some() || expected == segment;
+        pairs(self.text, path).all(alike) && self.text.split('/').count() == path.split('/').count()
+    }
+
     fn allow(&self) -> String {
         let mut methods: Vec<&str> = self.methods.keys().copied().collect();
         if self.methods.contains_key("GET") && !self.methods.contains_key("HEAD") {
@@ -161,19 +175,18 @@ impl Template {
     }
 }
 
-fn matched(template: &'static str, path: &str) -> Option<Vec<(&'static str, String)>> {
-    let mut params = Vec::new();
-    let mut segments = path.split('/');
-    for expected in template.split('/') {
-        let segment = segments.next()?;
-        let name = expected.strip_prefix('{').and_then(|e| e.strip_suffix('}'));
-        match name {
-            Some(name) => params.push((name, segment.to_owned())),
-            None if expected == segment => {}
-            None => return None,
-        }
-    }
-    segments.next().is_none().then_some(params)
+/// What stands in `path` in the place of `{wanted}` in the template that covers it.
+pub(crate) fn param<'a>(template: &str, path: &'a str, wanted: &str) -> Option<&'a str> {
+    let mut both = pairs(template, path);
+    both.find_map(|(expected, segment)| (name(expected) == Some(wanted)).then_some(segment))
+}
+
+fn pairs<'t, 'p>(template: &'t str, path: &'p str) -> impl Iterator<Item = (&'t str, &'p str)> {
+    template.split('/').zip(path.split('/'))
+}
+
+fn name(segment: &str) -> Option<&str> {
+    segment.strip_prefix('{')?.strip_suffix('}')
 }
 
 impl fmt::Debug for Routes {
@@ -199,11 +212,16 @@ mod tests {
     }
 
     fn told(method: Method, path: &str) -> String {
-        match routes().find(&method, path) {
-            Found::Endpoint {
-                template, params, ..
-            } => format!("{template} {params:?}"),
-            Found::OtherMethod { template, allow } => format!("{template} not {allow}"),
+        let routes = routes();
+        let template = |place: usize| routes.templates().nth(place).unwrap();
+        match routes.find(&method, path) {
+            Found::Endpoint { place, .. } => {
+                let template = template(place);
+                let names = template.split('/').filter_map(name);
+                let params = names.map(|name| (name, param(template, path, name).unwrap()));
+                format!("{template} {:?}", params.collect::<Vec<_>>())
+            }
+            Found::OtherMethod { place, allow } => format!("{} not {allow}", template(place)),
             Found::Nothing => "nothing".to_owned(),
         }
     }

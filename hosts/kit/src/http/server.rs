@@ -18,9 +18,9 @@ use tokio::time::{interval, timeout, Instant, MissedTickBehavior};
 
 use super::front::{Front, Keys, News};
 use super::listener::{Accepting, Caller};
-use super::node::{Node, Openness};
+use super::node::{Link, Node, Openness};
 use super::settings::HttpSettings;
-use super::timed::{Phase, Timed};
+use super::timed::{Eager, Phase, Timed};
 use super::tls::{HandshakeFailure, Tls};
 
 /// The readiness cause of places that are taken.
@@ -94,11 +94,15 @@ pub async fn serve(
                     let tls = front.tls.clone();
                     connections.spawn(async move {
                         match (caller, tls) {
-                            (Caller::Tcp(stream), None) => connection(stream, node, stopping).await,
+                            (Caller::Tcp(stream), None) => {
+                                connection(Eager::new(stream), node, stopping).await;
+                            }
                             (Caller::Tcp(stream), Some(tls)) => {
                                 encrypted(&tls, stream, node, stopping).await;
                             }
-                            (Caller::Unix(stream), _) => connection(stream, node, stopping).await,
+                            (Caller::Unix(stream), _) => {
+                                connection(Eager::new(stream), node, stopping).await;
+                            }
                             (Caller::Foreign { .. }, _) => {}
                         }
                         drop(place);
@@ -294,13 +298,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let phase = Phase::default();
-    let times = node.clone();
+    let link = Link::new(node.clone(), phase.clone());
+    let times = Arc::clone(&link);
     let io = TokioIo::new(Timed::new(stream, phase.clone(), move || times.times()));
-    let counted = node.clone();
     let service = service_fn(move |request| {
         // Before the answer is polled: the connection may be read in between.
         phase.busy();
-        Box::pin(node.clone().serve(request, phase.clone()))
+        Arc::clone(&link).serve(request)
     });
     let mut connection = http1::Builder::new()
         .half_close(false)
@@ -319,8 +323,8 @@ where
     });
     match ended.await {
         Ok(()) => {}
-        Err(error) if error.is_parse_too_large() => counted.malformed(431),
-        Err(error) if error.is_parse() => counted.malformed(400),
+        Err(error) if error.is_parse_too_large() => node.malformed(431),
+        Err(error) if error.is_parse() => node.malformed(400),
         Err(_) => return,
     }
     let mut stream = connection.into_parts().io.into_inner();
@@ -341,15 +345,19 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::addr::HttpAddr;
     use super::super::answer::Answer;
     use super::super::routes::{Access, Routes};
     use super::super::tls::TlsFiles;
     use super::*;
+    use crate::capability::{mint, system_random, Keyring};
     use hyper::StatusCode;
     use ron_kernel::metrics::{Metrics, Pq};
     use std::future::{pending, ready};
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::SystemTime;
     use tokio::io::{duplex, DuplexStream};
     use tokio::net::TcpListener;
     use tokio::time::sleep;
@@ -514,5 +522,104 @@ mod tests {
         watch_tls(&node, Some(Ok(())));
         later(&node);
         assert_eq!(status(&node, "tls"), None);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_in_one_piece_has_its_place_until_the_peer_has_taken_it() {
+        let routes = Routes::new().route("GET", "/big", Access::Read, |_| async {
+            Ok(Answer::full(StatusCode::OK, vec![7; BIG]))
+        });
+        let metrics = Metrics::new("test").unwrap();
+        let settings = HttpSettings::default();
+        let node = Node::new(routes, &Front::default(), metrics, settings).unwrap();
+        let (mut theirs, ours) = duplex(4 << 10);
+        tokio::spawn(connection(ours, node.clone(), pending()));
+        theirs.write_all(GET).await.unwrap();
+        let mut room = vec![0; BIG];
+        for taken in [BIG / 2, BIG / 2 - (8 << 10)] {
+            theirs.read_exact(&mut room[..taken]).await.unwrap();
+            assert_eq!(node.load().0, 1);
+        }
+        theirs.read_exact(&mut room[..8 << 10]).await.unwrap();
+        while node.load().0 > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    /// Asks for `path` and reads the answer, all of it.
+    async fn get(stream: &mut DuplexStream, path: &str, token: &str, room: &mut [u8]) {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut read = 0;
+        let head = loop {
+            read += stream.read(&mut room[read..]).await.unwrap();
+            if let Some(end) = room[..read].windows(4).position(|four| four == b"\r\n\r\n") {
+                break std::str::from_utf8(&room[..end]).unwrap();
+            }
+        };
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let whole = head.len() + 4 + length.unwrap().parse::<usize>().unwrap();
+        stream.read_exact(&mut room[read..whole]).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_capability_that_floods_a_node_leaves_others_their_share() {
+        const FLOOD: usize = 16;
+        const QUIET: usize = 4;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keyring.toml");
+        let now = SystemTime::now();
+        let keyring = Keyring::generate(&mut system_random, now).unwrap();
+        keyring.create(&path).unwrap();
+        let token = || mint(&keyring, &[], &mut system_random, now).unwrap();
+        let (greedy, modest) = (token(), token());
+        let mut settings = HttpSettings::default();
+        settings.addr = HttpAddr::Tcp("127.0.0.1:0".parse().unwrap());
+        settings.auth.keyring = Some(path);
+        (settings.inflight, settings.rps) = (1, 1_000_000);
+        let front = Front::open(&settings, Pq::Off).unwrap();
+        let answer =
+            |size: usize| move |_| async move { Ok(Answer::full(StatusCode::OK, vec![7; size])) };
+        let routes = Routes::new()
+            .route("GET", "/big", Access::Read, answer(512 << 10))
+            .route("GET", "/small", Access::Read, answer(1 << 10));
+        let node = Node::new(routes, &front, Metrics::new("test").unwrap(), settings).unwrap();
+        let connect = || {
+            let (theirs, ours) = duplex(64 << 10);
+            tokio::spawn(connection(ours, node.clone(), pending()));
+            theirs
+        };
+        let served = Arc::new(AtomicUsize::new(0));
+        for _ in 0..FLOOD {
+            let (mut stream, token, served) =
+                (connect(), greedy.as_str().to_owned(), Arc::clone(&served));
+            tokio::spawn(async move {
+                let mut room = vec![0; 600 << 10];
+                loop {
+                    get(&mut stream, "/big", &token, &mut room).await;
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        while node.load() != (1, 1, FLOOD - 1) {
+            tokio::task::yield_now().await;
+        }
+        let before = served.load(Ordering::Relaxed);
+        let mut quiet = JoinSet::new();
+        for _ in 0..QUIET {
+            let (mut stream, token) = (connect(), modest.as_str().to_owned());
+            quiet.spawn(async move {
+                let mut room = vec![0; 4 << 10];
+                for _ in 0..50 {
+                    get(&mut stream, "/small", &token, &mut room).await;
+                }
+            });
+        }
+        quiet.join_all().await;
+        // It moves five hundred times as many bytes with each.
+        let others = served.load(Ordering::Relaxed) - before;
+        assert!(others < 50 * QUIET, "{others} answers meanwhile");
     }
 }

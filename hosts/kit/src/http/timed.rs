@@ -2,14 +2,17 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{send, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{sleep, Instant, Sleep};
 
 /// What a connection is doing, as far as its time limits go.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +90,7 @@ pub(crate) struct Timed<S, T> {
     times: T,
     read: Limit,
     write: Limit,
-    /// Until when the head that has begun must be there.
+    /// Until when the head that has begun must be there, if it did not come at once.
     head: Option<Instant>,
     taking: Taking,
 }
@@ -119,12 +122,15 @@ impl Taking {
     }
 }
 
-/// A timer that runs while a side waits.
+/// A timer that runs while a side waits. Most waits end long before their limit: a timer that would ring before the limit of
+/// this one is left as it is, and set again when it does.
 #[derive(Default)]
 struct Limit {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// The phase that it runs for.
-    running: Option<u8>,
+    /// The phase that it runs for, and until when.
+    running: Option<(u8, Instant)>,
+    /// Whom the timer wakes.
+    waker: Option<Waker>,
 }
 
 impl Limit {
@@ -143,17 +149,40 @@ impl Limit {
         until: impl FnOnce() -> Instant,
         cx: &mut Context<'_>,
     ) -> bool {
-        if self.running != Some(phase) {
-            self.running = Some(phase);
-            let until = until();
-            match &mut self.sleep {
-                Some(sleep) => sleep.as_mut().reset(until),
-                none => *none = Some(Box::pin(tokio::time::sleep_until(until))),
+        let until = match self.running {
+            Some((running, until)) if running == phase => until,
+            _ => {
+                let until = until();
+                self.running = Some((phase, until));
+                until
             }
+        };
+        let sleep = match &mut self.sleep {
+            Some(sleep) => {
+                if sleep.deadline() > until {
+                    sleep.as_mut().reset(until);
+                    self.waker = None;
+                }
+                sleep
+            }
+            none => none.insert(Box::pin(tokio::time::sleep_until(until))),
+        };
+        let is_set = self
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        if is_set && !sleep.is_elapsed() {
+            return false;
         }
-        self.sleep
-            .as_mut()
-            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= until {
+                self.waker = None;
+                return true;
+            }
+            sleep.as_mut().reset(until);
+        }
+        self.waker = Some(cx.waker().clone());
+        false
     }
 }
 
@@ -184,15 +213,15 @@ impl<S: AsyncRead + Unpin, T: Fn() -> Times + Unpin> AsyncRead for Timed<S, T> {
             this.read.stop();
             if this.phase.get() == IDLE && buf.filled().len() > before {
                 this.phase.set(HEAD);
-                this.head = Some(Instant::now() + (this.times)().read);
+                this.head = None;
+            } else if this.phase.get() == HEAD {
+                let now = Instant::now();
+                let until = *this.head.get_or_insert_with(|| now + (this.times)().read);
+                if now >= until {
+                    return Poll::Ready(Err(too_slow("head")));
+                }
             }
-            let late =
-                this.phase.get() == HEAD && this.head.is_some_and(|head| Instant::now() >= head);
-            return if late {
-                Poll::Ready(Err(too_slow("head")))
-            } else {
-                polled
-            };
+            return polled;
         }
         let phase = this.phase.get();
         // Between two requests the last answer may still be on its way.
@@ -202,8 +231,11 @@ impl<S: AsyncRead + Unpin, T: Fn() -> Times + Unpin> AsyncRead for Timed<S, T> {
             *this.phase.reader() = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let (head, times) = (this.head.filter(|_| phase == HEAD), &this.times);
-        let until = || head.unwrap_or_else(|| Instant::now() + times().idle);
+        let (head, times) = (&mut this.head, &this.times);
+        let until = || match phase {
+            HEAD => *head.get_or_insert_with(|| Instant::now() + times().read),
+            _ => Instant::now() + times().idle,
+        };
         if this.read.is_over(phase, until, cx) {
             return Poll::Ready(Err(too_slow("reading")));
         }
@@ -278,6 +310,107 @@ impl<S: AsyncWrite + Unpin, T: Fn() -> Times + Unpin> AsyncWrite for Timed<S, T>
     }
 }
 
+/// Between two tries of a socket that has not told of room: far below every limit of a slow peer.
+const TRY: Duration = Duration::from_millis(200);
+
+/// A socket that takes whatever it has room for. Linux tells of room when a third of what it sends from is free, which may be
+/// a megabyte, and a peer that takes it slowly but steadily would seem to take nothing for a minute. Of a Unix socket it tells
+/// when three quarters are.
+pub(crate) struct Eager<S> {
+    stream: S,
+    /// The next try.
+    next: Option<Pin<Box<Sleep>>>,
+    is_waiting: bool,
+}
+
+impl<S: AsFd> Eager<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            next: None,
+            is_waiting: false,
+        }
+    }
+
+    /// What became of a write of `bytes`, and otherwise of a try when it is time for one.
+    fn written(
+        &mut self,
+        polled: Poll<io::Result<usize>>,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if polled.is_ready() || bytes.is_empty() {
+            self.is_waiting = false;
+            return polled;
+        }
+        let next = self.next.get_or_insert_with(|| Box::pin(sleep(TRY)));
+        if !self.is_waiting {
+            self.is_waiting = true;
+            next.as_mut().reset(Instant::now() + TRY);
+        }
+        while next.as_mut().poll(cx).is_ready() {
+            match send(
+                &self.stream,
+                bytes,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
+                Ok(sent) => {
+                    self.is_waiting = false;
+                    return Poll::Ready(Ok(sent));
+                }
+                Err(Errno::AGAIN | Errno::INTR) => next.as_mut().reset(Instant::now() + TRY),
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Eager<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + AsFd + Unpin> AsyncWrite for Eager<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.written(polled, buf, cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        let first = bufs.iter().find(|buf| !buf.is_empty());
+        this.written(polled, first.map_or(&[], |first| first), cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 fn too_slow(what: &'static str) -> io::Error {
     io::Error::new(
         io::ErrorKind::TimedOut,
@@ -289,7 +422,7 @@ fn too_slow(what: &'static str) -> io::Error {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::time::sleep;
+    use tokio::net::{TcpListener, TcpSocket, UnixStream};
 
     const TIMES: Times = Times {
         read: Duration::from_secs(5),
@@ -297,6 +430,9 @@ mod tests {
         idle: Duration::from_secs(60),
         rate: 4,
     };
+
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     type Ours = Timed<tokio::io::DuplexStream, fn() -> Times>;
 
@@ -412,5 +548,33 @@ mod tests {
         }
         drop(ours);
         reading.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_slow_and_steady_is_seen_to_take_something() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 << 10).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (theirs, ours) = tokio::join!(socket.connect(addr), listener.accept());
+        take_a_little(ours.unwrap().0, theirs.unwrap()).await;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        take_a_little(ours, theirs).await;
+    }
+
+    async fn take_a_little<S>(ours: S, mut theirs: S)
+    where
+        S: AsyncRead + AsyncWrite + AsFd + Unpin,
+    {
+        let mut ours = Eager::new(ours);
+        let bytes = vec![0; 1 << 20];
+        // Until nothing more goes in.
+        while let Ok(written) = tokio::time::timeout(2 * TRY, ours.write(&bytes)).await {
+            written.unwrap();
+        }
+        // Far less than what the system would tell of.
+        theirs.read_exact(&mut vec![0; 64 << 10]).await.unwrap();
+        let written = tokio::time::timeout(PATIENCE, ours.write(&bytes)).await;
+        assert!(written.expect("room").unwrap() > 0);
     }
 }

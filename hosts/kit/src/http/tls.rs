@@ -21,6 +21,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::LazyConfigAcceptor;
 use zeroize::Zeroizing;
 
+use super::timed::Eager;
+
 /// Largest file. A chain of certificates has a few KiB.
 const FILE_MAX: u64 = 1 << 20;
 
@@ -129,7 +131,7 @@ impl Tls {
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
-    ) -> Result<Option<(TlsStream<TcpStream>, Exchanged)>, HandshakeFailure> {
+    ) -> Result<Option<(TlsStream<Eager<TcpStream>>, Exchanged)>, HandshakeFailure> {
         if stream
             .peek(&mut [0])
             .await
@@ -138,7 +140,7 @@ impl Tls {
         {
             return Ok(None);
         }
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
+        let start = LazyConfigAcceptor::new(Acceptor::default(), Eager::new(stream)).await;
         let start = start.map_err(|error| failure(&error))?;
         let hello = start.client_hello();
         let is_offered = hello

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 const PREFIX: &str = "b3:";
 const DIGITS: usize = 2 * blake3::OUT_LEN;
+const TEXT: usize = PREFIX.len() + DIGITS;
 
 /// The address of an object; as text `b3:` and 64 lower-case hexadecimal digits.
 ///
@@ -37,6 +38,16 @@ impl Address {
     /// The address of the object that consists of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         blake3::hash(bytes).into()
+    }
+
+    /// What it shows as.
+    pub(crate) fn text(&self) -> [u8; TEXT] {
+        let mut text = [0; TEXT];
+        let (prefix, digits) = text.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX.as_bytes());
+        let hex = blake3::Hash::from_bytes(self.0).to_hex();
+        digits.copy_from_slice(hex.as_bytes());
+        text
     }
 
     /// The hash itself.
@@ -158,6 +169,7 @@ mod tests {
         assert_eq!(address, Address::of(b""));
         assert_eq!(address.as_bytes()[..2], [0xaf, 0x13]);
         assert_eq!(address.to_string(), EMPTY);
+        assert_eq!(address.text(), EMPTY.as_bytes());
         assert_eq!(format!("{address:?}"), EMPTY);
         assert_eq!(format!("{address:x}"), EMPTY[3..]);
         assert!(Address::from([0; 32]) < address && address < Address::from([0xff; 32]));

@@ -222,7 +222,7 @@ impl<'a> Cursor<'a> {
             };
             let bare = trim(extension);
             // Other control bytes are to be refused too, section 7.1.1;
-            // `control_bytes_in_a_chunk_extension_are_refused` says that they are not.
+            // `what_is_marked_as_a_fault_is_one` says that they are not.
             if bare.contains(&b'\r') || !(bare.is_empty() || bare.starts_with(b";")) {
                 return Verdict::Invalid;
             }
