@@ -4,6 +4,7 @@ mod capabilities;
 mod disk;
 mod disk_full;
 mod drain;
+mod hung;
 mod integrity;
 mod killing;
 mod limits;
@@ -11,6 +12,7 @@ mod mailbox;
 mod objects;
 #[cfg(feature = "otel")]
 mod otel;
+mod reading;
 mod rig;
 mod runbook;
 mod s3;

@@ -118,6 +118,8 @@ fn objects_and_messages_pass_and_the_socket_alone_goes_with_the_node() {
     assert_eq!(version["features"]["tls"], false);
     assert_eq!(version["features"]["dev_allow"], true);
     assert_eq!(version["features"]["amnesia"], true);
+    // There is a file that it could remove.
+    assert_eq!(version["features"]["landlock"], false);
     node.terminate();
     assert_eq!(node.wait(), 0);
     assert!(!place.path().exists(), "amnesia leaves nothing");
