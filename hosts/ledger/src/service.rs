@@ -7,4 +7,5 @@ mod routes;
 
 pub use config::{Config, LedgerSettings, StoreKind};
 pub use keeper::{Keeper, KeeperError};
+pub use metrics::Instruments;
 pub use routes::routes;

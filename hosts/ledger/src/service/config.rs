@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ron_config::{Schema, Settings};
-use ron_host::http::HttpSettings;
+use ron_host::http::{HttpAddr, HttpSettings};
 use ron_host::HostSettings;
 
 /// Everything that can be set.
@@ -26,7 +26,7 @@ impl Default for Config {
         kernel.observability.addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9911));
         kernel.observability.expose_http = true;
         let mut http = HttpSettings::default();
-        http.addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8091));
+        http.addr = HttpAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8091)));
         http.auth.audience = "svc-ledger".to_owned();
         Self {
             kernel,

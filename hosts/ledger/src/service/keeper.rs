@@ -59,8 +59,8 @@ impl Keeper {
         let instruments = self.instruments(kernel.metrics())?;
         let health = kernel.metrics().health();
         let failed = |error: &StoreError| {
-            tracing::error!(event = "ledger_failed", %error, "the ledger does not answer: {error}");
             health.set(CAUSE, condition(error));
+            tracing::error!(event = "ledger_failed", %error, "the ledger does not answer: {error}");
         };
         let begun = Instant::now();
         let mut store = open(&self.settings).inspect_err(failed)?;

@@ -14,7 +14,7 @@ use crate::writer::Ledger;
 
 /// Counters and times of the thread that writes.
 #[derive(Debug)]
-pub(super) struct Instruments {
+pub struct Instruments {
     accepted: Counter,
     dup: Counter,
     conflict: Counter,
@@ -30,7 +30,7 @@ impl Instruments {
     ///
     /// # Errors
     /// It has a family of one of their names.
-    pub(super) fn new(
+    pub fn new(
         metrics: &Metrics,
         ledger: &Ledger,
     ) -> Result<Arc<Instruments>, MetricsError> {
