@@ -2,6 +2,8 @@
 //!
 //! Cases rotate inside a round; figures are medians of rounds. PostgreSQL takes part if RON_TEST_POSTGRES says where it is.
 
+#![allow(clippy::print_stdout)] // The table.
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;

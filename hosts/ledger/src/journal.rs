@@ -235,7 +235,7 @@ mod tests {
             let told = format!("{intent:?}");
             // Known from before, or from the same batch.
             let later = settle(entry.head(), vec![entry.clone()], vec![intent.clone()]);
-            assert_eq!(later.verdicts, [verdict.clone()], "{told}");
+            assert_eq!(later.verdicts, std::slice::from_ref(&verdict), "{told}");
             assert!(later.entries.is_empty());
             let batch = vec![entry.intent.clone(), intent];
             let together = settle(Head::empty(), Vec::new(), batch);

@@ -30,10 +30,7 @@ impl Instruments {
     ///
     /// # Errors
     /// It has a family of one of their names.
-    pub fn new(
-        metrics: &Metrics,
-        ledger: &Ledger,
-    ) -> Result<Arc<Instruments>, MetricsError> {
+    pub fn new(metrics: &Metrics, ledger: &Ledger) -> Result<Arc<Instruments>, MetricsError> {
         let settled = metrics.counter_family::<Settled>(
             "ledger_settled_total",
             "Intents, by what became of them.",
