@@ -22,6 +22,7 @@ use super::routes::param;
 pub struct Call {
     pub(crate) head: Parts,
     pub(crate) template: &'static str,
+    pub(crate) tenant: Option<String>,
     pub(crate) body: Source,
     pub(crate) limits: BodyLimits,
 }
@@ -123,6 +124,11 @@ impl Call {
     /// What stands in the place of `{name}` in the route's template.
     pub fn param(&self, name: &str) -> &str {
         param(self.template, self.head.uri.path(), name).unwrap_or_default()
+    }
+
+    /// Whose things this may be about, if its capability says: it is for the handler to look.
+    pub fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
     }
 
     /// The next piece of the body; `None` at its end.

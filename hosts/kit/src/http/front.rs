@@ -262,6 +262,7 @@ impl Door {
         &self,
         head: &Parts,
         length: Option<u64>,
+        scope: Option<&str>,
         now: SystemTime,
     ) -> Result<Option<Grant>, Refusal> {
         let Some(keys) = &self.0.keys else {
@@ -273,7 +274,7 @@ impl Door {
             path: head.uri.path(),
             length,
             tenant: None,
-            scope: None,
+            scope,
             audience: &self.0.audience,
             now,
         };

@@ -468,6 +468,7 @@ impl Link {
                 let call = Call {
                     head,
                     template,
+                    tenant: admitted.tenant,
                     body,
                     limits,
                 };
@@ -558,7 +559,7 @@ impl Link {
         };
         node.is_open_to(endpoint.access)?;
         let declared = body.size_hint().exact();
-        let grant = node.0.door.admit(head, declared, now)?;
+        let grant = node.0.door.admit(head, declared, endpoint.scope, now)?;
         let coding = Coding::of(head.headers.get_all(CONTENT_ENCODING)).map_err(|()| {
             let message = "this node takes bodies as they are, or with one of gzip and zstd";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -577,6 +578,7 @@ impl Link {
         let from = if waited { Instant::now() } else { began };
         Ok(Admitted {
             endpoint,
+            tenant: grant.and_then(|grant| grant.tenant),
             coding,
             limits: BodyLimits {
                 bytes: most,
@@ -591,6 +593,7 @@ impl Link {
 /// A request that its handler may see.
 struct Admitted<'a> {
     endpoint: &'a Endpoint,
+    tenant: Option<String>,
     coding: Option<Coding>,
     limits: BodyLimits,
     place: Place,

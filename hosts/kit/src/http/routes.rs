@@ -41,6 +41,7 @@ pub struct BodyAllowance {
 #[derive(Clone, Default)]
 pub struct Routes {
     templates: Vec<Template>,
+    scope: Option<&'static str>,
 }
 
 #[derive(Clone)]
@@ -54,6 +55,7 @@ struct Template {
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) access: Access,
+    pub(crate) scope: Option<&'static str>,
     pub(crate) allowing: Allowing,
     pub(crate) handler: Handler,
 }
@@ -76,6 +78,12 @@ impl Routes {
     /// None.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Whatever is added from here on needs a capability that has this scope, or is restricted to none.
+    pub fn scope(mut self, scope: &'static str) -> Self {
+        self.scope = Some(scope);
+        self
     }
 
     /// Adds a route. HEAD is answered by the handler of GET, whose body is not sent.
@@ -110,6 +118,7 @@ impl Routes {
     {
         let endpoint = Endpoint {
             access,
+            scope: self.scope,
             allowing: Arc::new(allowing),
             handler: Arc::new(move |call, answering| answering.set(handler(call))),
         };

@@ -113,7 +113,7 @@ where
 }
 
 fn of(settings: &Watch<HttpSettings>) -> HttpSettings {
-    HttpSettings::clone(&settings.clone().get())
+    HttpSettings::clone(settings.clone().get())
 }
 
 /// Accepts connections at `front` and answers their requests, until the child is stopped: then it stops listening,
