@@ -93,6 +93,20 @@ pub(crate) struct Timed<S, T> {
     /// Until when the head that has begun must be there, if it did not come at once.
     head: Option<Instant>,
     taking: Taking,
+    /// How many answers had begun when the last was written, head and body.
+    written: u32,
+    refused: Refused,
+}
+
+/// What hyper answers on its own: heads that it cannot read. It has written all before, and asks nobody.
+#[derive(Default)]
+enum Refused {
+    #[default]
+    Nothing,
+    /// Its answer, held back, as it is followed by nothing but the end of the connection.
+    Held(Vec<u8>),
+    /// Somebody else answers.
+    Taken,
 }
 
 /// How the peer takes the answer under way.
@@ -196,7 +210,34 @@ impl<S, T> Timed<S, T> {
             write: Limit::default(),
             head: None,
             taking: Taking::default(),
+            written: 0,
+            refused: Refused::default(),
         }
+    }
+
+    /// The answer of hyper's own that was held back, for another one in its place.
+    pub(crate) fn refused(&mut self) -> Option<Vec<u8>> {
+        match std::mem::replace(&mut self.refused, Refused::Taken) {
+            Refused::Held(head) => Some(head),
+            Refused::Nothing | Refused::Taken => None,
+        }
+    }
+
+    /// Whether these are the bytes of such an answer, which are then held back.
+    fn holds<'a>(&mut self, bytes: impl Iterator<Item = &'a [u8]>) -> Option<usize> {
+        let is_asked = self.phase.get() == BUSY || self.phase.answers() != self.written;
+        if is_asked || matches!(self.refused, Refused::Taken) {
+            return None;
+        }
+        let before = match std::mem::take(&mut self.refused) {
+            Refused::Held(head) => head,
+            Refused::Nothing | Refused::Taken => Vec::new(),
+        };
+        let length = before.len();
+        let head = bytes.fold(before, |head, more| [&head, more].concat());
+        let more = head.len() - length;
+        self.refused = Refused::Held(head);
+        Some(more)
     }
 }
 
@@ -279,6 +320,9 @@ impl<S: AsyncWrite + Unpin, T: Fn() -> Times + Unpin> AsyncWrite for Timed<S, T>
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(held) = this.holds([buf].into_iter()) {
+            return Poll::Ready(Ok(held));
+        }
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.written(polled, cx)
     }
@@ -289,6 +333,9 @@ impl<S: AsyncWrite + Unpin, T: Fn() -> Times + Unpin> AsyncWrite for Timed<S, T>
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(held) = this.holds(bufs.iter().map(|buf| &**buf)) {
+            return Poll::Ready(Ok(held));
+        }
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.written(polled, cx)
     }
@@ -299,12 +346,19 @@ impl<S: AsyncWrite + Unpin, T: Fn() -> Times + Unpin> AsyncWrite for Timed<S, T>
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // hyper flushes what it has written all of.
+        if this.phase.get() != BUSY {
+            this.written = this.phase.answers();
+        }
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
         this.written(polled.map_ok(|()| 0), cx).map_ok(drop)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if matches!(this.refused, Refused::Held(_)) {
+            return Poll::Ready(Ok(()));
+        }
         let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
         this.written(polled.map_ok(|()| 0), cx).map_ok(drop)
     }
@@ -499,7 +553,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_let_go() {
-        let (mut ours, _theirs, _) = pair(16);
+        let (mut ours, _theirs, phase) = pair(16);
+        phase.busy();
         let began = Instant::now();
         let error = ours.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
