@@ -186,7 +186,7 @@ impl Node {
     }
 
     /// What is told in the place of the bare head that hyper refuses with.
-    pub(crate) fn refusal_of(&self, head: &[u8]) -> Vec<u8> {
+    pub(crate) fn refusal_of(&self, head: &[u8], has_body: bool) -> Vec<u8> {
         let head = String::from_utf8_lossy(head);
         let status = head.get(9..12).and_then(|status| status.parse().ok());
         let status = status.unwrap_or(StatusCode::BAD_REQUEST);
@@ -200,7 +200,10 @@ impl Node {
         let refusal = Refusal::new(status, "BadRequest", reason, message);
         let corr_id = CorrelationId::of(None, SystemTime::now(), random);
         self.count(&refusal, UNMATCHED, &corr_id, None);
-        let body = refusal.envelope(&corr_id);
+        let body = match has_body {
+            true => refusal.envelope(&corr_id),
+            false => String::new(),
+        };
         let is_kept = |line: &&str| !line.is_empty() && !line.starts_with("content-length");
         let mut answer: Vec<String> = head.lines().filter(is_kept).map(str::to_owned).collect();
         answer.push("content-type: application/json".to_owned());

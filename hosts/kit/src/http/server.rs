@@ -288,7 +288,7 @@ where
     }
     let mut stream = connection.into_parts().io.into_inner();
     if let Some(head) = stream.refused() {
-        let answer = node.refusal_of(&head);
+        let answer = node.refusal_of(&head, stream.takes_body());
         if stream.write_all(&answer).await.is_err() {
             return;
         }
@@ -599,6 +599,11 @@ mod tests {
         for (malformed, status, reason) in [
             ("x\r\n\r\n", "400 Bad Request", "head"),
             (
+                "HEAD / HTTP/1.1\r\nno field\r\n\r\n",
+                "400 Bad Request",
+                "head",
+            ),
+            (
                 "GET / HTTP/1.1\r\nno field\r\n\r\n",
                 "400 Bad Request",
                 "head",
@@ -630,9 +635,15 @@ mod tests {
                 assert_eq!(line("connection: "), Some("close"));
                 assert!(line("date: ").is_some());
                 assert_eq!(line("content-length: "), Some(&*body.len().to_string()));
+                let corr_id = line("x-corr-id: ").unwrap();
+                // Of what came behind others nobody knows whether it was a HEAD.
+                if count > 0 || malformed.starts_with("HEAD ") {
+                    assert_eq!(body, "");
+                    continue;
+                }
                 let body: serde_json::Value = serde_json::from_str(body).unwrap();
                 assert_eq!(body["error"]["details"]["reason"], reason);
-                assert_eq!(body["error"]["corr_id"], line("x-corr-id: ").unwrap());
+                assert_eq!(body["error"]["corr_id"], corr_id);
             }
         }
     }

@@ -96,7 +96,12 @@ pub(crate) struct Timed<S, T> {
     /// How many answers had begun when the last was written, head and body.
     written: u32,
     refused: Refused,
+    /// What the first head begins with.
+    begins: Vec<u8>,
 }
+
+/// What an answer without a body is asked for by.
+const HEAD_METHOD: &[u8] = b"HEAD ";
 
 /// What hyper answers on its own: heads that it cannot read. It has written all before, and asks nobody.
 #[derive(Default)]
@@ -212,7 +217,16 @@ impl<S, T> Timed<S, T> {
             taking: Taking::default(),
             written: 0,
             refused: Refused::default(),
+            begins: Vec::new(),
         }
+    }
+
+    /// Whether the head that was refused is known to ask for an answer with a body. Where others came before it is not known
+    /// where it begins.
+    pub(crate) fn takes_body(&self) -> bool {
+        let is_first = self.phase.answers() == 0;
+        let begins = self.begins.first().is_some_and(u8::is_ascii_graphic);
+        is_first && begins && !HEAD_METHOD.starts_with(&self.begins)
     }
 
     /// The answer of hyper's own that was held back, for another one in its place.
@@ -252,6 +266,10 @@ impl<S: AsyncRead + Unpin, T: Fn() -> Times + Unpin> AsyncRead for Timed<S, T> {
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
         if polled.is_ready() {
             this.read.stop();
+            if this.begins.len() < HEAD_METHOD.len() {
+                let more = HEAD_METHOD.len() - this.begins.len();
+                this.begins.extend(buf.filled()[before..].iter().take(more));
+            }
             if this.phase.get() == IDLE && buf.filled().len() > before {
                 this.phase.set(HEAD);
                 this.head = None;
