@@ -9,9 +9,10 @@ use std::thread;
 
 use micronode::object::Address;
 use micronode::{objects, Store, StoreSettings};
-use ron_host::http::{serve, Front, HttpSettings, Node};
+use ron_config::Watch;
+use ron_host::http::{child, Front, HttpAddr, HttpSettings};
+use ron_host::PoolSettings;
 use ron_kernel::metrics::Pq;
-use ron_kernel::supervisor::Child;
 use ron_kernel::Kernel;
 
 /// Counts for all threads: a request may be answered on any of them.
@@ -50,20 +51,17 @@ fn node() -> SocketAddr {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_all().build().unwrap().block_on(async {
             let mut settings = HttpSettings::default();
-            settings.addr.set_port(0);
+            settings.addr = HttpAddr::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
             settings.auth.dev_allow = true;
             settings.rps = 1_000_000;
             let front = Front::open(&settings, Pq::Off).unwrap();
-            let addr = front.addr().unwrap();
-            let http = Child::task("http", move |cx| {
-                let (front, settings) = (front.clone(), settings.clone());
-                async move {
-                    let metrics = cx.kernel().unwrap().metrics().clone();
-                    let stores = StoreSettings::default();
-                    let routes = objects(Store::new(&stores), &stores, &metrics).unwrap();
-                    let node = Node::new(routes, &front, metrics, settings.clone()).unwrap();
-                    serve(cx, front, node, move || settings.clone()).await
-                }
+            let Some(&HttpAddr::Tcp(addr)) = front.addr() else {
+                panic!("it listens at {:?}", front.addr());
+            };
+            let http = child(front, Watch::fixed(settings), |metrics| {
+                let stores = StoreSettings::default();
+                let store = Store::new(&stores, &PoolSettings::default());
+                Ok(objects(store, &stores, metrics)?)
             });
             let running = Kernel::builder().child(http).build().unwrap();
             let running = running.start().await.unwrap();

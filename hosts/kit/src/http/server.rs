@@ -1,23 +1,27 @@
 //! The child that accepts connections.
 
+use std::error::Error;
 use std::future::Future;
 use std::pin::{pin, Pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use ron_kernel::metrics::{Condition, QueueLabel, Snapshot, State, Status};
-use ron_kernel::supervisor::ChildContext;
+use ron_config::Watch;
+use ron_kernel::metrics::{Condition, Metrics, QueueLabel, Snapshot, State, Status};
+use ron_kernel::supervisor::{Child, ChildContext};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{interval, timeout, MissedTickBehavior};
+use tokio::time::{interval, timeout, Instant, MissedTickBehavior};
 
 use super::front::{Front, Keys, News};
+use super::listener::{Accepting, Caller};
 use super::node::{Link, Node, Openness};
+use super::routes::Routes;
 use super::settings::HttpSettings;
 use super::timed::{Eager, Phase, Timed};
 use super::tls::{HandshakeFailure, Tls};
@@ -31,10 +35,86 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 4 << 20;
 /// Of a head, and of what is read at a time: a head and 64 KiB of a body.
 const BUFFER: usize = 80 << 10;
+/// Between two lines about those who may not connect.
+const STRANGERS_EVERY: Duration = Duration::from_secs(1);
 /// After an accept that failed: descriptors may be free again by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is left of the deadline of a stop for connections that did not end in time.
 const LAST_MOMENT: Duration = Duration::from_millis(50);
+
+/// What the child of [`child`] needs whenever it starts.
+struct Parts<R> {
+    front: Front,
+    settings: Watch<HttpSettings>,
+    routes: Arc<R>,
+    /// Made by the first of them, as its metrics can be registered once.
+    node: Arc<OnceLock<Node>>,
+}
+
+impl<R> Clone for Parts<R> {
+    fn clone(&self) -> Self {
+        Self {
+            front: self.front.clone(),
+            settings: self.settings.clone(),
+            routes: Arc::clone(&self.routes),
+            node: Arc::clone(&self.node),
+        }
+    }
+}
+
+/// The child `http`, which answers at `front` by what `routes` makes, under these settings and as they change. It tells
+/// where it listens, and that everybody is let in if that is so. When it starts again its node is the same.
+pub fn child<R>(front: Front, settings: Watch<HttpSettings>, routes: R) -> Child
+where
+    R: Fn(&Metrics) -> Result<Routes, Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
+{
+    let parts = Parts {
+        front,
+        settings,
+        routes: Arc::new(routes),
+        node: Arc::default(),
+    };
+    Child::task_with("http", parts, answer)
+}
+
+async fn answer<R>(cx: ChildContext, parts: Parts<R>) -> std::io::Result<()>
+where
+    R: Fn(&Metrics) -> Result<Routes, Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
+{
+    let Some(kernel) = cx.kernel() else {
+        return Ok(());
+    };
+    let Parts {
+        front,
+        settings,
+        routes,
+        node,
+    } = parts;
+    if let (Some(addr), Some(url)) = (front.addr(), front.url()) {
+        tracing::info!(event = "listening", %addr, url, "listening on {url}");
+    }
+    if front.is_open_to_all() {
+        tracing::warn!(
+            event = "dev_allow",
+            "auth.dev_allow: everybody who reaches this address may do everything"
+        );
+    }
+    let node = match node.get() {
+        Some(node) => node.clone(),
+        None => {
+            let metrics = kernel.metrics();
+            let routes = routes(metrics).map_err(std::io::Error::other)?;
+            let made = Node::new(routes, &front, metrics.clone(), of(&settings));
+            let made = made.map_err(std::io::Error::other)?;
+            node.get_or_init(|| made).clone()
+        }
+    };
+    serve(cx, front, node, move || of(&settings)).await
+}
+
+fn of(settings: &Watch<HttpSettings>) -> HttpSettings {
+    HttpSettings::clone(&settings.clone().get())
+}
 
 /// Accepts connections at `front` and answers their requests, until the child is stopped: then it stops listening,
 /// lets answers under way finish, and ends by the deadline. `settings` tells the limits in force, which are looked at anew
@@ -42,15 +122,14 @@ const LAST_MOMENT: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// The listener was not bound, or cannot be used.
-pub async fn serve(
+async fn serve(
     cx: ChildContext,
     front: Front,
     node: Node,
     settings: impl Fn() -> HttpSettings + Send,
 ) -> std::io::Result<()> {
     let accepting = front.listener.accepting();
-    let bound = accepting.unwrap_or_else(|| Err(std::io::ErrorKind::NotConnected.into()))?;
-    let socket = TcpListener::from_std(bound)?;
+    let socket = accepting.unwrap_or_else(|| Err(std::io::ErrorKind::NotConnected.into()))?;
     let places = Arc::new(Semaphore::new(settings().max_conns));
     let health = node.metrics().health().clone();
     let changed = Arc::new(Notify::new());
@@ -62,6 +141,7 @@ pub async fn serve(
     node.configure(&settings());
     let mut news = follow(&front);
     let mut refused = node.refused_by_rate();
+    let mut strangers = Strangers::default();
     cx.ready();
     loop {
         tokio::select! {
@@ -82,13 +162,25 @@ pub async fn serve(
             }
             Some(_) = connections.join_next() => {}
             accepted = accept(&socket, &places) => match accepted {
-                Ok((stream, place)) => {
+                Ok((Caller::Foreign { uid, pid }, _)) => {
+                    node.foreign();
+                    strangers.tell(uid, pid);
+                }
+                Ok((caller, place)) => {
                     let (node, stopping) = (node.clone(), cx.stopping_owned());
                     let tls = front.tls.clone();
                     connections.spawn(async move {
-                        match tls {
-                            None => connection(Eager::new(stream), node, stopping).await,
-                            Some(tls) => encrypted(&tls, stream, node, stopping).await,
+                        match (caller, tls) {
+                            (Caller::Tcp(stream), None) => {
+                                connection(Eager::new(stream), node, stopping).await;
+                            }
+                            (Caller::Tcp(stream), Some(tls)) => {
+                                encrypted(&tls, stream, node, stopping).await;
+                            }
+                            (Caller::Unix(stream), _) => {
+                                connection(Eager::new(stream), node, stopping).await;
+                            }
+                            (Caller::Foreign { .. }, _) => {}
                         }
                         drop(place);
                     });
@@ -123,14 +215,40 @@ pub async fn serve(
 
 /// A place first: at the cap connections wait in the system's queue.
 async fn accept(
-    listener: &TcpListener,
+    listener: &Accepting,
     places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> std::io::Result<(Caller, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await;
     let place = place.map_err(std::io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok((stream, place))
+    Ok((listener.accept().await?, place))
+}
+
+/// Who was sent away for being somebody else: one line a second at most, as each is a connection that costs them nothing.
+#[derive(Default)]
+struct Strangers {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Strangers {
+    fn tell(&mut self, uid: u32, pid: Option<i32>) {
+        if self
+            .told
+            .is_some_and(|told| told.elapsed() < STRANGERS_EVERY)
+        {
+            self.untold += 1;
+            return;
+        }
+        self.told = Some(Instant::now());
+        let before = std::mem::take(&mut self.untold);
+        tracing::warn!(
+            event = "peer_refused",
+            uid,
+            pid,
+            before,
+            "uid {uid} may not connect; http.unix_uids says who may"
+        );
+    }
 }
 
 fn look(node: &Node) {
@@ -193,13 +311,13 @@ fn watch_tls(node: &Node, news: Option<Result<(), super::tls::TlsError>>) {
             tracing::info!(event = "tls_rotated", "certificate and key read again");
         }
         Some(Err(error)) => {
-            let error = error.to_string();
+            let (told, error) = (error.told(), error.to_string());
             tracing::error!(
                 event = "tls_rotation_failed",
                 error,
                 "the old certificate stays in use: {error}"
             );
-            health.set("tls", Condition::degraded(error));
+            health.set("tls", Condition::degraded(told));
         }
     }
 }
@@ -310,20 +428,22 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::addr::HttpAddr;
     use super::super::answer::Answer;
-    use super::super::routes::{Access, Routes};
+    use super::super::routes::Access;
     use super::super::tls::TlsFiles;
     use super::*;
     use crate::capability::{mint, system_random, Keyring};
     use hyper::StatusCode;
-    use ron_kernel::metrics::{Metrics, Pq};
+    use ron_kernel::metrics::Pq;
     use std::future::{pending, ready};
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::SystemTime;
     use tokio::io::{duplex, DuplexStream};
-    use tokio::time::{sleep, Instant};
+    use tokio::net::TcpListener;
+    use tokio::time::sleep;
 
     const GET: &[u8] = b"GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n";
     const BIG: usize = 2 << 20;
@@ -481,6 +601,10 @@ mod tests {
         for news in [Some(Err(lost)), None] {
             watch_tls(&node, news);
             assert_eq!(status(&node, "tls"), Some(Status::Degraded));
+            let snapshot = node.metrics().health().snapshot();
+            let cause = snapshot.causes().find(|cause| cause.key == "tls");
+            let reason = cause.unwrap().reason.to_string();
+            assert_eq!(reason, "tls.cert cannot be read: entity not found");
         }
         watch_tls(&node, Some(Ok(())));
         later(&node);
@@ -539,7 +663,7 @@ mod tests {
         let token = || mint(&keyring, &[], &mut system_random, now).unwrap();
         let (greedy, modest) = (token(), token());
         let mut settings = HttpSettings::default();
-        settings.addr.set_port(0);
+        settings.addr = HttpAddr::Tcp("127.0.0.1:0".parse().unwrap());
         settings.auth.keyring = Some(path);
         (settings.inflight, settings.rps) = (1, 1_000_000);
         let front = Front::open(&settings, Pq::Off).unwrap();
