@@ -4,8 +4,9 @@
 //! request rate, the state of the node (writes are refused first), its capability, a place among the requests under way, the
 //! coding and the declared length of its body, and then its handler, which reads the body under a cap and a deadline. What
 //! a layer refuses costs nothing behind it, and has the envelope of [`Refusal`]. A head that is no HTTP never gets so far:
-//! hyper answers it, with a bare 400, 414 or 431, and it is counted as a
-//! request of route `unmatched`.
+//! hyper refuses it with 400, 414 or 431, which goes out with a correlation id and, where it is known not to be
+//! a HEAD, with the same envelope, and it is counted as a request of route
+//! `unmatched`.
 //!
 //! The admin routes (`/metrics`, `/healthz`, `/livez`, `/readyz`, `/version`) are answered before the limits.
 

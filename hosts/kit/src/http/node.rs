@@ -192,6 +192,37 @@ impl Node {
         instruments.count(instruments.unmatched(&Method::CONNECT), status);
     }
 
+    /// What is told in the place of the bare head that hyper refuses with.
+    pub(crate) fn refusal_of(&self, head: &[u8], has_body: bool) -> Vec<u8> {
+        let head = String::from_utf8_lossy(head);
+        let status = head.get(9..12).and_then(|status| status.parse().ok());
+        let status = status.unwrap_or(StatusCode::BAD_REQUEST);
+        let (reason, message) = match status {
+            StatusCode::URI_TOO_LONG => ("target_too_long", "the target is longer than any here"),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                ("head_too_large", "the head is larger than this node reads")
+            }
+            _ => ("head", "this is no head of an HTTP request"),
+        };
+        let refusal = Refusal::new(status, "BadRequest", reason, message);
+        let corr_id = CorrelationId::of(None, SystemTime::now(), random);
+        self.count(&refusal, UNMATCHED, &corr_id, None);
+        let body = match has_body {
+            true => refusal.envelope(&corr_id),
+            false => String::new(),
+        };
+        let is_kept = |line: &&str| !line.is_empty() && !line.starts_with("content-length");
+        let mut answer: Vec<String> = head.lines().filter(is_kept).map(str::to_owned).collect();
+        if has_body {
+            answer.push("content-type: application/json".to_owned());
+        }
+        answer.push(format!("content-length: {}", body.len()));
+        answer.push(format!("{}: {corr_id}", correlation::HEADER));
+        answer.push(String::new());
+        answer.push(body);
+        answer.join("\r\n").into_bytes()
+    }
+
     /// Counts a connection of somebody who may not connect.
     pub(crate) fn foreign(&self) {
         let failures = &self.0.auth_failures_total;

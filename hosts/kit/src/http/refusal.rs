@@ -129,8 +129,8 @@ impl Refusal {
         self.0.reason
     }
 
-    /// As the answer to a request.
-    pub fn answer(&self, corr_id: &CorrelationId) -> Answer {
+    /// The body of the answer.
+    pub(crate) fn envelope(&self, corr_id: &CorrelationId) -> String {
         let more = self.0.details.iter().map(|(name, value)| (*name, &**value));
         let envelope = Envelope {
             error: Error {
@@ -144,8 +144,12 @@ impl Refusal {
                 },
             },
         };
-        let body = serde_json::to_string(&envelope).unwrap_or_default();
-        let mut answer = Answer::full(self.0.status, body);
+        serde_json::to_string(&envelope).unwrap_or_default()
+    }
+
+    /// As the answer to a request.
+    pub fn answer(&self, corr_id: &CorrelationId) -> Answer {
+        let mut answer = Answer::full(self.0.status, self.envelope(corr_id));
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(after) = self.0.retry_after {

@@ -47,8 +47,6 @@ pub struct Routes {
 #[derive(Clone)]
 struct Template {
     text: &'static str,
-    /// What comes before the first `{name}`.
-    literal: &'static str,
     methods: BTreeMap<&'static str, Endpoint>,
 }
 
@@ -127,7 +125,6 @@ impl Routes {
             Some(known) => drop(known.methods.insert(method, endpoint)),
             None => self.templates.push(Template {
                 text: template,
-                literal: template.find('{').map_or(template, |end| &template[..end]),
                 methods: BTreeMap::from([(method, endpoint)]),
             }),
         }
@@ -166,12 +163,7 @@ impl Routes {
 
 impl Template {
     fn covers(&self, path: &str) -> bool {
-        if self.literal == self.text || !path.starts_with(self.literal) {
-            return path == self.text;
-        }
-        let alike =
-            |(expected, segment): (&str, &str)| name(expected).is_some() || expected == segment;
-        pairs(self.text, path).all(alike) && self.text.split('/').count() == path.split('/').count()
+        walk(self.text, path, |_, _| {})
     }
 
     fn allow(&self) -> String {
@@ -185,17 +177,30 @@ impl Template {
 }
 
 /// What stands in `path` in the place of `{wanted}` in the template that covers it.
-pub(crate) fn param<'a>(template: &str, path: &'a str, wanted: &str) -> Option<&'a str> {
-    let mut both = pairs(template, path);
-    both.find_map(|(expected, segment)| (name(expected) == Some(wanted)).then_some(segment))
+pub(crate) fn param<'p>(template: &str, path: &'p str, wanted: &str) -> Option<&'p str> {
+    let mut found = None;
+    walk(template, path, |name, value| {
+        if name == wanted {
+            found = Some(value);
+        }
+    });
+    found
 }
 
-fn pairs<'t, 'p>(template: &'t str, path: &'p str) -> impl Iterator<Item = (&'t str, &'p str)> {
-    template.split('/').zip(path.split('/'))
-}
-
-fn name(segment: &str) -> Option<&str> {
-    segment.strip_prefix('{')?.strip_suffix('}')
+/// Whether a template covers a path; `tell` hears what stands in the place of each name.
+fn walk<'p>(mut template: &str, mut path: &'p str, mut tell: impl FnMut(&str, &'p str)) -> bool {
+    while let Some((literal, (name, after))) = template
+        .split_once('{')
+        .and_then(|(literal, rest)| Some((literal, rest.split_once('}')?)))
+    {
+        let Some(rest) = path.strip_prefix(literal) else {
+            return false;
+        };
+        let (value, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        tell(name, value);
+        (template, path) = (after, rest);
+    }
+    template == path
 }
 
 impl fmt::Debug for Routes {
@@ -218,6 +223,7 @@ mod tests {
             .route("PUT", "/put", Access::Write, ok)
             .route("POST", "/put", Access::Write, ok)
             .route("GET", "/o/{addr}", Access::Read, ok)
+            .route("GET", "/a/{b}/c/{d}/e", Access::Read, ok)
     }
 
     fn told(method: Method, path: &str) -> String {
@@ -226,9 +232,12 @@ mod tests {
         match routes.find(&method, path) {
             Found::Endpoint { place, .. } => {
                 let template = template(place);
-                let names = template.split('/').filter_map(name);
-                let params = names.map(|name| (name, param(template, path, name).unwrap()));
-                format!("{template} {:?}", params.collect::<Vec<_>>())
+                let mut params = Vec::new();
+                walk(template, path, |name, value| {
+                    assert_eq!(param(template, path, name), Some(value));
+                    params.push((name.to_owned(), value));
+                });
+                format!("{template} {params:?}")
             }
             Found::OtherMethod { place, allow } => format!("{} not {allow}", template(place)),
             Found::Nothing => "nothing".to_owned(),
@@ -249,6 +258,14 @@ mod tests {
             (Method::PUT, "/put/", "nothing"),
             (Method::GET, "//put", "nothing"),
             (Method::GET, "*", "nothing"),
+            (
+                Method::GET,
+                "/a/1/c//e",
+                "/a/{b}/c/{d}/e [(\"b\", \"1\"), (\"d\", \"\")]",
+            ),
+            (Method::GET, "/a/1/c/2/f", "nothing"),
+            (Method::GET, "/a/1/c/2", "nothing"),
+            (Method::GET, "/a/1/2/c/3/e", "nothing"),
         ];
         for (method, path, expected) in cases {
             assert_eq!(told(method.clone(), path), expected, "{method} {path}");

@@ -93,6 +93,25 @@ pub(crate) struct Timed<S, T> {
     /// Until when the head that has begun must be there, if it did not come at once.
     head: Option<Instant>,
     taking: Taking,
+    /// How many answers had begun when the last was written, head and body.
+    written: u32,
+    refused: Refused,
+    /// What the first head begins with.
+    begins: Vec<u8>,
+}
+
+/// What an answer without a body is asked for by.
+const HEAD_METHOD: &[u8] = b"HEAD ";
+
+/// What hyper answers on its own: heads that it cannot read. It has written all before, and asks nobody.
+#[derive(Default)]
+enum Refused {
+    #[default]
+    Nothing,
+    /// Its answer, held back, as it is followed by nothing but the end of the connection.
+    Held(Vec<u8>),
+    /// Somebody else answers.
+    Taken,
 }
 
 /// How the peer takes the answer under way.
@@ -196,7 +215,43 @@ impl<S, T> Timed<S, T> {
             write: Limit::default(),
             head: None,
             taking: Taking::default(),
+            written: 0,
+            refused: Refused::default(),
+            begins: Vec::new(),
         }
+    }
+
+    /// Whether the head that was refused is known to ask for an answer with a body. Where others came before it is not known
+    /// where it begins.
+    pub(crate) fn takes_body(&self) -> bool {
+        let is_first = self.phase.answers() == 0;
+        let begins = self.begins.first().is_some_and(u8::is_ascii_graphic);
+        is_first && begins && !HEAD_METHOD.starts_with(&self.begins)
+    }
+
+    /// The answer of hyper's own that was held back, for another one in its place.
+    pub(crate) fn refused(&mut self) -> Option<Vec<u8>> {
+        match std::mem::replace(&mut self.refused, Refused::Taken) {
+            Refused::Held(head) => Some(head),
+            Refused::Nothing | Refused::Taken => None,
+        }
+    }
+
+    /// Whether these are the bytes of such an answer, which are then held back.
+    fn holds<'a>(&mut self, bytes: impl Iterator<Item = &'a [u8]>) -> Option<usize> {
+        let is_asked = self.phase.get() == BUSY || self.phase.answers() != self.written;
+        if is_asked || matches!(self.refused, Refused::Taken) {
+            return None;
+        }
+        let before = match std::mem::take(&mut self.refused) {
+            Refused::Held(head) => head,
+            Refused::Nothing | Refused::Taken => Vec::new(),
+        };
+        let length = before.len();
+        let head = bytes.fold(before, |head, more| [&head, more].concat());
+        let more = head.len() - length;
+        self.refused = Refused::Held(head);
+        Some(more)
     }
 }
 
@@ -211,6 +266,10 @@ impl<S: AsyncRead + Unpin, T: Fn() -> Times + Unpin> AsyncRead for Timed<S, T> {
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
         if polled.is_ready() {
             this.read.stop();
+            if this.begins.len() < HEAD_METHOD.len() {
+                let more = HEAD_METHOD.len() - this.begins.len();
+                this.begins.extend(buf.filled()[before..].iter().take(more));
+            }
             if this.phase.get() == IDLE && buf.filled().len() > before {
                 this.phase.set(HEAD);
                 this.head = None;
@@ -279,6 +338,9 @@ impl<S: AsyncWrite + Unpin, T: Fn() -> Times + Unpin> AsyncWrite for Timed<S, T>
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(held) = this.holds([buf].into_iter()) {
+            return Poll::Ready(Ok(held));
+        }
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.written(polled, cx)
     }
@@ -289,6 +351,9 @@ impl<S: AsyncWrite + Unpin, T: Fn() -> Times + Unpin> AsyncWrite for Timed<S, T>
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(held) = this.holds(bufs.iter().map(|buf| &**buf)) {
+            return Poll::Ready(Ok(held));
+        }
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.written(polled, cx)
     }
@@ -299,12 +364,19 @@ impl<S: AsyncWrite + Unpin, T: Fn() -> Times + Unpin> AsyncWrite for Timed<S, T>
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // hyper flushes what it has written all of.
+        if this.phase.get() != BUSY {
+            this.written = this.phase.answers();
+        }
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
         this.written(polled.map_ok(|()| 0), cx).map_ok(drop)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if matches!(this.refused, Refused::Held(_)) {
+            return Poll::Ready(Ok(()));
+        }
         let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
         this.written(polled.map_ok(|()| 0), cx).map_ok(drop)
     }
@@ -500,7 +572,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_let_go() {
-        let (mut ours, _theirs, _) = pair(16);
+        let (mut ours, _theirs, phase) = pair(16);
+        phase.busy();
         let began = Instant::now();
         let error = ours.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
