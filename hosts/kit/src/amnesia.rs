@@ -4,13 +4,14 @@
 //! first thread to the end of the process, and inherited by whatever the process starts.
 //!
 //! Landlock refuses to open files for writing and to make, remove, rename or truncate anything, except that sockets are made
-//! and files removed in one directory, for the control plane. It does not concern what is open already (the log on stdout),
+//! and files removed in one directory and below it, for the control plane; where that has anything but sockets the seal says
+//! so, and is not full. It does not concern what is open already (the log on stdout),
 //! what is only in memory (sockets, pipes, `memfd_create`), and the mode, owner and times of files.
 
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::Path;
 
 use landlock::{
@@ -49,15 +50,17 @@ pub(crate) struct Seal {
     pub(crate) why: Option<String>,
     /// Whether the system dumps no core.
     pub(crate) core_dumps: Result<(), io::Error>,
-    /// Whether the system may put memory on a disk all the same.
-    pub(crate) has_swap: bool,
+    /// Whether the system may put memory on a disk all the same; `None` if it does not say.
+    pub(crate) has_swap: Option<bool>,
 }
 
 /// Seals this process, which has no other thread yet; sockets may come and go in `sockets`.
 pub(crate) fn seal(sockets: &Path) -> Seal {
     // The kernel makes it later, when it no longer may; what is wrong with it the kernel says.
     let _ = DirBuilder::new().mode(0o700).create(sockets);
+    let other = other_than_sockets(sockets);
     let (landlock, why) = match (restrict(sockets), threads()) {
+        ((Landlock::Full, _), _) if other.is_some() => (Landlock::Partial, other),
         ((Landlock::Full, _), Ok(1)) => (Landlock::Full, None),
         ((Landlock::Full, _), Ok(count)) => {
             let why = format!("{} threads are older than the seal", count - 1);
@@ -91,8 +94,34 @@ fn threads() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
-fn has_swap() -> bool {
-    std::fs::read_to_string("/proc/swaps").is_ok_and(|table| is_on_disk(&table))
+/// What is in the directory of sockets, or in one that a kernel has there for those of its children, and is none: it could be
+/// removed.
+fn other_than_sockets(sockets: &Path) -> Option<String> {
+    // What cannot be listed the kernel cannot use either.
+    let mut entries = std::fs::read_dir(sockets).ok()?.flatten();
+    entries.find_map(|entry| {
+        let kind = entry.file_type();
+        let path = entry.path();
+        match kind {
+            Ok(kind) if kind.is_socket() => None,
+            Ok(kind) if kind.is_dir() && path.extension().is_some_and(|of| of == "notify") => {
+                other_than_sockets(&path)
+            }
+            _ => Some(format!(
+                "{} is no socket, and could be removed",
+                path.display()
+            )),
+        }
+    })
+}
+
+fn has_swap() -> Option<bool> {
+    has_swap_of(Path::new("/proc/swaps"))
+}
+
+fn has_swap_of(table: &Path) -> Option<bool> {
+    let table = std::fs::read_to_string(table).ok()?;
+    Some(is_on_disk(&table))
 }
 
 /// Below the heading of proc_swaps(5): anything but memory that is compressed.
@@ -339,6 +368,33 @@ mod tests {
             );
         }
         assert!(!is_on_disk(""));
+        assert_eq!(has_swap_of(Path::new("/nonexistent")), None);
+    }
+
+    #[test]
+    fn a_directory_of_sockets_that_has_anything_else_is_told() {
+        let base = tempfile::tempdir().unwrap();
+        let sockets = base.path().join("run");
+        fs::create_dir(&sockets).unwrap();
+        assert_eq!(other_than_sockets(&sockets), None);
+        let _socket = UnixListener::bind(sockets.join("a.sock")).unwrap();
+        assert_eq!(other_than_sockets(&sockets), None);
+        let of_children = sockets.join("17.notify");
+        fs::create_dir(&of_children).unwrap();
+        let _socket = UnixListener::bind(of_children.join("1")).unwrap();
+        assert_eq!(other_than_sockets(&sockets), None);
+        fs::write(of_children.join("2"), "content").unwrap();
+        assert!(other_than_sockets(&sockets).is_some());
+        fs::remove_file(of_children.join("2")).unwrap();
+        fs::create_dir(sockets.join("things")).unwrap();
+        let told = std::thread::scope(|scope| scope.spawn(|| seal(&sockets)).join().unwrap());
+        assert_ne!(told.landlock, Landlock::Full);
+        if told.landlock == Landlock::Partial
+            && !told.why.as_deref().unwrap().contains("Landlock V")
+        {
+            let why = told.why.unwrap();
+            assert!(why.contains("/things is no socket"), "{why}");
+        }
     }
 
     /// The process of the test has threads that are free.

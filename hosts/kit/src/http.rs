@@ -39,7 +39,7 @@ pub use node::Node;
 pub use range::{ByteRange, RangeRequest};
 pub use refusal::Refusal;
 pub use routes::{Access, BodyAllowance, Routes};
-pub use server::serve;
+pub use server::child;
 pub use settings::{AuthSettings, HttpSettings, TlsSettings};
 pub use tls::TlsError;
 pub use trace_context::TraceContext;

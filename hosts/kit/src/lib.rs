@@ -55,8 +55,10 @@ pub mod ctl;
 mod filter;
 pub mod http;
 mod log;
+mod pool;
 mod program;
 
 pub use filter::check_directives;
 pub use log::{Filter, InstallError, Log};
+pub use pool::{Load, Pace, Pool, PoolError, PoolSettings};
 pub use program::{kernel_keys, HostSettings, Program};

@@ -535,14 +535,21 @@ fn tell_seal(sealed: &Seal) {
         Ok(()) => "off".to_owned(),
         Err(error) => format!("on: {error}"),
     };
-    let swap = if sealed.has_swap { "on" } else { "off" };
+    let swap = match sealed.has_swap {
+        Some(true) => "on",
+        Some(false) => "off",
+        None => "unknown",
+    };
     let message = match (sealed.landlock, &sealed.core_dumps, sealed.has_swap) {
-        (Landlock::Full, Ok(()), false) => {
+        (Landlock::Full, Ok(()), Some(false)) => {
             let message = "amnesia: the system refuses this process all writing of files";
             tracing::info!(event = "amnesia", landlock, core_dumps, swap, "{message}");
             return;
         }
-        (Landlock::Full, Ok(()), true) => "amnesia: the system may write memory to its swap",
+        (Landlock::Full, Ok(()), Some(true)) => "amnesia: the system may write memory to its swap",
+        (Landlock::Full, Ok(()), None) => {
+            "amnesia: the system does not say whether it writes memory to a swap"
+        }
         (Landlock::Full, Err(_), _) => "amnesia: the system may dump this process's memory",
         _ => "amnesia: the system does not refuse this process all writing of files",
     };

@@ -2,7 +2,7 @@
 
 use ron_config::{Schema, Settings};
 use ron_host::http::HttpSettings;
-use ron_host::HostSettings;
+use ron_host::{HostSettings, PoolSettings};
 
 use crate::mailbox::MailboxSettings;
 use crate::store::{StoreKind, StoreSettings};
@@ -19,6 +19,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// What the mailbox keeps.
     pub mailbox: MailboxSettings,
+    /// Threads that wait for a disk.
+    pub pool: PoolSettings,
 }
 
 impl Default for Config {
@@ -32,6 +34,7 @@ impl Default for Config {
             http,
             store: StoreSettings::default(),
             mailbox: MailboxSettings::default(),
+            pool: PoolSettings::default(),
         }
     }
 }
@@ -51,6 +54,7 @@ impl Settings for Config {
             Ok(())
         });
         schema.include(|config: &mut Self| &mut config.mailbox);
+        schema.section("pool", |config: &mut Self| &mut config.pool);
     }
 }
 

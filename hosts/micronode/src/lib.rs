@@ -13,5 +13,6 @@ pub use config::Config;
 pub use mailbox::mailbox;
 pub use routes::objects;
 pub use store::{
-    Before, Finished, Full, Opened, Put, S3Settings, Store, StoreError, StoreKind, StoreSettings,
+    Before, Busy, Finished, Full, Opened, Put, S3Settings, Store, StoreError, StoreKind,
+    StoreSettings,
 };

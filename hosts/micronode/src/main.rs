@@ -1,20 +1,15 @@
 //! A single-tenant node for content-addressed objects and mailboxes: `micronode --help`.
 
 use std::io;
-use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use micronode::mailbox::Mailbox;
 use micronode::{mailbox, objects, Config, Store};
-use ron_config::Watch;
-use ron_host::http::{serve, Front, Node};
-use ron_host::Program;
+use ron_host::{http, Program};
 use ron_kernel::supervisor::{Child, ChildContext};
-use ron_metrics::Condition;
 use ryker::BuildError;
-use tokio::time::{sleep, timeout};
 
 /// What the runbook calls keys by.
 const SHORT: &[(&str, &str, &str)] = &[
@@ -26,22 +21,6 @@ const SHORT: &[(&str, &str, &str)] = &[
     ("--tls-key", "", "tls.key"),
 ];
 
-/// Between two looks at the store.
-const LOOK: Duration = Duration::from_secs(1);
-/// At least, however often it fails.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// What the listener's child needs whenever it starts.
-#[derive(Clone)]
-struct Parts {
-    front: Front,
-    store: Arc<Store>,
-    mailbox: Result<Mailbox, BuildError>,
-    config: Watch<Config>,
-    /// Made by the first of them, as its metrics can be registered once.
-    node: Arc<OnceLock<Node>>,
-}
-
 fn main() -> ExitCode {
     Program::<Config>::new("micronode", env!("CARGO_PKG_VERSION"))
         .about("content-addressed objects and a mailbox over HTTP")
@@ -50,103 +29,30 @@ fn main() -> ExitCode {
         .run_http(
             |config| &config.http,
             |kernel, loaded, front| {
-                let store = Store::new(&loaded.snapshot().store);
-                let config = loaded.watch();
-                let mailbox = Mailbox::new(config.map(|config| config.mailbox.clone()));
-                let parts = Parts {
-                    front,
-                    store: Arc::clone(&store),
-                    mailbox: mailbox.clone(),
-                    config,
-                    node: Arc::default(),
-                };
-                let store = Child::task_with("store", store, look_after);
+                let (settings, config) = (loaded.snapshot(), loaded.watch());
+                let store = Store::new(&settings.store, &settings.pool);
+                let post = Mailbox::new(config.map(|config| config.mailbox.clone()));
+                let mail = Child::task_with("mailbox", post.clone(), mail);
+                let http = config.map(|config| config.http.clone());
+                let (kept, of_store) = (Arc::clone(&store), settings.store.clone());
+                let http = http::child(front, http, move |metrics| {
+                    let routes = objects(Arc::clone(&kept), &of_store, metrics)?;
+                    let post = post.as_ref().map_err(|error| error.to_string())?;
+                    Ok(mailbox(routes, post, metrics)?)
+                });
                 // Stops before the others do: what it has under way is still answered, as long as the drain lasts.
-                let drain = loaded.snapshot().kernel.drain.deadline;
-                let http = Child::task_with("http", parts, http).stop_timeout(drain);
+                let http = http.stop_timeout(settings.kernel.drain.deadline);
                 let http = http.after("store").after("mailbox");
+                let store = Child::task_with("store", store, |cx, store| store.look_after(cx));
                 kernel
                     .child(store.gated(Duration::from_secs(30)))
-                    .child(Child::task_with("mailbox", mailbox, mail))
+                    .child(mail)
                     .child(http.gated(Duration::from_secs(10)))
             },
         )
 }
 
-/// Opens the store, and keeps readiness in step with it. Whatever the first look finds, and however long it takes, the listener
-/// is not kept waiting: it tells what is wrong.
-async fn look_after(cx: ChildContext, store: Arc<Store>) -> io::Result<()> {
-    let Some(kernel) = cx.kernel() else {
-        return Ok(());
-    };
-    let health = kernel.metrics().health().clone();
-    let looking = async {
-        loop {
-            let mut check = pin!(store.check());
-            let found = match timeout(LOOK, &mut check).await {
-                Ok(found) => found,
-                Err(_) => {
-                    health.set("store", Condition::not_ready("it takes its time to answer"));
-                    cx.ready();
-                    check.await
-                }
-            };
-            match found {
-                Some(condition) => health.set("store", condition),
-                None => health.clear("store"),
-            }
-            cx.ready();
-            sleep(PAUSE).await;
-            let _ = timeout(LOOK, store.troubled()).await;
-        }
-    };
-    tokio::select! {
-        () = cx.stopping() => Ok(()),
-        () = looking => Ok(()),
-    }
-}
-
 async fn mail(cx: ChildContext, mailbox: Result<Mailbox, BuildError>) -> io::Result<()> {
     let mailbox = mailbox.map_err(io::Error::other)?;
     mailbox.run(cx).await.map_err(io::Error::other)
-}
-
-async fn http(cx: ChildContext, mut parts: Parts) -> io::Result<()> {
-    let Some(kernel) = cx.kernel() else {
-        return Ok(());
-    };
-    if let Some(addr) = parts.front.addr() {
-        let scheme = if parts.front.is_encrypted() {
-            "https"
-        } else {
-            "http"
-        };
-        tracing::info!(event = "listening", %addr, scheme, "objects on {scheme}://{addr}");
-    }
-    if parts.front.is_open_to_all() {
-        tracing::warn!(
-            event = "dev_allow",
-            "auth.dev_allow: everybody who reaches this address may do everything"
-        );
-    }
-    let node = match parts.node.get() {
-        Some(node) => node.clone(),
-        None => {
-            let metrics = kernel.metrics();
-            let config = parts.config.get();
-            let post = parts.mailbox.map_err(io::Error::other)?;
-            let routes = objects(parts.store, &config.store, metrics)
-                .and_then(|routes| mailbox(routes, &post, metrics))
-                .map_err(io::Error::other)?;
-            let settings = config.http.clone();
-            let node = Node::new(routes, &parts.front, metrics.clone(), settings);
-            let node = node.map_err(io::Error::other)?;
-            parts.node.get_or_init(|| node).clone()
-        }
-    };
-    let config = parts.config;
-    serve(cx, parts.front, node, move || {
-        config.clone().get().http.clone()
-    })
-    .await
 }

@@ -19,19 +19,22 @@ use hyper::{Method, StatusCode};
 use ron_host::http::{
     Access, Answer, BodyAllowance, Call, EntityTag, Precondition, RangeRequest, Refusal, Routes,
 };
-use ron_metrics::{labels, Counter, CounterFamily, Histogram, Metrics, MetricsError};
+use ron_host::Pace;
+use ron_metrics::{
+    labels, Counter, CounterFamily, Histogram, HistogramFamily, Metrics, MetricsError,
+};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::object::{Address, Cover, Part};
-use crate::store::{Before, Finished, Opened, Store, StoreError, StoreSettings};
+use crate::store::{Before, Busy, Finished, Opened, Store, StoreError, StoreSettings};
 
 /// After a put that found no room: as often as the store is looked at, an operator makes room.
 const ROOM_RETRY: Duration = Duration::from_secs(5);
 /// After a failure of the store, which is looked at every second.
 const STORE_RETRY: Duration = Duration::from_secs(2);
-/// After all streams were taken: one of them may end any moment.
-const STREAM_RETRY: Duration = Duration::from_secs(1);
+/// After all places of a kind were taken: one of them may be given back any moment.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 /// The answer to a put.
 #[derive(Serialize)]
@@ -48,7 +51,55 @@ struct Objects {
     streams: Semaphore,
     integrity_fail_total: Counter,
     puts: CounterFamily<Outcome>,
+    put_seconds: HistogramFamily<Outcome>,
     latency: Latency,
+}
+
+/// A put, which is counted once however it ends.
+struct Putting<'a> {
+    objects: &'a Objects,
+    /// When the first byte of its body came, or else its head.
+    began: Instant,
+    outcome: &'static str,
+}
+
+impl<'a> Putting<'a> {
+    fn begin(objects: &'a Objects) -> Self {
+        Self {
+            objects,
+            began: Instant::now(),
+            // Unless it gets an answer.
+            outcome: "gone",
+        }
+    }
+
+    fn ended(mut self, stored: &Result<Finished, Refusal>) {
+        self.outcome = match stored {
+            Ok(finished) => match finished.before {
+                Before::Absent => "stored",
+                Before::Intact => "existed",
+                Before::Damaged => "healed",
+            },
+            Err(refusal) => match (refusal.status(), refusal.reason()) {
+                (StatusCode::INSUFFICIENT_STORAGE, _) => "full",
+                (StatusCode::SERVICE_UNAVAILABLE, "store") => "failed",
+                (StatusCode::SERVICE_UNAVAILABLE, _) => "busy",
+                (StatusCode::PAYLOAD_TOO_LARGE, _) => "too_large",
+                (_, "body_timeout" | "body_broken") => "broken_off",
+                _ => "refused",
+            },
+        };
+    }
+}
+
+impl Drop for Putting<'_> {
+    fn drop(&mut self) {
+        let outcome = Outcome::new(self.outcome);
+        self.objects.puts.get(&outcome).inc();
+        let took = self.began.elapsed();
+        let seconds = self.objects.put_seconds.get(&outcome);
+        seconds.observe_duration(took);
+    }
 }
 
 labels! {
@@ -63,7 +114,7 @@ labels! {
 
 #[derive(Debug)]
 struct Latency {
-    put: Histogram,
+    finish: Histogram,
     open: Histogram,
     read: Histogram,
 }
@@ -124,12 +175,18 @@ impl Latency {
         0.000_01, 0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0,
     ];
 
+    /// Of puts, whose bodies take their time to come.
+    const PUT_BOUNDS: [f64; 12] = [
+        0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 20.0, 60.0,
+    ];
+
     fn new(metrics: &Metrics) -> Result<Self, MetricsError> {
-        let help = "What the store takes for a put, to open an object and to read a piece of it.";
+        let help =
+            "What the store takes to finish a put, to open an object and to read a piece of it.";
         let family = metrics.histogram_family("store_latency_seconds", help, &Self::BOUNDS)?;
         let of = |op| family.get(&Operation::new(op));
         Ok(Self {
-            put: of("put"),
+            finish: of("finish"),
             open: of("open"),
             read: of("read"),
         })
@@ -151,26 +208,19 @@ impl Objects {
                 "Reads that found bytes which are not those of their address.",
             )?,
             puts: metrics.counter_family("store_puts_total", "Puts by how they ended.")?,
+            put_seconds: metrics.histogram_family(
+                "store_put_seconds",
+                "Time from the first byte of a put's body to its answer.",
+                &Latency::PUT_BOUNDS,
+            )?,
             latency: Latency::new(metrics)?,
         })
     }
 
     async fn put(self: Arc<Self>, mut call: Call) -> Result<Answer, Refusal> {
-        is_whole(&call)?;
-        let stored = self.store(&mut call).await;
-        let outcome = match &stored {
-            Ok(finished) => match finished.before {
-                Before::Absent => "stored",
-                Before::Intact => "existed",
-                Before::Damaged => "healed",
-            },
-            Err(refusal) => match refusal.status() {
-                StatusCode::INSUFFICIENT_STORAGE => "full",
-                StatusCode::SERVICE_UNAVAILABLE => "failed",
-                _ => "broken_off",
-            },
-        };
-        self.puts.get(&Outcome::new(outcome)).inc();
+        let mut putting = Putting::begin(&self);
+        let stored = self.store(&mut call, &mut putting.began).await;
+        putting.ended(&stored);
         let Finished {
             address,
             size,
@@ -192,24 +242,30 @@ impl Objects {
         Ok(answer)
     }
 
-    async fn store(&self, call: &mut Call) -> Result<Finished, Refusal> {
+    /// Sets `began` when the body begins.
+    async fn store(&self, call: &mut Call, began: &mut Instant) -> Result<Finished, Refusal> {
+        is_whole(call)?;
         let is_stream = Mode::of(call.head())? == Mode::Stream;
         let _place = match is_stream {
             true => Some(self.streams.try_acquire().map_err(|_| {
                 let message = "as many streams are under way as this node takes";
-                Refusal::unavailable("streams", message, STREAM_RETRY).closing()
+                Refusal::unavailable("streams", message, BUSY_RETRY).closing()
             })?),
             false => None,
         };
         let put = self.store.put(call.length(), is_stream);
         let mut put = put.map_err(|error| refusal(&error).closing())?;
+        let mut is_first = true;
         while let Some(piece) = call.piece().await? {
+            if std::mem::take(&mut is_first) {
+                *began = Instant::now();
+            }
             let written = put.write(&piece).await;
             written.map_err(|error| refusal(&error).closing())?;
         }
-        let began = Instant::now();
+        let all_there = Instant::now();
         let finished = put.finish().await.map_err(|error| refusal(&error))?;
-        self.latency.put.observe_duration(began.elapsed());
+        self.latency.finish.observe_duration(all_there.elapsed());
         Ok(finished)
     }
 
@@ -351,6 +407,18 @@ fn text(value: String) -> HeaderValue {
 
 fn refusal(error: &StoreError) -> Refusal {
     match error {
+        StoreError::Full(full) if full.is_for_ever() => {
+            let message = format!("the store as a whole has room for {} bytes", full.budget);
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            Refusal::new(status, "FrameTooLarge", "store_cap", message)
+        }
+        StoreError::Busy(busy) => {
+            let message = match busy {
+                Busy::Reads => "as much is read at the moment as this node has memory for",
+                Busy::Work => "as much waits for the disk as this node lets wait",
+            };
+            Refusal::unavailable(busy.reason(), message, BUSY_RETRY)
+        }
         StoreError::Full(_) | StoreError::NoSpace(_) => {
             let message = format!("no room for it: {error}");
             let status = StatusCode::INSUFFICIENT_STORAGE;
@@ -384,6 +452,9 @@ struct Verified {
     /// Verified before the head went out.
     first: Option<Bytes>,
     left: u64,
+    pace: Pace,
+    /// It is to give way before it goes on.
+    is_due: bool,
 }
 
 struct Fetching {
@@ -412,6 +483,8 @@ impl Verified {
             fetching: None,
             first: None,
             left,
+            pace: Pace::default(),
+            is_due: false,
         };
         let first = std::future::poll_fn(|cx| body.poll_part(cx)).await;
         body.first = first.map_err(|error| refusal(&error))?;
@@ -429,7 +502,11 @@ impl Verified {
         if group.is_none() {
             let start = part.span.start;
             let fetching = self.fetching.get_or_insert_with(|| Fetching {
-                bytes: Box::pin(self.object.clone().fetch(start, self.end)),
+                bytes: Box::pin(self.object.clone().fetch(
+                    Arc::clone(&self.objects.store),
+                    start,
+                    self.end,
+                )),
                 start,
                 began: Instant::now(),
             });
@@ -448,7 +525,8 @@ impl Verified {
                 // As if there were nothing.
                 Err(StoreError::Damaged) => {}
                 Err(error) => {
-                    self.objects.store.failed(&error, 0);
+                    let address = self.object.tree().address();
+                    self.objects.store.unread(&error, &address, part.span.start);
                     return Poll::Ready(Err(error));
                 }
             }
@@ -484,6 +562,12 @@ impl Body for Verified {
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
+        // What it hashes at a time is little.
+        if this.is_due {
+            this.is_due = false;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let part = match this.first.take() {
             Some(first) => Ok(Some(first)),
             None => ready!(this.poll_part(cx)),
@@ -491,6 +575,7 @@ impl Body for Verified {
         Poll::Ready(match part {
             Ok(Some(bytes)) => {
                 this.left -= bytes.len() as u64;
+                this.is_due = this.pace.is_due(bytes.len());
                 Some(Ok(Frame::data(bytes)))
             }
             Ok(None) => None,
@@ -519,7 +604,7 @@ mod tests {
         let mut damaged = object.to_vec();
         damaged[flipped] ^= 1;
         let groups = damaged.chunks(GROUP_LEN).map(Bytes::copy_from_slice);
-        let store = Store::with_damaged(groups.collect(), tree.clone());
+        let store = Store::with_damaged(groups.collect(), tree.clone()).await;
         let opened = store.open(&tree.address()).await.unwrap().unwrap();
         let metrics = Metrics::new("test").unwrap();
         let objects = Objects::new(store, &StoreSettings::default(), &metrics).unwrap();

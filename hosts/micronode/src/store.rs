@@ -3,51 +3,61 @@
 //! One narrow interface over all of them: a [`Put`] takes an object piece by piece, [`Store::open`] finds the tree of one,
 //! [`Opened`] gives its groups, which whoever sends them verifies.
 
-use std::error::Error;
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ron_host::{Pace, Pool, PoolSettings};
+use ron_kernel::supervisor::ChildContext;
 use ron_metrics::{Condition, Metrics, MetricsError};
-use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::object::{Address, Hasher, Tree, GROUP_LEN};
+use crate::object::{encoded_len, Address, Hasher, Tree, GROUP_LEN};
 use crate::wiped::Wiped;
 
 mod budget;
 mod disk;
+mod error;
 mod form;
 mod memory;
 mod remote;
 mod settings;
+mod trouble;
 
 pub use budget::Full;
 use budget::{Budget, Reservation};
 use disk::{Disk, Temp};
-use memory::{Memory, Object};
+pub use error::{Busy, StoreError};
+use memory::{Held, Memory, Object};
 use remote::Remote;
 pub use settings::{S3Settings, StoreKind, StoreSettings};
+use trouble::{Trouble, Troubles};
 
-/// What is read at a time of an object that is not in memory, and what a put gathers before it writes: few trips to the
+/// What is read at a time of an object that is on disk, and what a put gathers before it writes: few trips to the
 /// threads that wait for the disk, and little memory for each of hundreds of requests.
 const WINDOW: u64 = 4 * GROUP_LEN as u64;
-/// The most that a look at a store that failed tries to write: what a plain put takes.
-const PROBE_MAX: u64 = 1 << 20;
-
-/// For a look at a bucket: a service that takes longer is of no use to clients either.
-const PROBE_TIME: Duration = Duration::from_secs(10);
+/// What a plain put takes: a disk that has no room for it is of no use to anybody.
+const PLAIN: u64 = 1 << 20;
+/// Between two looks at the store, and before the first is told of as late.
+const LOOK: Duration = Duration::from_secs(1);
+/// At least, however often it fails.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Keeps objects.
 pub struct Store {
     kind: Kind,
-    trouble: Mutex<Option<Trouble>>,
-    troubled: Notify,
+    pool: Pool,
+    /// Of what is in memory of objects that are read from elsewhere.
+    reads: Budget,
+    troubles: Troubles,
+    /// Whether a look at the disk is under way, which may hang.
+    looking: Arc<AtomicBool>,
 }
 
 enum Kind {
@@ -56,46 +66,25 @@ enum Kind {
         dir: PathBuf,
         max_bytes: u64,
         /// Once it could be opened.
-        disk: OnceLock<Disk>,
+        disk: Arc<OnceLock<Disk>>,
     },
     S3 {
         settings: S3Settings,
         /// Of puts under way.
         budget: Budget,
-        /// Once it could be written to. Made anew after a failure: the secret may be another.
+        /// Once it could be used. Made anew after a failure: the secret may be another.
         remote: RwLock<Option<Remote>>,
     },
 }
 
-/// What went wrong last, until a look finds that it is over.
-struct Trouble {
-    /// What fails: a text of its own for each kind of failure.
-    what: String,
-    /// Bytes that could not be written.
-    size: u64,
-}
-
-/// Why an object could not be stored or read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The budget does not allow it.
-    #[error(transparent)]
-    Full(#[from] Full),
-    /// The disk, or the quota on it, does not allow it.
-    #[error("the disk has no room")]
-    NoSpace(#[source] io::Error),
-    /// What is stored is not the object of its address.
-    #[error("the stored bytes are not those of this address")]
-    Damaged,
-    /// The store does not do what it should.
-    #[error("{what}: {cause}")]
-    Unavailable {
-        /// What could not be done.
-        what: String,
-        /// Why.
-        cause: Box<dyn Error + Send + Sync>,
-    },
+/// What a look at a store has found that can be used.
+#[derive(Debug)]
+enum Found {
+    Well,
+    /// There is no room for an object of so many bytes, though for smaller ones.
+    Short(u64),
+    /// An object that could not be read still cannot.
+    Unread(StoreError),
 }
 
 /// What was at an address before a put.
@@ -110,9 +99,11 @@ pub enum Before {
     Damaged,
 }
 
-/// An object on its way into the store. Dropped before [`finish`](Self::finish), nothing of it stays.
+/// An object on its way into the store. Dropped before [`finish`](Self::finish), it is not stored, and what was written of it
+/// is removed as soon as the disk lets it be, at the latest by the next start.
 pub struct Put {
     store: Arc<Store>,
+    pace: Pace,
     hasher: Hasher,
     /// The group that fills.
     group: Wiped,
@@ -129,7 +120,7 @@ pub struct Put {
 enum Sink {
     Memory {
         memory: Memory,
-        groups: Vec<Bytes>,
+        groups: Held,
     },
     Disk {
         disk: Disk,
@@ -140,7 +131,7 @@ enum Sink {
     S3 {
         remote: Remote,
         budget: Budget,
-        groups: Vec<Bytes>,
+        groups: Held,
     },
 }
 
@@ -156,25 +147,33 @@ enum Source {
 }
 
 impl Store {
-    /// The store of these settings. What it needs from the system is looked for by the first [`check`](Self::check).
-    pub fn new(settings: &StoreSettings) -> Arc<Self> {
+    /// The store of these settings, which waits for disks on the threads of `pool`. What it needs from the system is looked
+    /// for by the first [`check`](Self::check).
+    pub fn new(settings: &StoreSettings, pool: &PoolSettings) -> Arc<Self> {
         let max_bytes = settings.max_bytes.bytes();
-        Arc::new(Self {
-            kind: match settings.kind {
-                StoreKind::Memory => Kind::Memory(Memory::new(max_bytes)),
-                StoreKind::Disk => Kind::Disk {
-                    dir: settings.dir.clone().unwrap_or_default(),
-                    max_bytes,
-                    disk: OnceLock::new(),
-                },
-                StoreKind::S3 => Kind::S3 {
-                    settings: settings.s3.clone(),
-                    budget: Budget::new(max_bytes),
-                    remote: RwLock::default(),
-                },
+        let kind = match settings.kind {
+            StoreKind::Memory => Kind::Memory(Memory::new(max_bytes)),
+            StoreKind::Disk => Kind::Disk {
+                dir: settings.dir.clone().unwrap_or_default(),
+                max_bytes,
+                disk: Arc::default(),
             },
-            trouble: Mutex::default(),
-            troubled: Notify::new(),
+            StoreKind::S3 => Kind::S3 {
+                settings: settings.s3.clone(),
+                budget: Budget::new(max_bytes),
+                remote: RwLock::default(),
+            },
+        };
+        Self::of(kind, Pool::new(pool), settings.read_bytes.bytes())
+    }
+
+    fn of(kind: Kind, pool: Pool, read_bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            kind,
+            pool,
+            reads: Budget::new(read_bytes),
+            troubles: Troubles::default(),
+            looking: Arc::default(),
         })
     }
 
@@ -182,29 +181,49 @@ impl Store {
     /// byte that it has taken; another asks for all of it at its end, and not at all if the object is there already.
     ///
     /// # Errors
-    /// The store does not work.
+    /// The store does not work, or the object would not fit if nothing else were there.
     pub fn put(self: &Arc<Self>, declared: Option<u64>, reserves: bool) -> Result<Put, StoreError> {
-        let sink = match &self.kind {
-            Kind::Memory(memory) => Sink::Memory {
-                memory: memory.clone(),
-                groups: Vec::new(),
-            },
-            Kind::Disk { disk, .. } => Sink::Disk {
-                disk: opened(disk)?.clone(),
-                temp: None,
-                waiting: Vec::new(),
-            },
-            Kind::S3 { budget, remote, .. } => Sink::S3 {
-                remote: usable(remote)?,
-                budget: budget.clone(),
-                groups: Vec::new(),
-            },
+        let (sink, cost): (_, fn(u64) -> u64) = match &self.kind {
+            Kind::Memory(memory) => {
+                let (memory, groups) = (memory.clone(), Held::new(&self.pool));
+                (Sink::Memory { memory, groups }, memory::cost)
+            }
+            Kind::Disk { disk, .. } => {
+                let (disk, temp) = (opened(disk)?.clone(), None);
+                let waiting = Vec::new();
+                let sink = Sink::Disk {
+                    disk,
+                    temp,
+                    waiting,
+                };
+                (sink, form::stored_len)
+            }
+            Kind::S3 { budget, remote, .. } => {
+                let sink = Sink::S3 {
+                    remote: usable(remote)?,
+                    budget: budget.clone(),
+                    groups: Held::new(&self.pool),
+                };
+                (sink, |len| len)
+            }
         };
+        let (used, budget) = sink.budget().usage();
+        let whole = declared.map_or(0, cost);
+        if whole > budget {
+            let size = whole;
+            return Err(StoreError::Full(Full {
+                size,
+                whole,
+                used,
+                budget,
+            }));
+        }
         // What goes to a bucket is in memory for nothing but this put.
         let reserves = reserves || matches!(sink, Sink::S3 { .. });
         Ok(Put {
             reserved: sink.budget().reservation(),
             store: Arc::clone(self),
+            pace: Pace::default(),
             hasher: Hasher::new(),
             group: Wiped::default(),
             len: 0,
@@ -217,23 +236,25 @@ impl Store {
     /// The object at `address`: its tree is verified, its groups are not.
     ///
     /// # Errors
-    /// The store does not work, or what it has is not that object.
+    /// The store does not work, there is no memory to read it into, or what it has is not that object.
     pub async fn open(&self, address: &Address) -> Result<Option<Opened>, StoreError> {
-        let source = match &self.kind {
-            Kind::Memory(memory) => memory.get(address).map(Source::Memory),
+        let mut room = self.reads.reservation();
+        let opened = match &self.kind {
+            Kind::Memory(memory) => return Ok(memory.get(address).map(Source::Memory).map(Opened)),
             Kind::Disk { disk, .. } => {
                 let (disk, address) = (opened(disk)?.clone(), *address);
-                let stored = blocking(move || disk.get(&address)).await;
-                let stored = stored.inspect_err(|error| self.failed(error, 0))?;
-                stored.map(|stored| Source::Disk(Arc::new(stored)))
+                let stored = on(&self.pool, move || disk.get(&address, room)).await;
+                stored.map(|stored| Some(Source::Disk(Arc::new(stored?))))
             }
             Kind::S3 { remote, .. } => {
-                let stored = usable(remote)?.get(address).await;
-                let stored = stored.inspect_err(|error| self.failed(error, 0))?;
-                stored.map(|stored| Source::S3(Arc::new(stored)))
+                let remote = usable(remote)?;
+                reading(&mut room, remote::TAIL, remote::WINDOW)?;
+                let stored = remote.get(address, room).await;
+                stored.map(|stored| Some(Source::S3(Arc::new(stored?))))
             }
         };
-        Ok(source.map(Opened))
+        let opened = opened.inspect_err(|error| self.unread(error, address, 0));
+        Ok(opened?.map(Opened))
     }
 
     /// Whether its objects are in memory, where reading takes no time to speak of.
@@ -261,7 +282,12 @@ impl Store {
         gauge("store_used_bytes", help, |store| Some(store.usage()?.0))?;
         let help = "Bytes that objects may take in the store.";
         gauge("store_limit_bytes", help, |store| Some(store.usage()?.1))?;
-        gauge("store_objects", "Objects in the store.", Self::count)
+        let help = "Memory that objects which are read from a disk or a bucket take.";
+        gauge("store_reading_bytes", help, |store| {
+            Some(store.reads.usage().0)
+        })?;
+        gauge("store_objects", "Objects in the store.", Self::count)?;
+        self.pool.expose(metrics)
     }
 
     /// Bytes in use, and how many there may be. Nothing before it is opened.
@@ -282,53 +308,118 @@ impl Store {
         }
     }
 
+    /// Opens the store, and keeps readiness in step with it until the child is stopped. Whatever the first look finds, and
+    /// however long it takes, who starts after this child is not kept waiting: readiness tells what is wrong.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn look_after(self: Arc<Self>, cx: ChildContext) -> io::Result<()> {
+        let Some(kernel) = cx.kernel() else {
+            return Ok(());
+        };
+        let health = kernel.metrics().health().clone();
+        let looking = async {
+            loop {
+                let mut check = pin!(self.check());
+                let found = match timeout(LOOK, &mut check).await {
+                    Ok(found) => found,
+                    Err(_) => {
+                        health.set("store", Condition::not_ready("it takes its time to answer"));
+                        cx.ready();
+                        check.await
+                    }
+                };
+                match found {
+                    Some(condition) => health.set("store", condition),
+                    None => health.clear("store"),
+                }
+                cx.ready();
+                sleep(PAUSE).await;
+                let _ = timeout(LOOK, self.troubles.told()).await;
+            }
+        };
+        tokio::select! {
+            () = cx.stopping() => Ok(()),
+            () = looking => Ok(()),
+        }
+    }
+
     /// Looks at a store that is not open yet or has failed, and says what is wrong with it, if anything.
     pub async fn check(&self) -> Option<Condition> {
-        let size = self.trouble().as_ref().map(|trouble| trouble.size);
-        let probed = match &self.kind {
-            Kind::Memory(_) => Ok(()),
+        let (failures, trouble) = self.troubles.known();
+        match self.look(trouble).await {
+            Err(error) => {
+                self.failed(&error, 0);
+                Some(Condition::not_ready(error.to_string()))
+            }
+            Ok(Found::Short(size)) => {
+                let reason = format!("the disk has no room for the {size} bytes of an object");
+                Some(Condition::degraded(reason))
+            }
+            Ok(Found::Unread(error)) => {
+                let reason = format!("an object cannot be read: {error}");
+                Some(Condition::degraded(reason))
+            }
+            Ok(Found::Well) => match self.troubles.over(failures) {
+                Err(newer) => Some(Condition::not_ready(newer.what)),
+                Ok(over) => {
+                    if over.is_some() {
+                        tracing::info!(event = "store_recovered", "the store works again");
+                    }
+                    self.strain()
+                }
+            },
+        }
+    }
+
+    /// Does what a put and a get need where that has failed before, or was not done yet.
+    async fn look(&self, trouble: Option<Trouble>) -> Result<Found, StoreError> {
+        match &self.kind {
+            Kind::Memory(_) => Ok(Found::Well),
             Kind::Disk {
                 dir,
                 max_bytes,
                 disk,
-            } => match (disk.get(), size) {
-                (Some(_), None) => Ok(()),
-                (Some(disk), Some(size)) => {
-                    let disk = disk.clone();
-                    blocking(move || disk.probe(size.min(PROBE_MAX))).await
+            } => {
+                if disk.get().is_some() && trouble.is_none() {
+                    return Ok(Found::Well);
                 }
-                (None, _) => {
-                    let (dir, max_bytes) = (dir.clone(), *max_bytes);
-                    let opened = blocking(move || Disk::open(&dir, max_bytes)).await;
-                    opened.map(|opened| drop(disk.set(opened)))
-                }
-            },
+                let looking = Looking::begin(&self.looking)?;
+                let (dir, max_bytes, disk) = (dir.clone(), *max_bytes, Arc::clone(disk));
+                let pool = self.pool.clone();
+                let look = move || {
+                    let _looking = looking;
+                    if let Some(disk) = disk.get() {
+                        return disk.probe(trouble.as_ref());
+                    }
+                    // Whoever asked may be gone: a directory of many objects takes its time.
+                    let _ = disk.set(Disk::open(&dir, max_bytes, &pool)?);
+                    Ok(Found::Well)
+                };
+                on(&self.pool, look).await
+            }
             Kind::S3 {
                 settings, remote, ..
             } => {
-                let is_usable = usable(remote).is_ok();
-                if is_usable && size.is_none() {
-                    Ok(())
-                } else {
-                    let settings = settings.clone();
-                    let probed = async {
-                        let made = blocking(move || Remote::open(&settings)).await?;
-                        made.probe().await?;
-                        let mut remote = remote.write().unwrap_or_else(PoisonError::into_inner);
-                        *remote = Some(made);
-                        Ok(())
-                    };
-                    let late = |_| Err(StoreError::unavailable("the bucket", "it does not answer"));
-                    timeout(PROBE_TIME, probed).await.unwrap_or_else(late)
+                if usable(remote).is_ok() && trouble.is_none() {
+                    return Ok(Found::Well);
                 }
+                let settings = settings.clone();
+                let made = on(&self.pool, move || Remote::open(&settings)).await?;
+                let found = made.probe(trouble.as_ref()).await?;
+                *remote.write().unwrap_or_else(PoisonError::into_inner) = Some(made);
+                Ok(found)
             }
-        };
-        if let Err(error) = probed {
-            self.remember(&error, size.unwrap_or(0));
-            return Some(Condition::not_ready(error.text()));
         }
-        if self.trouble().take().is_some() {
-            tracing::info!(event = "store_recovered", "the store works again");
+    }
+
+    /// What a store that works is short of.
+    fn strain(&self) -> Option<Condition> {
+        let load = self.pool.load();
+        if load.overdue > 0 {
+            let (overdue, threads) = (load.overdue, load.threads);
+            let reason = format!("{overdue} of {threads} threads wait for the disk in vain");
+            return Some(Condition::degraded(reason));
         }
         let (used, limit) = self.usage()?;
         // Beyond nine tenths, so that somebody can act before puts are refused.
@@ -337,48 +428,46 @@ impl Store {
         })
     }
 
-    /// Until something has failed.
-    pub async fn troubled(&self) {
-        self.troubled.notified().await;
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Remembers what is the store's own failure, of which `size` bytes were to be written.
-    pub(crate) fn failed(&self, error: &StoreError, size: u64) {
-        if self.remember(error, size) {
-            self.troubled.notify_one();
-        }
+    fn failed(&self, error: &StoreError, size: u64) {
+        self.tell(error, size, None);
     }
 
-    /// Whether that is another failure than the last, which is told.
-    fn remember(&self, error: &StoreError, size: u64) -> bool {
-        let what = match error {
-            StoreError::NoSpace(_) => error.to_string(),
-            StoreError::Unavailable { what, .. } => what.clone(),
-            StoreError::Full(_) | StoreError::Damaged => return false,
-        };
-        let mut trouble = self.trouble();
-        let size = trouble.as_ref().map_or(size, |known| known.size.max(size));
-        let before = trouble.replace(Trouble {
-            what: what.clone(),
-            size,
-        });
-        drop(trouble);
-        let is_new = before.is_none_or(|before| before.what != what);
-        if is_new {
+    /// As [`failed`](Self::failed), for the object at `address` from `start` on.
+    pub(crate) fn unread(&self, error: &StoreError, address: &Address, start: u64) {
+        self.tell(error, 0, Some((*address, start)));
+    }
+
+    fn tell(&self, error: &StoreError, size: u64, unread: Option<(Address, u64)>) {
+        if self.troubles.tell(error, size, unread) {
             let reason = error.text();
             tracing::error!(event = "store_failed", reason, "the store fails: {reason}");
         }
-        is_new
     }
 }
 
-/// The bucket, if it could be written to.
+/// A look at the disk that is under way, of which there is one at a time: one that hangs takes one thread.
+struct Looking(Arc<AtomicBool>);
+
+impl Looking {
+    fn begin(looking: &Arc<AtomicBool>) -> Result<Self, StoreError> {
+        if looking.swap(true, Ordering::AcqRel) {
+            let what = "the disk hangs: a look at it has not ended";
+            return Err(StoreError::unavailable(what, "it was begun before"));
+        }
+        Ok(Self(Arc::clone(looking)))
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// The bucket, if it could be used.
 fn usable(remote: &RwLock<Option<Remote>>) -> Result<Remote, StoreError> {
-    let cause = "it could not be written to yet; /readyz tells why";
+    let cause = "it could not be used yet; /readyz tells why";
     let remote = remote.read().unwrap_or_else(PoisonError::into_inner);
     remote
         .clone()
@@ -392,12 +481,23 @@ fn opened(disk: &OnceLock<Disk>) -> Result<&Disk, StoreError> {
         .ok_or_else(|| StoreError::unavailable("the store is not there", cause))
 }
 
-/// Where waiting for a disk holds up nothing else.
-async fn blocking<T: Send + 'static>(
+/// On a thread that may wait for the disk.
+async fn on<T: Send + 'static>(
+    pool: &Pool,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let done = spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(StoreError::unavailable("work on the disk was lost", error)))
+    pool.run(work).await?
+}
+
+/// Takes room in memory for reading an object of `len` bytes in windows: one of them goes out while the next comes in. Its
+/// tree is there twice while it is verified.
+fn reading(room: &mut Reservation, len: u64, window: u64) -> Result<(), StoreError> {
+    let bytes = match len <= window {
+        true => len,
+        false => 2 * window,
+    };
+    let room = room.set_to(bytes + 2 * encoded_len(len));
+    room.map_err(|_| StoreError::Busy(Busy::Reads))
 }
 
 impl Put {
@@ -438,6 +538,7 @@ impl Put {
     async fn push(&mut self) -> Result<(), StoreError> {
         let group = std::mem::take(&mut self.group);
         self.hasher.update(group.as_ref());
+        self.pace.spend(group.len()).await;
         let group = group.freeze();
         match &mut self.sink {
             Sink::Memory { groups, .. } | Sink::S3 { groups, .. } => groups.push(group),
@@ -450,13 +551,14 @@ impl Put {
                 if waiting.len() as u64 * GROUP_LEN as u64 >= WINDOW {
                     let (disk, begun) = (disk.clone(), temp.take());
                     let pieces = std::mem::take(waiting);
-                    let written = blocking(move || {
+                    let write = move || {
                         let mut temp = begun.map_or_else(|| disk.temp(), Ok)?;
                         temp.write(&pieces)?;
                         Ok(temp)
-                    });
-                    let written = written.await;
-                    *temp = Some(written.inspect_err(|error| self.store.failed(error, self.len))?);
+                    };
+                    let written = on(&self.store.pool, write).await;
+                    let size = self.declared.unwrap_or(0).max(self.len);
+                    *temp = Some(written.inspect_err(|error| self.store.failed(error, size))?);
                 }
             }
         }
@@ -485,19 +587,19 @@ impl Put {
         let (address, size) = (tree.address(), tree.object_len());
         let before = match sink {
             Sink::Memory { memory, groups } => {
-                let groups = groups.into();
-                memory.put(Object { groups, tree }, reserved)?
+                memory.put(Object { groups, tree }, reserved).await?
             }
             Sink::Disk {
                 disk,
                 temp,
                 waiting,
             } => {
-                let put = blocking(move || disk.put(temp, &waiting, &tree, reserved)).await;
+                let put = move || disk.put(temp, &waiting, &tree, reserved);
+                let put = on(&store.pool, put).await;
                 put.inspect_err(|error| store.failed(error, size))?
             }
             Sink::S3 { remote, groups, .. } => {
-                let put = remote.put(groups, &tree).await;
+                let put = remote.put(&groups, &tree).await;
                 drop(reserved);
                 put.inspect_err(|error| store.failed(error, size))?
             }
@@ -552,13 +654,18 @@ impl Opened {
     }
 
     /// Bytes of the object from the start of a group on, up to `end` and of a bounded length, not verified.
-    pub(crate) async fn fetch(self, start: u64, end: u64) -> Result<Bytes, StoreError> {
+    pub(crate) async fn fetch(
+        self,
+        store: Arc<Store>,
+        start: u64,
+        end: u64,
+    ) -> Result<Bytes, StoreError> {
         match self.0 {
             // It has no group that `group` does not know.
             Source::Memory(_) => Err(StoreError::Damaged),
             Source::Disk(stored) => {
                 let end = end.min(start + WINDOW);
-                blocking(move || stored.read(start, end)).await
+                on(&store.pool, move || stored.read(start, end)).await
             }
             Source::S3(stored) => stored.read(start, end.min(start + remote::WINDOW)).await,
         }
@@ -568,39 +675,6 @@ impl Opened {
 fn part_of(whole: &Bytes, span: &Range<u64>) -> Option<Bytes> {
     let span = usize::try_from(span.start).ok()?..usize::try_from(span.end).ok()?;
     Some(whole.slice_ref(whole.get(span)?))
-}
-
-impl StoreError {
-    fn unavailable(
-        what: impl Into<String>,
-        cause: impl Into<Box<dyn Error + Send + Sync>>,
-    ) -> Self {
-        Self::Unavailable {
-            what: what.into(),
-            cause: cause.into(),
-        }
-    }
-
-    fn writing(error: io::Error) -> Self {
-        match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                Self::NoSpace(error)
-            }
-            _ => Self::unavailable("the disk cannot be written", error),
-        }
-    }
-
-    fn reading(error: io::Error) -> Self {
-        Self::unavailable("the disk cannot be read", error)
-    }
-
-    /// With its cause.
-    fn text(&self) -> String {
-        match self {
-            Self::NoSpace(cause) => format!("{self}: {cause}"),
-            other => other.to_string(),
-        }
-    }
 }
 
 impl fmt::Debug for Store {
@@ -622,15 +696,13 @@ impl fmt::Debug for Put {
 #[cfg(test)]
 impl Store {
     /// In memory, with one object that consists of `groups` and has the tree of another.
-    pub(crate) fn with_damaged(groups: Vec<Bytes>, tree: Tree) -> Arc<Self> {
-        let memory = Memory::new(1 << 30);
-        let groups = groups.into();
+    pub(crate) async fn with_damaged(groups: Vec<Bytes>, tree: Tree) -> Arc<Self> {
+        let (memory, pool) = (Memory::new(1 << 30), Pool::new(&PoolSettings::default()));
+        let mut held = Held::new(&pool);
+        groups.into_iter().for_each(|group| held.push(group));
+        let groups = held;
         let put = memory.put(Object { groups, tree }, memory.budget().reservation());
-        assert_eq!(put, Ok(Before::Absent));
-        Arc::new(Self {
-            kind: Kind::Memory(memory),
-            trouble: Mutex::default(),
-            troubled: Notify::new(),
-        })
+        assert_eq!(put.await, Ok(Before::Absent));
+        Self::of(Kind::Memory(memory), pool, 1 << 30)
     }
 }

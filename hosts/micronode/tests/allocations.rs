@@ -9,9 +9,10 @@ use std::thread;
 
 use micronode::object::Address;
 use micronode::{objects, Store, StoreSettings};
-use ron_host::http::{serve, Front, HttpSettings, Node};
+use ron_config::Watch;
+use ron_host::http::{child, Front, HttpSettings};
+use ron_host::PoolSettings;
 use ron_kernel::metrics::Pq;
-use ron_kernel::supervisor::Child;
 use ron_kernel::Kernel;
 
 /// Counts for all threads: a request may be answered on any of them.
@@ -55,15 +56,10 @@ fn node() -> SocketAddr {
             settings.rps = 1_000_000;
             let front = Front::open(&settings, Pq::Off).unwrap();
             let addr = front.addr().unwrap();
-            let http = Child::task("http", move |cx| {
-                let (front, settings) = (front.clone(), settings.clone());
-                async move {
-                    let metrics = cx.kernel().unwrap().metrics().clone();
-                    let stores = StoreSettings::default();
-                    let routes = objects(Store::new(&stores), &stores, &metrics).unwrap();
-                    let node = Node::new(routes, &front, metrics, settings.clone()).unwrap();
-                    serve(cx, front, node, move || settings.clone()).await
-                }
+            let http = child(front, Watch::fixed(settings), |metrics| {
+                let stores = StoreSettings::default();
+                let store = Store::new(&stores, &PoolSettings::default());
+                Ok(objects(store, &stores, metrics)?)
             });
             let running = Kernel::builder().child(http).build().unwrap();
             let running = running.start().await.unwrap();

@@ -4,6 +4,7 @@ use micronode::mailbox::{Mailbox, MailboxSettings};
 use micronode::{mailbox, objects, Store, StoreSettings};
 use ron_config::Watch;
 use ron_host::http::{Front, HttpSettings, Node};
+use ron_host::PoolSettings;
 use ron_metrics::Metrics;
 
 #[test]
@@ -11,7 +12,12 @@ fn the_contract_lists_what_the_node_registers() {
     let golden = Metrics::new("micronode").unwrap().contract();
     let metrics = Metrics::new("micronode").unwrap();
     let store = StoreSettings::default();
-    let routes = objects(Store::new(&store), &store, &metrics).unwrap();
+    let routes = objects(
+        Store::new(&store, &PoolSettings::default()),
+        &store,
+        &metrics,
+    )
+    .unwrap();
     let post = Mailbox::new(Watch::fixed(MailboxSettings::default())).unwrap();
     let routes = mailbox(routes, &post, &metrics).unwrap();
     let settings = HttpSettings::default();

@@ -127,9 +127,15 @@ fn what_a_put_takes_and_what_the_store_holds_is_wiped() {
                     let found = found_after(|| {
                         let mut settings = StoreSettings::default();
                         if end == "full" {
-                            settings.max_bytes = ByteSize::new(10);
+                            // With one of zeros in it there is no room for the smallest.
+                            settings.max_bytes = ByteSize::new(200_000 + 256 + 4 * 136 + 300);
                         }
-                        let store = Store::new(&settings);
+                        let store = Store::new(&settings, &Default::default());
+                        if end == "full" {
+                            let mut other = store.put(None, false).unwrap();
+                            runtime.block_on(other.write(&[0; 200_000])).unwrap();
+                            runtime.block_on(other.finish()).unwrap();
+                        }
                         let puts = if end == "stored twice" { 2 } else { 1 };
                         for _ in 0..puts {
                             let mut put = store.put(declared, false).unwrap();

@@ -14,13 +14,14 @@ use http_body_util::{BodyDataStream, BodyExt};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::HeaderValue;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::task::yield_now;
 use tokio_util::io::StreamReader;
 
 /// A body may become so many times as large.
 const RATIO_MAX: u64 = 10;
 /// As much is let through whatever it came from: a few zeros compress better than any bomb.
 const HARMLESS: u64 = 64 << 10;
-/// What is inflated at a time.
+/// What is inflated before the task gives way: 0.3 ms of gzip (docs/micronode.md).
 const PIECE: usize = 64 << 10;
 /// The window of a zstd frame as a power of two: the 8 MiB that RFC 8878 has every decoder support, and no more.
 const WINDOW_LOG_MAX: u32 = 23;
@@ -131,6 +132,8 @@ impl Inflate {
             Ok(0) => return Ok(None),
             Ok(count) => count,
         };
+        // The next may be there already, however many there are.
+        yield_now().await;
         self.given += count as u64;
         if self.given > HARMLESS && self.given > RATIO_MAX * taken {
             return Err(Fault::Bomb);

@@ -1,15 +1,17 @@
 //! The child that accepts connections.
 
+use std::error::Error;
 use std::future::Future;
 use std::pin::{pin, Pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use ron_kernel::metrics::{Condition, QueueLabel, Snapshot, State, Status};
-use ron_kernel::supervisor::ChildContext;
+use ron_config::Watch;
+use ron_kernel::metrics::{Condition, Metrics, QueueLabel, Snapshot, State, Status};
+use ron_kernel::supervisor::{Child, ChildContext};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
@@ -18,6 +20,7 @@ use tokio::time::{interval, timeout, MissedTickBehavior};
 
 use super::front::{Front, Keys, News};
 use super::node::{Link, Node, Openness};
+use super::routes::Routes;
 use super::settings::HttpSettings;
 use super::timed::{Eager, Phase, Timed};
 use super::tls::{HandshakeFailure, Tls};
@@ -36,13 +39,92 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is left of the deadline of a stop for connections that did not end in time.
 const LAST_MOMENT: Duration = Duration::from_millis(50);
 
+/// What the child of [`child`] needs whenever it starts.
+struct Parts<R> {
+    front: Front,
+    settings: Watch<HttpSettings>,
+    routes: Arc<R>,
+    /// Made by the first of them, as its metrics can be registered once.
+    node: Arc<OnceLock<Node>>,
+}
+
+impl<R> Clone for Parts<R> {
+    fn clone(&self) -> Self {
+        Self {
+            front: self.front.clone(),
+            settings: self.settings.clone(),
+            routes: Arc::clone(&self.routes),
+            node: Arc::clone(&self.node),
+        }
+    }
+}
+
+/// The child `http`, which answers at `front` by what `routes` makes, under these settings and as they change. It tells
+/// where it listens, and that everybody is let in if that is so. When it starts again its node is the same.
+pub fn child<R>(front: Front, settings: Watch<HttpSettings>, routes: R) -> Child
+where
+    R: Fn(&Metrics) -> Result<Routes, Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
+{
+    let parts = Parts {
+        front,
+        settings,
+        routes: Arc::new(routes),
+        node: Arc::default(),
+    };
+    Child::task_with("http", parts, answer)
+}
+
+async fn answer<R>(cx: ChildContext, parts: Parts<R>) -> std::io::Result<()>
+where
+    R: Fn(&Metrics) -> Result<Routes, Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
+{
+    let Some(kernel) = cx.kernel() else {
+        return Ok(());
+    };
+    let Parts {
+        front,
+        settings,
+        routes,
+        node,
+    } = parts;
+    if let Some(addr) = front.addr() {
+        let scheme = if front.is_encrypted() {
+            "https"
+        } else {
+            "http"
+        };
+        tracing::info!(event = "listening", %addr, scheme, "listening on {scheme}://{addr}");
+    }
+    if front.is_open_to_all() {
+        tracing::warn!(
+            event = "dev_allow",
+            "auth.dev_allow: everybody who reaches this address may do everything"
+        );
+    }
+    let node = match node.get() {
+        Some(node) => node.clone(),
+        None => {
+            let metrics = kernel.metrics();
+            let routes = routes(metrics).map_err(std::io::Error::other)?;
+            let made = Node::new(routes, &front, metrics.clone(), of(&settings));
+            let made = made.map_err(std::io::Error::other)?;
+            node.get_or_init(|| made).clone()
+        }
+    };
+    serve(cx, front, node, move || of(&settings)).await
+}
+
+fn of(settings: &Watch<HttpSettings>) -> HttpSettings {
+    HttpSettings::clone(&settings.clone().get())
+}
+
 /// Accepts connections at `front` and answers their requests, until the child is stopped: then it stops listening,
 /// lets answers under way finish, and ends by the deadline. `settings` tells the limits in force, which are looked at anew
 /// with every turn of its clock.
 ///
 /// # Errors
 /// The listener was not bound, or cannot be used.
-pub async fn serve(
+async fn serve(
     cx: ChildContext,
     front: Front,
     node: Node,
@@ -193,13 +275,13 @@ fn watch_tls(node: &Node, news: Option<Result<(), super::tls::TlsError>>) {
             tracing::info!(event = "tls_rotated", "certificate and key read again");
         }
         Some(Err(error)) => {
-            let error = error.to_string();
+            let (told, error) = (error.told(), error.to_string());
             tracing::error!(
                 event = "tls_rotation_failed",
                 error,
                 "the old certificate stays in use: {error}"
             );
-            health.set("tls", Condition::degraded(error));
+            health.set("tls", Condition::degraded(told));
         }
     }
 }
@@ -305,12 +387,12 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 #[cfg(test)]
 mod tests {
     use super::super::answer::Answer;
-    use super::super::routes::{Access, Routes};
+    use super::super::routes::Access;
     use super::super::tls::TlsFiles;
     use super::*;
     use crate::capability::{mint, system_random, Keyring};
     use hyper::StatusCode;
-    use ron_kernel::metrics::{Metrics, Pq};
+    use ron_kernel::metrics::Pq;
     use std::future::{pending, ready};
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
@@ -475,6 +557,10 @@ mod tests {
         for news in [Some(Err(lost)), None] {
             watch_tls(&node, news);
             assert_eq!(status(&node, "tls"), Some(Status::Degraded));
+            let snapshot = node.metrics().health().snapshot();
+            let cause = snapshot.causes().find(|cause| cause.key == "tls");
+            let reason = cause.unwrap().reason.to_string();
+            assert_eq!(reason, "tls.cert cannot be read: entity not found");
         }
         watch_tls(&node, Some(Ok(())));
         later(&node);
@@ -574,9 +660,14 @@ mod tests {
                 }
             });
         }
-        quiet.join_all().await;
-        // It moves five hundred times as many bytes with each.
-        let others = served.load(Ordering::Relaxed) - before;
-        assert!(others < 50 * QUIET, "{others} answers meanwhile");
+        while !quiet.is_empty() {
+            while let Some(ended) = quiet.try_join_next() {
+                ended.unwrap();
+            }
+            // With each of them it moves five hundred times as many bytes.
+            let others = served.load(Ordering::Relaxed) - before;
+            assert!(others < 50 * QUIET, "{others} answers meanwhile");
+            tokio::task::yield_now().await;
+        }
     }
 }

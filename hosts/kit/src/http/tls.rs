@@ -100,6 +100,22 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// What anybody may read of it: without the names of files.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Read { key, source, .. } => format!("{key} cannot be read: {}", source.kind()),
+            Self::Exposed { mode, .. } => {
+                format!("tls.key has mode {mode:04o}, which opens it to others")
+            }
+            Self::Pem { key, expected, .. } => format!("{key} has no {expected} in PEM"),
+            Self::Unusable { reason, .. } => {
+                format!("tls.cert and tls.key cannot be used together: {reason}")
+            }
+        }
+    }
+}
+
 impl Tls {
     pub(crate) fn load(files: TlsFiles, pq: Pq) -> Result<Self, TlsError> {
         let configs = read_configs(&files)?;

@@ -10,10 +10,19 @@ use std::sync::Arc;
 pub struct Full {
     /// Bytes that were asked for.
     pub size: u64,
+    /// Bytes that all of it takes, with those that it has already.
+    pub whole: u64,
     /// Bytes in use.
     pub used: u64,
     /// Bytes there may be.
     pub budget: u64,
+}
+
+impl Full {
+    /// Whether it would not fit if nothing else were there.
+    pub fn is_for_ever(&self) -> bool {
+        self.whole > self.budget
+    }
 }
 
 /// Bytes in use, of so many; clones are the same budget.
@@ -55,6 +64,11 @@ impl Budget {
         }
     }
 
+    /// Without a limit.
+    pub(crate) fn unlimited() -> Self {
+        Self::new(u64::MAX)
+    }
+
     /// Takes bytes that are there already, within the limit or not.
     pub(crate) fn charge(&self, bytes: u64) {
         self.0.used.fetch_add(bytes, Ordering::Relaxed);
@@ -82,11 +96,24 @@ impl Reservation {
         let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         taken.map_err(|used| Full {
             size,
+            whole: bytes,
             used,
             budget: *limit,
         })?;
         self.bytes += size;
         Ok(())
+    }
+
+    /// Takes more or gives some back, until `bytes` are taken in all.
+    ///
+    /// # Errors
+    /// The budget does not allow it; what was taken stays.
+    pub(crate) fn set_to(&mut self, bytes: u64) -> Result<(), Full> {
+        if let Some(beyond) = self.bytes.checked_sub(bytes) {
+            self.budget.release(beyond);
+            self.bytes = bytes;
+        }
+        self.grow_to(bytes)
     }
 
     /// Of what was taken so much stays taken, or as much more, until somebody releases it.
@@ -126,9 +153,18 @@ mod tests {
         assert_eq!(dropped.grow_to(50), Ok(()), "it has more than that");
         let full = kept.grow_to(41).unwrap_err();
         assert_eq!((full.size, full.used, full.budget), (1, 100, 100));
+        assert!(!full.is_for_ever());
         drop(dropped);
         assert_eq!(budget.usage(), (40, 100));
-        assert_eq!(kept.grow_to(u64::MAX).unwrap_err().used, 40);
+        let full = kept.grow_to(u64::MAX).unwrap_err();
+        assert!(full.used == 40 && full.is_for_ever());
+        let mut resized = budget.reservation();
+        for bytes in [60, 10, 50] {
+            assert_eq!(resized.set_to(bytes), Ok(()));
+            assert_eq!(budget.usage(), (40 + bytes, 100));
+        }
+        assert_eq!(resized.set_to(61).unwrap_err().size, 11);
+        drop(resized);
         kept.keep();
         assert_eq!(budget.usage(), (40, 100));
         budget.release(40);

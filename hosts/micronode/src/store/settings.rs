@@ -23,6 +23,9 @@ pub struct StoreSettings {
     pub s3: S3Settings,
     /// Streams at a time, 64: an eighth of the requests under way, so that slow ones leave room for others.
     pub streams: usize,
+    /// Memory for objects that are read from a disk or a bucket. 128 MiB: 256 large ones from a disk at a time, 64 from a
+    /// bucket.
+    pub read_bytes: ByteSize,
 }
 
 /// Where objects are kept.
@@ -51,10 +54,12 @@ pub struct S3Settings {
     pub access_key_id: String,
     /// The file that holds the secret of that key, alone; of mode 600.
     pub secret_key_file: Option<PathBuf>,
-    /// For one request, and for its retries. 20 s: a large put over a slow line.
+    /// For what is asked of it, all requests and retries of that together. 20 s: a large put over a slow line.
     pub timeout: Duration,
     /// Whether the endpoint may be `http://`: then objects go over the wire as they are.
     pub allow_http: bool,
+    /// The HTTP proxy that the service is reached by. The environment's are not used.
+    pub proxy: Option<String>,
 }
 
 impl Default for S3Settings {
@@ -67,6 +72,7 @@ impl Default for S3Settings {
             secret_key_file: None,
             timeout: Duration::from_secs(20),
             allow_http: false,
+            proxy: None,
         }
     }
 }
@@ -84,6 +90,12 @@ impl S3Settings {
         }
         if self.secret_key_file.is_none() {
             return Err("the store by S3 has no store.s3.secret_key_file".to_owned());
+        }
+        if let Some(proxy) = &self.proxy {
+            let host = proxy.strip_prefix("http://").unwrap_or_default();
+            if host.is_empty() {
+                return Err("store.s3.proxy is no http:// address".to_owned());
+            }
         }
         match self.endpoint.split_once("://") {
             Some(("https", _)) => Ok(()),
@@ -115,11 +127,14 @@ impl Settings for S3Settings {
             .doc("file of mode 600 that holds the secret of that key");
         schema
             .key("timeout", |s3: &mut Self| &mut s3.timeout)
-            .doc("for a request to the service, and for its retries")
+            .doc("for an object that is put, opened or read, with all requests and retries of that")
             .range(Duration::from_millis(100)..=Duration::from_secs(300));
         schema
             .key("allow_http", |s3: &mut Self| &mut s3.allow_http)
             .doc("takes an http:// endpoint, over which objects go as they are");
+        schema.key("proxy", |s3: &mut Self| &mut s3.proxy).doc(
+            "proxy to the service, as http://HOST:PORT; those of the environment are not used",
+        );
     }
 }
 
@@ -133,6 +148,7 @@ impl Default for StoreSettings {
             stream_max_bytes: ByteSize::new(64 << 20),
             stream_timeout: Duration::from_secs(60),
             streams: 64,
+            read_bytes: ByteSize::new(128 << 20),
         }
     }
 }
@@ -170,6 +186,10 @@ impl Settings for StoreSettings {
             .key("streams", |store: &mut Self| &mut store.streams)
             .doc("puts with mode=stream under way")
             .range(1..=1 << 16);
+        schema
+            .key("read_bytes", |store: &mut Self| &mut store.read_bytes)
+            .doc("memory for objects that are read from disk or by s3")
+            .range(ByteSize::new(8 << 20)..=ByteSize::new(1 << 40));
         schema.section("s3", |store: &mut Self| &mut store.s3);
         schema.check(&["kind", "dir"], |store: &Self| {
             match (store.kind, &store.dir) {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -106,11 +106,12 @@ fn settings_that_contradict_each_other_are_refused_at_the_start() {
     assert!(!Path::new("/nowhere").exists());
 }
 
-fn store_cause(node: &Node) -> String {
-    let ready = node.until_ready_is(503).json();
-    let causes = ready["causes"].as_array().unwrap();
-    let cause = causes.iter().find(|cause| cause["key"] == "store");
-    cause.unwrap()["reason"].as_str().unwrap().to_owned()
+/// Why the store is not ready, for everybody: without a word of where it is.
+fn store_cause(node: &Node, dir: &Path) -> String {
+    node.until_ready_is(503);
+    let cause = node.cause("store")["reason"].as_str().unwrap().to_owned();
+    assert!(!cause.contains(dir.to_str().unwrap()), "{cause}");
+    cause
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn a_directory_that_others_may_read_is_not_used_until_it_is_closed() {
     let mode = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
     mode(0o750);
     let node = Node::listening(&[&on_disk(dir.path())[..], &["--auth.dev_allow", "true"]].concat());
-    assert!(store_cause(&node).contains("mode is 750: expected 700"));
+    assert!(store_cause(&node, dir.path()).contains("mode is 750, expected 700"));
     let absent = format!("/o/b3:{}", "0".repeat(64));
     let refused = node.get(&absent);
     assert_eq!((refused.status, &*refused.reason()), (503, "store"));
@@ -137,7 +138,7 @@ fn a_directory_has_one_node() {
     let first = Node::start(&on_disk(&path));
     let args = [&on_disk(&path)[..], &["--auth.dev_allow", "true"]].concat();
     let second = Node::listening(&args);
-    assert!(store_cause(&second).contains("is in use"));
+    assert!(store_cause(&second, &path).contains("is in use"));
     first.kill();
     second.until_ready_is(200);
 }
@@ -155,7 +156,7 @@ fn a_disk_that_fails_is_told_and_recovers_by_itself() {
         assert_eq!((failed.status, &*failed.reason()), (503, "store"));
         assert!(failed.header("retry-after").is_some());
         node.logged("store_failed");
-        assert!(store_cause(&node).contains("the disk cannot be written"));
+        assert!(store_cause(&node, &dir).contains("the disk cannot be written: No such file"));
         // Reads stay open.
         assert!(node.get(&path).body == kept);
         assert_eq!(node.metric("store_puts_total{outcome=\"failed\"}"), round);
@@ -181,26 +182,94 @@ fn call(trace: &[&str], from: usize, parts: &[&str]) -> usize {
         .0
 }
 
-#[test]
-fn a_put_is_answered_when_its_file_and_the_directory_were_synced() {
-    let parent = tempfile::tempdir().unwrap();
-    let (dir, file) = (parent.path().join("store"), parent.path().join("trace"));
-    let node = Node::start(&on_disk(&dir));
-    let calls = "trace=fsync,rename,renameat,renameat2,write,writev,sendto,sendmsg";
+/// The system's calls of a running node, which strace writes to `file` until the node ends; `None` where that cannot be.
+fn traced(node: &Node, args: &[&str], file: &Path) -> Option<std::process::Child> {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-y", "-e", calls, "-o"]).arg(&file);
+    strace.args(["-f", "-y"]).args(args).arg("-o").arg(file);
     strace.args(["-p", &node.pid().to_string()]);
     let Ok(mut strace) = strace.stderr(Stdio::piped()).spawn() else {
         eprintln!("skipped: there is no strace here");
-        return;
+        return None;
     };
     let mut told = String::new();
     let mut stderr = BufReader::new(strace.stderr.take().unwrap());
     stderr.read_line(&mut told).unwrap();
     if !told.contains("attached") {
         eprintln!("skipped: strace may not trace here: {told}");
-        return;
+        return None;
     }
+    // It is not to wait for somebody to read.
+    std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    Some(strace)
+}
+
+#[test]
+fn what_an_earlier_try_has_made_is_synced_with_all_above_it_before_anything_is_stored() {
+    let parent = tempfile::tempdir().unwrap();
+    let (above, file) = (parent.path().join("a"), parent.path().join("trace"));
+    let dir = above.join("b");
+    // Made by a try that ended before it synced anything, and not yet fit to be used.
+    fs::create_dir_all(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o750)).unwrap();
+    let node = Node::listening(&[&on_disk(&dir)[..], &["--auth.dev_allow", "true"]].concat());
+    node.until_ready_is(503);
+    let Some(mut strace) = traced(&node, &["-e", "trace=fsync"], &file) else {
+        return;
+    };
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    node.until_ready_is(200);
+    node.kill();
+    strace.wait().unwrap();
+    let trace = fs::read_to_string(&file).unwrap();
+    for synced in [&dir.join("objects"), &dir, &above, parent.path()] {
+        let call = format!("<{}>", synced.display());
+        let is_synced = |line: &str| line.contains("fsync(") && line.contains(&call);
+        assert!(trace.lines().any(is_synced), "{call}: {trace}");
+    }
+}
+
+/// What a failed sync leaves in memory the system takes for written: another sync says nothing of it.
+#[test]
+fn an_object_whose_directory_could_not_be_synced_is_written_anew() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, file) = (parent.path().join("store"), parent.path().join("trace"));
+    let args = ["--pool.threads", "1"];
+    let node = Node::start(&[&on_disk(&dir)[..], &args].concat());
+    // That of the object itself is the first.
+    let inject = "inject=fsync:error=EIO:when=2";
+    let Some(mut strace) = traced(&node, &["-e", "trace=fsync", "-e", inject], &file) else {
+        return;
+    };
+    let failed = node.put(b"content");
+    assert_eq!((failed.status, &*failed.reason()), (503, "store"));
+    let placed = dir
+        .join("objects")
+        .join(&*blake3::hash(b"content").to_hex());
+    let first = fs::metadata(&placed).unwrap().ino();
+    node.logged("store_recovered");
+    node.until_ready_is(200);
+    let again = || {
+        assert_eq!(node.put(b"content").json()["existed"], true);
+        fs::metadata(&placed).unwrap().ino()
+    };
+    let second = again();
+    assert_ne!(second, first);
+    assert_eq!(again(), second, "once");
+    assert_eq!(node.metric("store_objects"), 1);
+    node.kill();
+    strace.wait().unwrap();
+    assert!(fs::read_to_string(&file).unwrap().contains("EIO"));
+}
+
+#[test]
+fn a_put_is_answered_when_its_file_and_the_directory_were_synced() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, file) = (parent.path().join("store"), parent.path().join("trace"));
+    let node = Node::start(&on_disk(&dir));
+    let calls = "trace=fsync,rename,renameat,renameat2,write,writev,sendto,sendmsg";
+    let Some(mut strace) = traced(&node, &["-e", calls], &file) else {
+        return;
+    };
     // One that is written at once, one in pieces, and one that is there.
     let puts = [
         put_to("/put", &bytes(1, 1000)),

@@ -70,3 +70,40 @@ fn a_full_disk_is_told_and_recovers_when_there_is_room() {
     assert_eq!(node.put(&bytes(2, 1 << 20)).status, 201);
     assert_eq!(node.metric("store_puts_total{outcome=\"full\"}"), 2);
 }
+
+#[test]
+fn a_disk_that_has_no_room_for_a_large_object_is_degraded_and_takes_smaller_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(_small) = Small::mount(dir.path(), "12m") else {
+        eprintln!("skipped: nothing can be mounted here, which takes root");
+        return;
+    };
+    let node = Node::start(&on_disk(dir.path()));
+    let other = dir.path().join("of another program");
+    fs::write(&other, vec![1; 6 << 20]).unwrap();
+    let large = bytes(1, 8 << 20);
+    let full = node.send(put_to("/put?mode=stream", &large));
+    assert_eq!((full.status, &*full.reason()), (507, "store_full"));
+    let told = "the disk has no room for the 8388608 bytes of an object";
+    // For as long as that is so, though all else works.
+    for size in [100, 1 << 20] {
+        let cause = node.cause("store");
+        assert_eq!(
+            (&cause["status"], &cause["reason"]),
+            (&"degraded".into(), &told.into())
+        );
+        assert_eq!(node.put(&bytes(2, size)).status, 201);
+        assert_eq!(node.get("/readyz").status, 200);
+    }
+    fs::remove_file(&other).unwrap();
+    let began = std::time::Instant::now();
+    while node.get("/readyz").json()["degraded"] != false {
+        assert!(
+            began.elapsed() < crate::rig::PATIENCE,
+            "{:?}",
+            node.get("/readyz")
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(node.send(put_to("/put?mode=stream", &large)).status, 201);
+}

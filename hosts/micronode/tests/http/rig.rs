@@ -1,15 +1,20 @@
 //! A running node, and a client that sends what it is told, byte for byte.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{channel, Receiver};
+use std::sync::mpsc::Receiver;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
+
+#[path = "../fixture/spawned.rs"]
+mod spawned;
+
+pub(crate) use spawned::PATIENCE;
 
 /// Bytes that differ with their place and with `seed`.
 pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
@@ -19,9 +24,6 @@ pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
     hasher.finalize_xof().fill(&mut bytes);
     bytes
 }
-
-/// Longer than anything here may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Node {
     process: Child,
@@ -57,17 +59,7 @@ impl Node {
         command.args(["--http-addr", "127.0.0.1:0"]).args(args);
         command.env_clear().env("RON_RUN_DIR", run_dir.path());
         command.envs(env.iter().copied());
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = process.stdout.take().unwrap();
-        let (sender, log) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
+        let (process, log) = spawned::spawn(&mut command);
         let mut node = Self {
             process,
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -92,15 +84,23 @@ impl Node {
         }
     }
 
+    /// The cause of this key in `/readyz`, once there is one.
+    pub(crate) fn cause(&self, key: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let ready = self.get("/readyz").json();
+            let causes = ready["causes"].as_array().unwrap();
+            if let Some(cause) = causes.iter().find(|cause| cause["key"] == key) {
+                return cause.clone();
+            }
+            assert!(began.elapsed() < PATIENCE, "no cause {key}: {ready}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// The next log line of this event.
     pub(crate) fn logged(&self, event: &str) -> Value {
-        loop {
-            let line = self.log.lock().unwrap().recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|_| panic!("no `{event}` in the log"));
-            if line["event"] == event {
-                return line;
-            }
-        }
+        spawned::next(&self.log.lock().unwrap(), event)
     }
 
     /// What is left of the log of a node that has ended.
@@ -196,14 +196,7 @@ impl Node {
 
     /// Its exit code.
     pub(crate) fn wait(&mut self) -> i32 {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                return status.code().unwrap();
-            }
-            assert!(began.elapsed() < PATIENCE, "it does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        spawned::ended(&mut self.process)
     }
 }
 

@@ -1,16 +1,15 @@
 //! Objects in a bucket: failures against a service made up here, the rest against the one that `.ci/check-micronode-s3.sh` starts.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
 
-use crate::integrity::{damages, got};
+use crate::integrity::{damages, is_not_served};
 use crate::rig::{bytes, put_to, Answer, Node, PATIENCE};
 
 struct Secret {
@@ -57,114 +56,244 @@ fn launch(args: &[String], more: &[&str]) -> Node {
     Node::listening(&[&args[..], more].concat())
 }
 
-/// A service that has nothing, takes everything, and answers as it is told.
+/// How requests of these methods are answered: with a status, or not at all.
+#[derive(Clone, Copy)]
+struct Fault(&'static [&'static str], Option<u16>);
+
+const WELL: Fault = Fault(&[], None);
+
+/// A service that keeps what it is sent, and fails as it is told.
 struct MadeUp {
     addr: SocketAddr,
-    /// For whoever writes: a status, or 0 for no answer at all.
-    status: Arc<AtomicU16>,
+    kept: Arc<Kept>,
+}
+
+struct Kept {
+    fault: Mutex<Fault>,
+    objects: Mutex<HashMap<String, Vec<u8>>>,
+    /// Methods and paths, in the order in which they came.
+    asked: Mutex<Vec<String>>,
 }
 
 impl MadeUp {
-    fn start(status: u16) -> Self {
+    fn start(fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let status = Arc::new(AtomicU16::new(status));
-        let shared = Arc::clone(&status);
+        let kept = Arc::new(Kept {
+            fault: Mutex::new(fault),
+            objects: Mutex::default(),
+            asked: Mutex::default(),
+        });
+        let shared = Arc::clone(&kept);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let status = Arc::clone(&shared);
-                thread::spawn(move || while Self::answer(&stream, &status).is_some() {});
+                let kept = Arc::clone(&shared);
+                thread::spawn(move || while kept.answer(&stream).is_some() {});
             }
         });
-        Self { addr, status }
+        Self { addr, kept }
     }
 
-    fn answer(mut stream: &TcpStream, status: &AtomicU16) -> Option<()> {
+    fn fail(&self, fault: Fault) {
+        *self.kept.fault.lock().unwrap() = fault;
+    }
+
+    /// What was asked since this was asked last.
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.kept.asked.lock().unwrap())
+    }
+}
+
+impl Kept {
+    fn answer(&self, mut stream: &TcpStream) -> Option<()> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
             stream.read_exact(&mut byte).ok()?;
             head.push(byte[0]);
         }
-        let head = String::from_utf8(head).unwrap().to_lowercase();
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "));
-        let length: usize = length.map_or(0, |length| length.parse().unwrap());
-        stream.read_exact(&mut vec![0; length]).ok()?;
-        let status = match (head.starts_with("put "), status.load(Ordering::SeqCst)) {
-            (true, 0) => {
+        let head = String::from_utf8(head).unwrap();
+        let field = |name: &str| {
+            let fields = head.lines().filter_map(|line| line.split_once(": "));
+            let mut values = fields.filter(|(known, _)| known.eq_ignore_ascii_case(name));
+            values.next().map(|(_, value)| value.to_owned())
+        };
+        let length = field("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).ok()?;
+        let mut words = head.split(' ');
+        let (method, path) = (words.next().unwrap(), words.next().unwrap());
+        self.asked.lock().unwrap().push(format!("{method} {path}"));
+        let Fault(methods, fault) = *self.fault.lock().unwrap();
+        let known = self.objects.lock().unwrap().get(path).cloned();
+        let (status, more, body) = match (method, fault, known) {
+            (_, Some(status), _) if methods.contains(&method) => (status, None, Vec::new()),
+            _ if methods.contains(&method) => {
                 thread::sleep(PATIENCE);
                 return None;
             }
-            (false, 200) => 404,
-            (_, status) => status,
+            ("PUT", ..) => {
+                self.objects.lock().unwrap().insert(path.to_owned(), body);
+                (200, None, Vec::new())
+            }
+            (_, _, None) => (404, None, Vec::new()),
+            (_, _, Some(object)) => match field("range") {
+                None => (200, None, object),
+                Some(range) => {
+                    let length = object.len();
+                    let (first, last) = range["bytes=".len()..].split_once('-').unwrap();
+                    let start = match first {
+                        "" => length.saturating_sub(last.parse().unwrap()),
+                        first => first.parse().unwrap(),
+                    };
+                    let last: usize = match first {
+                        "" => length - 1,
+                        _ => last.parse::<usize>().unwrap().min(length - 1),
+                    };
+                    let more = format!("content-range: bytes {start}-{last}/{length}\r\n");
+                    (206, Some(more), object[start..=last].to_vec())
+                }
+            },
         };
-        let answer = format!("HTTP/1.1 {status} x\r\netag: \"x\"\r\ncontent-length: 0\r\n\r\n");
-        stream.write_all(answer.as_bytes()).ok()
+        let (length, more) = (body.len(), more.unwrap_or_default());
+        let answer =
+            format!("HTTP/1.1 {status} x\r\netag: \"x\"\r\n{more}content-length: {length}\r\n\r\n");
+        let body = if method == "HEAD" { &[][..] } else { &body };
+        stream.write_all(&[answer.as_bytes(), body].concat()).ok()
     }
 }
 
 fn store_cause(node: &Node) -> String {
-    let ready = node.until_ready_is(503).json();
-    let causes = ready["causes"].as_array().unwrap();
-    let cause = causes.iter().find(|cause| cause["key"] == "store");
-    cause.unwrap()["reason"].as_str().unwrap().to_owned()
+    node.until_ready_is(503);
+    node.cause("store")["reason"].as_str().unwrap().to_owned()
 }
 
 #[test]
 fn failures_of_the_service_are_told_and_are_over_when_it_works_again() {
+    const PUT: &[&str] = &["PUT"];
+    const GET: &[&str] = &["GET"];
     let cases = [
-        (503, "cannot be used"),
-        (403, "refuses the credentials"),
-        (404, "no such bucket"),
-        (0, "cannot be used"),
+        (PUT, Some(503), "written: the service answers 503"),
+        (
+            PUT,
+            Some(403),
+            "written: the service refuses the credentials",
+        ),
+        (PUT, Some(404), "no such bucket"),
+        (PUT, None, "does not answer in time"),
+        (GET, Some(503), "read: the service answers 503"),
+        (GET, Some(403), "read: the service refuses the credentials"),
+        (GET, None, "does not answer in time"),
+        (&["HEAD"], Some(403), "which takes ListBucket"),
+        (&["HEAD"], Some(500), "used: the service answers 500"),
     ];
     thread::scope(|scope| {
-        for (status, told) in cases {
-            scope.spawn(move || fails_with(status, told));
+        for (methods, status, told) in cases {
+            scope.spawn(move || fails_with(methods, status, told));
         }
     });
 }
 
-fn fails_with(status: u16, told: &str) {
-    let (service, secret) = (MadeUp::start(200), Secret::new());
+fn fails_with(methods: &'static [&'static str], status: Option<u16>, told: &str) {
+    let (service, secret) = (MadeUp::start(WELL), Secret::new());
     let args = in_bucket(service.addr, "things", &secret);
     let node = launch(&args, &["--store.s3.timeout", "1s"]);
     node.until_ready_is(200);
     assert_eq!(node.put(b"content").status, 201);
-    service.status.store(status, Ordering::SeqCst);
-    let began = Instant::now();
-    let failed = node.put(b"content");
-    assert_eq!(
-        (failed.status, &*failed.reason()),
-        (503, "store"),
-        "{status}"
-    );
+    let path = format!("/o/b3:{}", blake3::hash(b"content").to_hex());
+    assert_eq!(node.get(&path).body, b"content");
+    service.fail(Fault(methods, status));
+    service.asked();
+    let failed = match methods {
+        ["GET"] => node.get(&path),
+        _ => node.put(b"content"),
+    };
+    assert_eq!((failed.status, &*failed.reason()), (503, "store"), "{told}");
     assert!(failed.header("retry-after").is_some());
-    assert!(
-        began.elapsed() < PATIENCE,
-        "{status}: {:?}",
-        began.elapsed()
-    );
     let cause = store_cause(&node);
-    assert!(cause.contains(told), "{status}: {cause}");
-    assert!(!cause.contains("hunter2"));
-    service.status.store(200, Ordering::SeqCst);
+    assert!(cause.contains(told), "{told}: {cause}");
+    // What others may know of it is not where it is.
+    let place = service.addr.to_string();
+    assert!(
+        !cause.contains("things") && !cause.contains(&place),
+        "{cause}"
+    );
+    assert!(!node.logged("store_failed").to_string().contains("hunter2"));
+    service.fail(WELL);
     node.until_ready_is(200);
     assert_eq!(node.put(b"content").status, 201);
+    assert_eq!(node.get(&path).body, b"content");
     assert_eq!(node.metric("store_used_bytes"), 0);
+    assert_eq!(node.metric("store_reading_bytes"), 0);
+}
+
+#[test]
+fn a_service_that_cannot_be_used_is_told_at_the_start() {
+    for (methods, told) in [
+        (&["GET"][..], "cannot be read"),
+        (&["HEAD"], "which takes ListBucket"),
+        (&["PUT"], "cannot be written"),
+    ] {
+        let (service, secret) = (MadeUp::start(Fault(methods, Some(403))), Secret::new());
+        let node = launch(&in_bucket(service.addr, "things", &secret), &[]);
+        let cause = store_cause(&node);
+        assert!(cause.contains(told), "{cause}");
+        service.fail(WELL);
+        node.until_ready_is(200);
+    }
+}
+
+/// One deadline is for all that a read takes, and nothing is asked of a service that does not answer.
+#[test]
+fn a_read_that_fails_asks_for_nothing_else() {
+    for status in [None, Some(500), Some(403)] {
+        let (service, secret) = (MadeUp::start(WELL), Secret::new());
+        let args = in_bucket(service.addr, "things", &secret);
+        let node = launch(&args, &["--store.s3.timeout", "1s"]);
+        node.until_ready_is(200);
+        service.fail(Fault(&["GET"], status));
+        service.asked();
+        let failed = node.get(&format!("/o/b3:{}", "0".repeat(64)));
+        assert_eq!((failed.status, &*failed.reason()), (503, "store"));
+        let asked = service.asked();
+        let mut of_objects = asked.iter().filter(|asked| asked.contains("/objects/"));
+        assert!(
+            of_objects.all(|asked| asked.starts_with("GET ")),
+            "{asked:?}"
+        );
+    }
+}
+
+#[test]
+fn a_proxy_is_the_configurations_and_not_the_environments() {
+    let (service, proxy, secret) = (MadeUp::start(WELL), MadeUp::start(WELL), Secret::new());
+    let args = in_bucket(service.addr, "things", &secret);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let proxy_url = format!("http://{}", proxy.addr);
+    let names = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
+    let env = names.map(|name| (name, &*proxy_url));
+    let node = Node::listening_in(&env, &args);
+    node.until_ready_is(200);
+    assert_eq!(node.put(b"content").status, 201);
+    assert_eq!(proxy.asked(), Vec::<String>::new());
+    assert!(!service.asked().is_empty());
+    let node = Node::listening(&[&args[..], &["--store.s3.proxy", &proxy_url]].concat());
+    node.until_ready_is(200);
+    assert_eq!(service.asked(), Vec::<String>::new());
+    let asked = proxy.asked();
+    let there = format!("PUT http://{}/things/probe", service.addr);
+    assert!(asked.contains(&there), "{asked:?}");
 }
 
 #[test]
 fn a_service_that_never_answers_does_not_hold_up_the_start() {
-    let (service, secret) = (MadeUp::start(0), Secret::new());
+    let (service, secret) = (MadeUp::start(Fault(&["PUT"], None)), Secret::new());
     let node = launch(&in_bucket(service.addr, "things", &secret), &[]);
     let cause = store_cause(&node);
     assert_eq!(cause, "it takes its time to answer");
     let absent = node.get(&format!("/o/b3:{}", "0".repeat(64)));
     assert_eq!((absent.status, &*absent.reason()), (503, "store"));
-    service.status.store(200, Ordering::SeqCst);
+    service.fail(WELL);
     node.until_ready_is(200);
 }
 
@@ -172,7 +301,7 @@ fn a_service_that_never_answers_does_not_hold_up_the_start() {
 fn a_secret_that_others_may_read_is_not_used() {
     let secret = Secret::new();
     secret.mode(0o640);
-    let service = MadeUp::start(200);
+    let service = MadeUp::start(WELL);
     let node = launch(&in_bucket(service.addr, "things", &secret), &[]);
     let cause = store_cause(&node);
     assert!(cause.contains("mode is 640, expected 600"), "{cause}");
@@ -278,19 +407,7 @@ fn damage_in_a_bucket_is_never_served_and_is_healed_by_a_put() {
             let mut stored = intact.clone();
             apply(&mut stored);
             service.send("PUT", &key, &stored);
-            let found = node.metric("integrity_fail_total");
-            let got = got(&node, &path);
-            match got.as_ref().map_or(0, |got| got.status) {
-                0 => {}
-                502 => assert_eq!(got.unwrap().reason(), "integrity", "{what}"),
-                200 => {
-                    let got = got.unwrap();
-                    assert!(!got.is_whole, "{what}");
-                    assert!(object.starts_with(&got.body), "{what}");
-                }
-                other => panic!("{what}: {other}: {got:?}"),
-            }
-            assert_eq!(node.metric("integrity_fail_total"), found + 1, "{what}");
+            is_not_served(&node, &path, &object, &what);
             assert_eq!(node.put(&object).status, 201);
             assert!(node.get(&path).body == object, "{what}");
         }

@@ -95,9 +95,9 @@ fn streams_together_take_no_more_than_the_budget_and_leave_nothing_when_they_bre
     let budget = 4 << 20;
     let node = Node::start(&["--store.max_bytes", "4MiB"]);
     // What is declared takes nothing, what has come does.
-    let streams: Vec<_> = (0..3).map(|_| begun(&node, 60 << 20, 1_200_000)).collect();
+    let streams: Vec<_> = (0..3).map(|_| begun(&node, 4_000_000, 1_200_000)).collect();
     until_used_is(&node, |used| used == 3_600_000);
-    let mut beyond = begun(&node, 60 << 20, 1_200_000);
+    let mut beyond = begun(&node, 4_000_000, 1_200_000);
     let refused = Answer::read(&mut beyond, false).unwrap();
     assert_eq!((refused.status, &*refused.reason()), (507, "store_full"));
     assert_eq!(refused.header("connection"), Some("close"));
