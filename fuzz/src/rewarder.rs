@@ -78,7 +78,9 @@ fn policy(bytes: &[u8]) {
     match Policy::read(bytes) {
         Ok(policy) => {
             assert_eq!(*policy.hash(), Address::of(bytes));
-            assert!(policy.actor_cap().is_none_or(|cap| cap >= policy.min_payout().max(1)));
+            assert!(policy
+                .actor_cap()
+                .is_none_or(|cap| cap >= policy.min_payout().max(1)));
             for (kind, price) in policy.prices() {
                 assert_eq!(policy.price(kind.as_str()), Some(price));
             }
@@ -95,7 +97,9 @@ fn policy(bytes: &[u8]) {
 
 /// Nobody can sign without the key, which the fuzzer has not.
 fn signed(bytes: &[u8]) {
-    let trusted: TrustedKeys = [SigningKey::from_seed(&[8; 32]).public()].into_iter().collect();
+    let trusted: TrustedKeys = [SigningKey::from_seed(&[8; 32]).public()]
+        .into_iter()
+        .collect();
     match SignedPolicy::read(bytes) {
         Ok(signed) => assert!(signed.verify(&trusted).is_err()),
         Err(defect) => judge(&defect, bytes),

@@ -151,6 +151,12 @@ impl Due {
         let product = Wide::product(amount, self.unit.narrow()?);
         Ok(product <= self.whole)
     }
+
+    /// Whether it is beyond 128 bits.
+    fn is_above(&self) -> Result<bool, Violation> {
+        let most = Wide::product(u128::MAX, self.unit.narrow()?);
+        Ok(most.plus(&self.unit)? <= self.whole)
+    }
 }
 
 fn prove(
@@ -187,14 +193,6 @@ fn prove(
     match right {
         true => Ok(()),
         false => Err(wrong()),
-    }
-}
-
-impl Due {
-    /// Whether it is beyond 128 bits.
-    fn is_above(&self) -> Result<bool, Violation> {
-        let most = Wide::product(u128::MAX, self.unit.narrow()?);
-        Ok(most.plus(&self.unit)? <= self.whole)
     }
 }
 

@@ -263,14 +263,15 @@ impl<'a> Cursor<'a> {
     /// A string that is an address.
     pub(crate) fn address(&mut self) -> Result<Address, Slip> {
         let mut ahead = self.clone();
-        let address = match ahead.name(&DIGITS) {
-            Ok(text) => text.parse(),
+        let text = match ahead.name(&DIGITS) {
+            Ok(text) => text,
             Err(Slip {
                 problem: Problem::Name(_),
                 ..
-            }) => Err(AddressError::Prefix),
+            }) => return Err(self.expected("an address: `b3:` and 64 of 0-9 and a-f")),
             Err(slip) => return Err(slip),
         };
+        let address = text.parse();
         let address = address.map_err(|error: AddressError| self.slip(error.into()))?;
         *self = ahead;
         Ok(address)

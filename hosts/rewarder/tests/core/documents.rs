@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use svc_rewarder::{
     Address, Draft, DraftError, Header, Manifest, Policy, Problem, Reader, SealError, Sealed,
-    ACTORS_MAX, BYTES_MAX, MANIFEST_BYTES_MAX,
+    ACTORS_MAX, BYTES_MAX, EVENTS_MAX, MANIFEST_BYTES_MAX,
 };
 
 use crate::support::*;
@@ -147,6 +147,29 @@ fn there_may_be_so_many_actors_and_no_more() {
 }
 
 #[test]
+fn there_may_be_so_many_events_and_no_more() {
+    let head = r#"{"epoch_id":"e","format":"rewarder-inputs/1","pool":"5","tenant":"t","work":[{"actor":"a","events":["#;
+    let mut text = head.to_owned();
+    for at in 0..EVENTS_MAX {
+        let comma = if at == 0 { "" } else { "," };
+        text.push_str(&format!(
+            r#"{comma}{{"id":"{at:07}","kind":"k","qty":"1"}}"#
+        ));
+    }
+    let read = |text: &str| {
+        let mut reader = Reader::new(text.as_bytes()).unwrap();
+        while reader.piece()?.is_some() {}
+        Ok(reader.events())
+    };
+    assert_eq!(read(&format!("{text}]}}]}}")), Ok(EVENTS_MAX));
+    let more = format!(r#"{text},{{"id":"z","kind":"k","qty":"1"}}]}}]}}"#);
+    let defect: svc_rewarder::Defect = read(&more).unwrap_err();
+    let (what, max) = ("events", EVENTS_MAX);
+    assert_eq!(*defect.problem(), Problem::Many { what, max });
+    assert_eq!(defect.path(), format!("work[0].events[{EVENTS_MAX}]"));
+}
+
+#[test]
 fn bytes_are_sealed_under_their_own_address_only() {
     let (right, other) = (Address::of(INPUTS.as_bytes()), Address::of(b""));
     let open = |cid| Sealed::open(INPUTS.as_bytes(), cid).map(|sealed| *sealed.cid());
@@ -180,6 +203,12 @@ fn what_is_wrong_with_a_manifest_is_told_with_its_place() {
         ("\"356\"", "\"0\"", "payouts", "expected an integer from 1 to 340282366920938463463374607431768211455"),
         ("\"run_key\":\"", "\"run_key\":\"A", "run_key", "expected 64 of 0-9 and a-f"),
         ("\"inputs_cid\":\"b3:", "\"inputs_cid\":\"b2:", "inputs_cid", "an address begins with \"b3:\""),
+        (
+            "\"inputs_cid\":\"b3:",
+            "\"inputs_cid\":\"b3: ",
+            "inputs_cid",
+            "expected an address: `b3:` and 64 of 0-9 and a-f",
+        ),
         ("\"inputs_cid\":\"b3:", "\"inputs_cid\":\"b3:00", "inputs_cid", "an address has 64 digits after \"b3:\", this one has 66"),
         ("\"residual\":\"1\"", "\"residual\":\"1\",\"x\":\"\"", "totals", "expected }"),
     ];
