@@ -20,9 +20,7 @@ use ron_host::http::{
     Access, Answer, BodyAllowance, Call, EntityTag, Precondition, RangeRequest, Refusal, Routes,
 };
 use ron_host::Pace;
-use ron_metrics::{
-    labels, Counter, CounterFamily, Histogram, HistogramFamily, Metrics, MetricsError,
-};
+use ron_metrics::{labels, Counter, Histogram, Metrics, MetricsError};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -50,9 +48,30 @@ struct Objects {
     store: Arc<Store>,
     streams: Semaphore,
     integrity_fail_total: Counter,
-    puts: CounterFamily<Outcome>,
-    put_seconds: HistogramFamily<Outcome>,
+    puts: [Puts; OUTCOMES.len()],
     latency: Latency,
+}
+
+/// How a put may end.
+const OUTCOMES: [&str; 10] = [
+    "stored",
+    "existed",
+    "healed",
+    "full",
+    "busy",
+    "failed",
+    "too_large",
+    "broken_off",
+    "refused",
+    "gone",
+];
+
+/// Those that ended in one way.
+#[derive(Debug)]
+struct Puts {
+    outcome: &'static str,
+    count: Counter,
+    seconds: Histogram,
 }
 
 /// A put, which is counted once however it ends.
@@ -94,11 +113,11 @@ impl<'a> Putting<'a> {
 
 impl Drop for Putting<'_> {
     fn drop(&mut self) {
-        let outcome = Outcome::new(self.outcome);
-        self.objects.puts.get(&outcome).inc();
-        let took = self.began.elapsed();
-        let seconds = self.objects.put_seconds.get(&outcome);
-        seconds.observe_duration(took);
+        let mut puts = self.objects.puts.iter();
+        if let Some(puts) = puts.find(|puts| puts.outcome == self.outcome) {
+            puts.count.inc();
+            puts.seconds.observe_duration(self.began.elapsed());
+        }
     }
 }
 
@@ -200,6 +219,10 @@ impl Objects {
         metrics: &Metrics,
     ) -> Result<Self, MetricsError> {
         store.expose(metrics)?;
+        let counts = metrics.counter_family("store_puts_total", "Puts by how they ended.")?;
+        let help = "Time from the first byte of a put's body to its answer.";
+        let seconds = &Latency::PUT_BOUNDS;
+        let seconds = metrics.histogram_family("store_put_seconds", help, seconds)?;
         Ok(Self {
             store,
             streams: Semaphore::new(settings.streams),
@@ -207,12 +230,14 @@ impl Objects {
                 "integrity_fail_total",
                 "Reads that found bytes which are not those of their address.",
             )?,
-            puts: metrics.counter_family("store_puts_total", "Puts by how they ended.")?,
-            put_seconds: metrics.histogram_family(
-                "store_put_seconds",
-                "Time from the first byte of a put's body to its answer.",
-                &Latency::PUT_BOUNDS,
-            )?,
+            puts: OUTCOMES.map(|outcome| {
+                let labels = Outcome::new(outcome);
+                Puts {
+                    outcome,
+                    count: counts.get(&labels),
+                    seconds: seconds.get(&labels),
+                }
+            }),
             latency: Latency::new(metrics)?,
         })
     }

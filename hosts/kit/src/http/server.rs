@@ -115,7 +115,7 @@ where
 }
 
 fn of(settings: &Watch<HttpSettings>) -> HttpSettings {
-    HttpSettings::clone(&settings.clone().get())
+    settings.clone().get().as_ref().clone()
 }
 
 /// Accepts connections at `front` and answers their requests, until the child is stopped: then it stops listening,
