@@ -666,4 +666,45 @@ mod tests {
         let got = sent(&object, 199_999, 0..65_536).await;
         assert_eq!(got, (object[..65_536].to_vec(), Some(200), 0));
     }
+
+    #[test]
+    fn a_put_gives_way_after_256_kib() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let object = vec![7; 1 << 20];
+        let store = Store::new(&StoreSettings::default(), &Default::default());
+        let mut put = store.put(None, false).unwrap();
+        let mut waits = 0;
+        {
+            let mut writing = std::pin::pin!(put.write(&object));
+            while writing.as_mut().poll(&mut cx).is_pending() {
+                waits += 1;
+            }
+        }
+        assert_eq!(waits, 4);
+    }
+
+    #[tokio::test]
+    async fn a_body_gives_way_after_256_kib() {
+        let object = vec![7; 1 << 20];
+        let tree = Tree::of(&object);
+        let groups = object.chunks(GROUP_LEN).map(Bytes::copy_from_slice);
+        let store = Store::with_damaged(groups.collect(), tree.clone()).await;
+        let opened = store.open(&tree.address()).await.unwrap().unwrap();
+        let metrics = Metrics::new("test").unwrap();
+        let objects = Objects::new(store, &StoreSettings::default(), &metrics).unwrap();
+        let body = Verified::start(Arc::new(objects), opened, 0..1 << 20).await;
+        let mut body = body.unwrap_or_else(|_| panic!("it is intact"));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let (mut sent, mut before) = (0, 0);
+        while sent < object.len() {
+            match Pin::new(&mut body).poll_frame(&mut cx) {
+                Poll::Pending => {
+                    assert_eq!(sent - before, Pace::BYTES);
+                    before = sent;
+                }
+                Poll::Ready(frame) => sent += frame.unwrap().unwrap().into_data().unwrap().len(),
+            }
+        }
+        assert_eq!(sent - before, Pace::BYTES);
+    }
 }
