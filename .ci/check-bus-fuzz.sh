@@ -51,7 +51,8 @@ fuzz threads bus_threads "$tenth" || failed+=(threads)
 fuzz probes probe_answers "$tenth" || failed+=(probes)
 fuzz ryker-config ryker_config "$tenth" 800 || failed+=(ryker-config)
 fuzz ryker-ops ryker_ops $((3 * tenth)) || failed+=(ryker-ops)
-fuzz ops-2 bus_ops $((seconds - 7 * tenth)) || failed+=(ops-2)
+fuzz rewarder rewarder_documents "$tenth" 1200 || failed+=(rewarder)
+fuzz ops-2 bus_ops $((seconds - 8 * tenth)) || failed+=(ops-2)
 wait "$first" || failed+=(ops-1)
 for name in "${failed[@]}"; do
   grep -aE -A8 "panicked at|^==|ERROR|SUMMARY|Test unit written|Base64" "$work/$name.log" | grep -avE '^ +#' | head -40

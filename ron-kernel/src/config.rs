@@ -4,8 +4,9 @@ mod listen;
 mod preset;
 mod service;
 
+pub use listen::ListenAddr;
 #[cfg(feature = "process")]
-pub use listen::ListenError;
+pub use listen::{ListenError, UnixSocket};
 pub use preset::{PresetConfig, PresetService};
 pub use service::ServiceConfig;
 
@@ -13,6 +14,7 @@ use crate::supervisor::machine::Defaults;
 use crate::supervisor::{Backoff, Child, Intensity};
 use ron_config::{Reload, Schema, Settings};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ pub struct Config {
     pub drain: DrainConfig,
     /// Stall detection.
     pub stall: StallConfig,
+    /// The threads of [`run`](crate::KernelBuilder::run).
+    pub runtime: RuntimeConfig,
     /// The kernel's bus.
     pub bus: BusSettings,
     /// RAM-only operation.
@@ -113,6 +117,42 @@ impl Default for StallConfig {
         StallConfig {
             threshold: Duration::from_millis(250),
         }
+    }
+}
+
+/// `runtime.*`: the threads that [`run`](crate::KernelBuilder::run) makes for children. An embedded kernel has those of the
+/// runtime that it is started on.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RuntimeConfig {
+    /// Threads that poll tasks, 1 to 1,024; unset: as many as the machine has processors, or as `TOKIO_WORKER_THREADS`
+    /// says.
+    pub workers: Option<usize>,
+    /// Threads at most for what blocks, 1 to 4,096. 512, as tokio's own: they are made when they are needed and end after
+    /// 10 s without work, so the limit costs nothing until it is the only thing that keeps a slow disk from taking all
+    /// memory for stacks.
+    pub blocking: usize,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        RuntimeConfig {
+            workers: None,
+            blocking: 512,
+        }
+    }
+}
+
+impl RuntimeConfig {
+    const WORKERS: RangeInclusive<usize> = 1..=1024;
+    const BLOCKING: RangeInclusive<usize> = 1..=4096;
+
+    /// The first of the numbers that cannot be: the schema has checked what was loaded, not what was made by hand.
+    pub(crate) fn defect(&self) -> Option<(&'static str, usize, RangeInclusive<usize>)> {
+        let workers = self.workers.filter(|count| !Self::WORKERS.contains(count));
+        let blocking = Some(self.blocking).filter(|count| !Self::BLOCKING.contains(count));
+        let workers = workers.map(|count| ("runtime.workers", count, Self::WORKERS));
+        workers.or(blocking.map(|count| ("runtime.blocking", count, Self::BLOCKING)))
     }
 }
 
@@ -315,6 +355,15 @@ impl Settings for Config {
             .doc("a poll that holds its worker longer is reported")
             .range(ms(10)..=Duration::from_secs(60))
             .reload(Reload::Live);
+        schema
+            .key("runtime.workers", |c: &mut Config| &mut c.runtime.workers)
+            .doc("threads that poll tasks; unset: one per processor")
+            .range(RuntimeConfig::WORKERS)
+            .env("TOKIO_WORKER_THREADS");
+        schema
+            .key("runtime.blocking", |c: &mut Config| &mut c.runtime.blocking)
+            .doc("threads at most for what blocks, such as files")
+            .range(RuntimeConfig::BLOCKING);
         schema
             .key("bus.capacity", |c: &mut Config| &mut c.bus.capacity)
             .doc("events kept per kernel topic for slow readers")

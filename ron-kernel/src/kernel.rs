@@ -43,7 +43,7 @@ use tokio::time::Instant;
 pub struct Kernel {
     machine: Machine,
     parts: Parts,
-    config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     telemetry: Telemetry,
     reloader: Option<Arc<dyn Reloadable>>,
     rejected_reload_unready: bool,
@@ -79,6 +79,18 @@ pub enum KernelError {
     /// The restart policy contradicts itself.
     #[error("configuration: {0}")]
     Policy(#[from] PolicyError),
+    /// A number of threads that a runtime cannot have.
+    #[error("configuration: {key} is {value}; expected {least} to {most}")]
+    Threads {
+        /// The configuration key.
+        key: &'static str,
+        /// What it is.
+        value: usize,
+        /// The least it can be.
+        least: usize,
+        /// The most.
+        most: usize,
+    },
     /// The program is built with `panic = "abort"`: one panicking child would end all of them.
     #[error("built with panic = \"abort\", so a panicking child would end the process; build with panic = \"unwind\"")]
     PanicAbort,
@@ -141,6 +153,7 @@ impl KernelError {
         match self {
             KernelError::Tree(_)
             | KernelError::Policy(_)
+            | KernelError::Threads { .. }
             | KernelError::PanicAbort
             | KernelError::NeedsFeature { .. }
             | KernelError::Bus(_)
@@ -328,7 +341,8 @@ impl KernelBuilder {
     }
 
     /// What `/version` and `ron_kernel_info` say beside the service's name. Instance, amnesia and pq are
-    /// filled in from the bus and the configuration.
+    /// filled in from the bus and the configuration, and features from those of this crate, where it names none of
+    /// their name.
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
         self
@@ -410,6 +424,15 @@ impl KernelBuilder {
             return Err(KernelError::PanicAbort);
         }
         needed_features(&self.config)?;
+        if let Some((key, value, range)) = self.config.runtime.defect() {
+            let (least, most) = range.into_inner();
+            return Err(KernelError::Threads {
+                key,
+                value,
+                least,
+                most,
+            });
+        }
         let seed = self.seed.unwrap_or_else(random_seed);
         let mut machine = Machine::new(self.config.defaults()?, seed);
         let mut bodies = Vec::new();
@@ -450,7 +473,7 @@ impl KernelBuilder {
             ("control", cfg!(feature = "control")),
             ("process", cfg!(feature = "process")),
         ] {
-            identity.features.insert(feature.to_owned(), on);
+            identity.features.entry(feature.to_owned()).or_insert(on);
         }
         metrics.set_identity(identity);
         let telemetry = Telemetry::new(bus, metrics, &self.config)?;

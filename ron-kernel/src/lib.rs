@@ -126,13 +126,13 @@ pub use run::wait_for_ctrl_c;
 
 #[cfg(feature = "control")]
 pub use config::ControlConfig;
-#[cfg(feature = "process")]
-pub use config::ListenError;
 pub use config::{
-    AmnesiaConfig, BusSettings, ChaosConfig, DrainConfig, Fault, LogConfig, LogFormat,
-    ObservabilityConfig, PqConfig, PresetConfig, PresetService, ServiceConfig, StallConfig,
-    SupervisorConfig,
+    AmnesiaConfig, BusSettings, ChaosConfig, DrainConfig, Fault, ListenAddr, LogConfig, LogFormat,
+    ObservabilityConfig, PqConfig, PresetConfig, PresetService, RuntimeConfig, ServiceConfig,
+    StallConfig, SupervisorConfig,
 };
+#[cfg(feature = "process")]
+pub use config::{ListenError, UnixSocket};
 pub use event::{Change, ChildEvent, KERNEL_TOPIC, LIFECYCLE_TOPIC};
 pub use handle::{ControlError, KernelHandle};
 pub use kernel::{instance, Kernel, KernelBuilder, KernelError, Running};

@@ -180,6 +180,11 @@ impl Reloader {
         let done = runtime.spawn_blocking(move || {
             let result = reloader.source.reload();
             engine.telemetry.metrics.golden().config_reload_total.inc();
+            // That of the configuration in force, whether or not it is what the file says.
+            #[cfg(feature = "serve")]
+            if let Some(tls) = &reloader.tls {
+                tls.rotate();
+            }
             match result {
                 Ok(report) => {
                     reloader.accepted(&engine, &report, &trigger);
@@ -264,10 +269,6 @@ impl Reloader {
                     "a changed key needs this child restarted, which failed"
                 );
             }
-        }
-        #[cfg(feature = "serve")]
-        if let Some(tls) = &self.tls {
-            tls.rotate();
         }
     }
 

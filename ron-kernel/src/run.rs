@@ -1,6 +1,6 @@
 //! Running a kernel as a whole program: runtime, signals, panic hook, exit code.
 
-use crate::config::DrainConfig;
+use crate::config::{DrainConfig, RuntimeConfig};
 use crate::kernel::{KernelBuilder, KernelError};
 use crate::notify::Manager;
 use crate::reload::Reloader;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Once, OnceLock, Weak};
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{signal, Signal, SignalKind};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -63,8 +63,8 @@ pub async fn wait_for_ctrl_c() -> io::Result<()> {
 impl KernelBuilder {
     /// Builds the kernel and runs it as the whole program until it ends.
     ///
-    /// Children run on a multi-threaded runtime of their own; supervision, signals and reloads run on the
-    /// calling thread, so a blocked worker cannot hold up a restart or the shutdown.
+    /// Children run on a multi-threaded runtime of their own, with as many threads as `runtime.*` says; supervision,
+    /// signals and reloads run on the calling thread, so a blocked worker cannot hold up a restart or the shutdown.
     ///
     /// * SIGINT and SIGTERM shut down in order; a second SIGINT at least 500 ms later aborts with 130.
     /// * SIGHUP reloads a [`loaded`](Self::loaded) configuration.
@@ -124,11 +124,7 @@ fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
             "running as process 1: orphans are not reaped; start it under tini or with --init"
         );
     }
-    let workers = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("ron-worker")
-        .enable_all()
-        .build()
-        .map_err(start("the worker runtime"))?;
+    let workers = workers(&kernel.config.runtime).map_err(start("the worker runtime"))?;
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -159,6 +155,25 @@ fn run(builder: KernelBuilder) -> Result<ShutdownReport, KernelError> {
     control.shutdown_background();
     signals.finish();
     report
+}
+
+/// The runtime of the children; the log says how many threads it has.
+fn workers(config: &RuntimeConfig) -> io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.thread_name("ron-worker").enable_all();
+    builder.max_blocking_threads(config.blocking);
+    if let Some(workers) = config.workers {
+        builder.worker_threads(workers);
+    }
+    let runtime = builder.build()?;
+    let (workers, blocking) = (runtime.metrics().num_workers(), config.blocking);
+    tracing::info!(
+        event = "runtime",
+        workers,
+        blocking,
+        "{workers} worker threads, at most {blocking} for what blocks"
+    );
+    Ok(runtime)
 }
 
 /// Lets this process open as many files as it may: a process child needs four here. Gives back the limits as they

@@ -4,8 +4,8 @@
 //! first thread to the end of the process, and inherited by whatever the process starts.
 //!
 //! Landlock refuses to open files for writing and to make, remove, rename or truncate anything, except that sockets are made
-//! and files removed in one directory and below it, for the control plane; where that has anything but sockets the seal says
-//! so, and is not full. It does not concern what is open already (the log on stdout),
+//! and files removed in one directory and below it, for the control plane, and in that of a Unix socket that HTTP is served
+//! on; where one of them has anything but sockets the seal says so, and is not full. It does not concern what is open already (the log on stdout),
 //! what is only in memory (sockets, pipes, `memfd_create`), and the mode, owner and times of files.
 
 use std::fs::DirBuilder;
@@ -54,13 +54,14 @@ pub(crate) struct Seal {
     pub(crate) has_swap: Option<bool>,
 }
 
-/// Seals this process, which has no other thread yet; sockets may come and go in `sockets`.
-pub(crate) fn seal(sockets: &Path) -> Seal {
+/// Seals this process, which has no other thread yet; sockets may come and go in `sockets`, and in `other`.
+pub(crate) fn seal(sockets: &Path, other: Option<&Path>) -> Seal {
     // The kernel makes it later, when it no longer may; what is wrong with it the kernel says.
     let _ = DirBuilder::new().mode(0o700).create(sockets);
-    let other = other_than_sockets(sockets);
-    let (landlock, why) = match (restrict(sockets), threads()) {
-        ((Landlock::Full, _), _) if other.is_some() => (Landlock::Partial, other),
+    let mut dirs = [Some(sockets), other].into_iter().flatten();
+    let removable = dirs.find_map(other_than_sockets);
+    let (landlock, why) = match (restrict(sockets, other), threads()) {
+        ((Landlock::Full, _), _) if removable.is_some() => (Landlock::Partial, removable),
         ((Landlock::Full, _), Ok(1)) => (Landlock::Full, None),
         ((Landlock::Full, _), Ok(count)) => {
             let why = format!("{} threads are older than the seal", count - 1);
@@ -142,8 +143,8 @@ fn core_dumps_off() -> io::Result<()> {
 }
 
 /// Restricts the calling thread and all that it starts.
-fn restrict(sockets: &Path) -> (Landlock, Option<String>) {
-    let status = match try_restrict(sockets) {
+fn restrict(sockets: &Path, other: Option<&Path>) -> (Landlock, Option<String>) {
+    let status = match try_restrict(sockets, other) {
         Ok(status) => status,
         Err(error) => return (Landlock::None, Some(error.to_string())),
     };
@@ -167,7 +168,7 @@ fn restrict(sockets: &Path) -> (Landlock, Option<String>) {
     }
 }
 
-fn try_restrict(sockets: &Path) -> Result<RestrictionStatus, RulesetError> {
+fn try_restrict(sockets: &Path, other: Option<&Path>) -> Result<RestrictionStatus, RulesetError> {
     // Its rights to write are those of V5. V9 adds connecting to sockets, which the service manager's is one of.
     let denied = AccessFs::from_write(ABI::V7);
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
@@ -176,9 +177,11 @@ fn try_restrict(sockets: &Path) -> Result<RestrictionStatus, RulesetError> {
     if let Ok(null) = place(Path::new("/dev/null"), OFlags::empty()) {
         ruleset = ruleset.add_rule(PathBeneath::new(null, AccessFs::WriteFile))?;
     }
-    if let Ok(dir) = place(sockets, OFlags::DIRECTORY | OFlags::NOFOLLOW) {
-        let rights = AccessFs::MakeSock | AccessFs::RemoveFile;
-        ruleset = ruleset.add_rule(PathBeneath::new(dir, rights))?;
+    for dir in [Some(sockets), other].into_iter().flatten() {
+        if let Ok(dir) = place(dir, OFlags::DIRECTORY | OFlags::NOFOLLOW) {
+            let rights = AccessFs::MakeSock | AccessFs::RemoveFile;
+            ruleset = ruleset.add_rule(PathBeneath::new(dir, rights))?;
+        }
     }
     ruleset.restrict_self()
 }
@@ -249,9 +252,17 @@ mod tests {
 
     /// What a thread sees that is restricted, all others being free; `None` where the system has not all of Landlock.
     fn restricted<T: Send>(sockets: &Path, see: impl FnOnce() -> T + Send) -> Option<T> {
+        restricted_to(sockets, None, see)
+    }
+
+    fn restricted_to<T: Send>(
+        sockets: &Path,
+        other: Option<&Path>,
+        see: impl FnOnce() -> T + Send,
+    ) -> Option<T> {
         let (level, why, seen) = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                let (level, why) = restrict(sockets);
+                let (level, why) = restrict(sockets, other);
                 let seen = (level == Landlock::Full).then(see);
                 (level, why, seen)
             });
@@ -292,11 +303,12 @@ mod tests {
     fn sockets_and_nothing_else_are_made_in_their_directory() {
         let base = tempfile::tempdir().unwrap();
         let sockets = prepared(base.path(), "sockets");
-        let tried = restricted(&sockets, || {
-            ATTEMPTS.map(|(name, attempt)| (name, kind(attempt(&sockets))))
+        let other = prepared(base.path(), "other");
+        let tried = restricted_to(&sockets, Some(&other), || {
+            [&sockets, &other].map(|dir| ATTEMPTS.map(|(name, attempt)| (name, kind(attempt(dir)))))
         });
         let Some(tried) = tried else { return };
-        for (name, kind) in tried {
+        for (name, kind) in tried.into_iter().flatten() {
             let allowed = ["unlink", "socket"].contains(&name);
             let expected = (!allowed).then_some(ErrorKind::PermissionDenied);
             assert_eq!(kind, expected, "{name}");
@@ -387,7 +399,7 @@ mod tests {
         assert!(other_than_sockets(&sockets).is_some());
         fs::remove_file(of_children.join("2")).unwrap();
         fs::create_dir(sockets.join("things")).unwrap();
-        let told = std::thread::scope(|scope| scope.spawn(|| seal(&sockets)).join().unwrap());
+        let told = std::thread::scope(|scope| scope.spawn(|| seal(&sockets, None)).join().unwrap());
         assert_ne!(told.landlock, Landlock::Full);
         if told.landlock == Landlock::Partial
             && !told.why.as_deref().unwrap().contains("Landlock V")
@@ -402,7 +414,8 @@ mod tests {
     fn a_seal_tells_of_older_threads_makes_the_directory_and_turns_core_dumps_off() {
         let base = tempfile::tempdir().unwrap();
         let sockets = base.path().join("run");
-        let sealed = std::thread::scope(|scope| scope.spawn(|| seal(&sockets)).join().unwrap());
+        let sealed =
+            std::thread::scope(|scope| scope.spawn(|| seal(&sockets, None)).join().unwrap());
         assert!(sealed.core_dumps.is_ok(), "{sealed:?}");
         let limit = rustix::process::getrlimit(Resource::Core);
         assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));

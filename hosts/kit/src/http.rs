@@ -9,6 +9,7 @@
 //!
 //! The admin routes (`/metrics`, `/healthz`, `/livez`, `/readyz`, `/version`) are answered before the limits.
 
+mod addr;
 mod answer;
 mod call;
 mod conditional;
@@ -19,6 +20,10 @@ mod inflate;
 mod instruments;
 mod listener;
 mod node;
+#[cfg(feature = "otel")]
+mod otel;
+#[cfg(not(feature = "otel"))]
+mod otel_absent;
 mod places;
 mod range;
 mod refusal;
@@ -29,6 +34,10 @@ mod timed;
 mod tls;
 mod trace_context;
 
+#[cfg(not(feature = "otel"))]
+use otel_absent as otel;
+
+pub use addr::HttpAddr;
 pub use answer::{Answer, AnswerBody};
 pub use call::Call;
 pub use conditional::{EntityTag, Precondition};
@@ -40,6 +49,6 @@ pub use range::{ByteRange, RangeRequest};
 pub use refusal::Refusal;
 pub use routes::{Access, BodyAllowance, Routes};
 pub use server::child;
-pub use settings::{AuthSettings, HttpSettings, TlsSettings};
+pub use settings::{AuthSettings, HttpSettings, OtelEndpoint, OtelSettings, TlsSettings};
 pub use tls::TlsError;
 pub use trace_context::TraceContext;

@@ -38,6 +38,8 @@ const SIBLINGS: [&str; 10] = [
     "RON_OTEL_ENDPOINT",
 ];
 
+const UNSET_BY_NOTHING: [&str; 3] = ["RUST_LOG", "RON_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+
 /// A host's configuration: its own keys and the kernel's.
 pub trait HostSettings: Settings {
     /// The kernel's part.
@@ -108,7 +110,7 @@ impl<T: HostSettings> Program<T> {
     }
 
     /// Lets the system enforce `amnesia.enabled`: with it, neither this process nor one that it starts can write, make or
-    /// remove files, but for the control plane's socket, and no core of it is dumped. The log's line `amnesia` and
+    /// remove files, but for the control plane's socket and one of [`Front`]'s, and no core of it is dumped. The log's line `amnesia` and
     /// `features.landlock` in `/version` say what was reached.
     ///
     /// For hosts whose children are tasks and threads. Where the configuration asks for processes, which may have to
@@ -243,9 +245,9 @@ impl<T: HostSettings> Program<T> {
         config: Option<PathBuf>,
         flags: Vec<(String, String)>,
     ) -> Loader<T> {
-        // A variable set to nothing is how a unit file or a shell unsets a filter.
+        // A variable set to nothing is how a unit file or a shell unsets a filter, and the same says OpenTelemetry of its own.
         let unset = |(name, value): &(OsString, OsString)| {
-            value.is_empty() && (name == "RUST_LOG" || name == "RON_LOG")
+            value.is_empty() && UNSET_BY_NOTHING.iter().any(|known| name == known)
         };
         let loader = loader
             .file_env("RON_CONFIG")
@@ -270,7 +272,8 @@ impl<T: HostSettings> Program<T> {
         if front.addr().is_some() {
             let features = [
                 ("dev_allow", front.is_open_to_all()),
-                ("https", front.is_encrypted()),
+                ("otel", front.otel.is_on()),
+                ("tls", front.is_encrypted()),
             ];
             let features = features.map(|(name, on)| (name.to_owned(), on));
             identity.features.extend(features);
@@ -296,10 +299,14 @@ impl<T: HostSettings> Program<T> {
             Err(error) => return self.refuse(&error.to_string(), error.exit_code()),
         };
         let reloads = loaded.clone();
-        let mut front = front.reloading(move || reloads.reload_stats().reloads);
+        // The files of the configuration in force are looked at, whatever came of the one that is on disk.
+        let mut front = front.reloading(move || {
+            let stats = reloads.reload_stats();
+            stats.reloads + stats.errors
+        });
         front.metrics_apart = snapshot.kernel().observability.expose_http;
         // Threads that are older would be free of it.
-        let sealed = self.seal(&loaded);
+        let sealed = self.seal(&loaded, &front);
         let log = match Log::install(self.service, &snapshot.kernel().log) {
             Ok(log) => log,
             Err(error) => return self.refuse(&error.to_string(), error.exit_code()),
@@ -322,10 +329,14 @@ impl<T: HostSettings> Program<T> {
         .optional();
         let kernel = self.kernel(&loaded, &front, sealed.as_ref());
         let kernel = kernel.control(control).child(level);
+        let kernel = match front.otel.child(self.service, self.version) {
+            Some(otel) => kernel.child(otel),
+            None => kernel,
+        };
         children(kernel, &loaded, front).run()
     }
 
-    fn seal(&self, loaded: &Loaded<T>) -> Option<Seal> {
+    fn seal(&self, loaded: &Loaded<T>, front: &Front) -> Option<Seal> {
         let settings = loaded.snapshot();
         let kernel = settings.kernel();
         if !self.sealed || !kernel.amnesia.enabled {
@@ -336,7 +347,7 @@ impl<T: HostSettings> Program<T> {
             return Some(seal_memory(why));
         }
         let sockets = kernel.control.dir.clone().unwrap_or_else(run_dir);
-        Some(seal(&sockets))
+        Some(seal(&sockets, front.listener.dir().as_deref()))
     }
 
     /// What the log of a start must say before anything happens.

@@ -10,7 +10,7 @@ use std::thread;
 use micronode::object::Address;
 use micronode::{objects, Store, StoreSettings};
 use ron_config::Watch;
-use ron_host::http::{child, Front, HttpSettings};
+use ron_host::http::{child, Front, HttpAddr, HttpSettings};
 use ron_host::PoolSettings;
 use ron_kernel::metrics::Pq;
 use ron_kernel::Kernel;
@@ -51,11 +51,13 @@ fn node() -> SocketAddr {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_all().build().unwrap().block_on(async {
             let mut settings = HttpSettings::default();
-            settings.addr.set_port(0);
+            settings.addr = HttpAddr::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
             settings.auth.dev_allow = true;
             settings.rps = 1_000_000;
             let front = Front::open(&settings, Pq::Off).unwrap();
-            let addr = front.addr().unwrap();
+            let Some(&HttpAddr::Tcp(addr)) = front.addr() else {
+                panic!("it listens at {:?}", front.addr());
+            };
             let http = child(front, Watch::fixed(settings), |metrics| {
                 let stores = StoreSettings::default();
                 let store = Store::new(&stores, &PoolSettings::default());

@@ -298,6 +298,47 @@ fn listening(pid: i32) -> Vec<u16> {
     ports.collect()
 }
 
+#[cfg(not(feature = "otel"))]
+#[test]
+fn a_collector_is_refused_by_a_build_that_cannot_tell_it() {
+    let dir = private_dir();
+    let path = dir.path().join("node.toml");
+    fs::write(&path, "[otel]\nendpoint = \"http://collector:4318\"\n").unwrap();
+    let path = path.to_str().unwrap();
+    let variable = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")];
+    for (args, env) in [
+        (&["config", "validate", path][..], &[][..]),
+        (&["--auth.dev_allow", "--config", path], &[]),
+        (&["--auth.dev_allow"], &variable),
+    ] {
+        let output = run(args, env);
+        let told = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(
+            told.contains("otel.endpoint") && told.contains("feature `otel`"),
+            "{told}"
+        );
+    }
+    // OpenTelemetry says that this is none.
+    let unset = [("OTEL_EXPORTER_OTLP_ENDPOINT", "")];
+    assert!(run(&["config", "print"], &unset).status.success());
+}
+
+#[test]
+fn a_start_tells_how_many_threads_it_has() {
+    let dir = private_dir();
+    let args = ["--http-addr", "127.0.0.1:0", "--auth.dev_allow"];
+    let threads = ["--runtime.workers", "3", "--runtime.blocking", "9"];
+    let mut command = command(&[&args[..], &threads].concat(), &[]);
+    let node = Node::of(command.env("RON_RUN_DIR", dir.path()));
+    let line = node.told("runtime");
+    assert_eq!(
+        (&line["workers"], &line["blocking"]),
+        (&3.into(), &9.into())
+    );
+    assert_eq!(node.end(), 0);
+}
+
 #[test]
 fn a_taken_address_is_one_error_and_exit_98() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,5 @@
-//! Where a service listens: an address in the configuration, a socket that outlives the restarts of its child.
+//! Where a service listens: an address in the configuration, a socket that outlives the restarts of its child, and the
+//! file of a Unix socket.
 
 use ron_config::{Input, Mismatch, Value};
 use serde_json::{json, Value as Json};
@@ -6,10 +7,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// `tcp:127.0.0.1:8080` or `unix:/run/thumbs.sock`.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum ListenAddr {
+/// Where to listen: `tcp:127.0.0.1:8080` or `unix:/run/thumbs.sock`, as a value of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListenAddr {
+    /// Address and port.
     Tcp(SocketAddr),
+    /// An absolute path that fits a socket's address.
     Unix(PathBuf),
 }
 
@@ -93,6 +97,8 @@ impl ListenError {
 
 #[cfg(feature = "process")]
 pub(super) use bind::bind;
+#[cfg(feature = "process")]
+pub use bind::UnixSocket;
 
 #[cfg(feature = "process")]
 mod bind {
@@ -103,12 +109,51 @@ mod bind {
     use rustix::net::{
         connect, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType,
     };
+    use std::fs::Permissions;
     use std::io;
     use std::net::TcpListener;
     use std::os::fd::OwnedFd;
-    use std::os::unix::fs::FileTypeExt;
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     use std::os::unix::net::UnixListener;
     use std::path::Path;
+
+    /// A listening Unix socket whose file goes with it, unless another has taken its place.
+    #[derive(Debug)]
+    pub struct UnixSocket {
+        listener: UnixListener,
+        file: SocketFile,
+    }
+
+    impl UnixSocket {
+        /// Listens at `path`, in place of a socket there that nobody listens on any more, with the mode that the umask gives.
+        ///
+        /// # Errors
+        /// What the system says; `AddrInUse` for a socket in use, one that somebody takes over, and what is no socket.
+        pub fn bind(path: &Path) -> io::Result<UnixSocket> {
+            let listener = match UnixListener::bind(path) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => take_over(path)?,
+                bound => bound?,
+            };
+            let file = SocketFile::at(path)?;
+            Ok(UnixSocket { listener, file })
+        }
+
+        /// [`bind`](Self::bind) with this mode of the file. Between the two steps it has that of the umask: what must not
+        /// be lives in a directory that others cannot enter, or looks at credentials.
+        ///
+        /// # Errors
+        /// As there.
+        pub fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixSocket> {
+            let socket = UnixSocket::bind(path)?;
+            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+            Ok(socket)
+        }
+
+        /// What to accept on.
+        pub fn listener(&self) -> &UnixListener {
+            &self.listener
+        }
+    }
 
     /// A listening socket, its file, and the address that it has in fact.
     pub(in crate::config) fn bind(
@@ -121,11 +166,7 @@ mod bind {
                 Ok((listener.into(), None, ListenAddr::Tcp(addr)))
             }
             ListenAddr::Unix(path) => {
-                let listener = match UnixListener::bind(path) {
-                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => take_over(path)?,
-                    bound => bound?,
-                };
-                let file = SocketFile::at(path)?;
+                let UnixSocket { listener, file } = UnixSocket::bind(path)?;
                 Ok((listener.into(), Some(file), addr.clone()))
             }
         }
@@ -183,6 +224,12 @@ mod tests {
         UnixStream::connect(dir.path().join("s")).unwrap();
         drop(bound);
         assert!(!dir.path().join("s").exists(), "its file goes with it");
+        let socket = UnixSocket::bind_with_mode(&dir.path().join("m"), 0o600).unwrap();
+        let mode = std::fs::metadata(dir.path().join("m")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&mode.permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        UnixStream::connect(dir.path().join("m")).unwrap();
+        assert!(socket.listener().accept().is_ok());
         std::fs::write(dir.path().join("f"), "mine").unwrap();
         assert_eq!(in_use("f"), ErrorKind::AddrInUse, "a file");
         assert_eq!(

@@ -14,7 +14,9 @@ use hyper::http::request::Parts;
 use hyper::{StatusCode, Uri};
 use ron_kernel::metrics::Pq;
 
+use super::addr::HttpAddr;
 use super::listener::{ListenError, Listener};
+use super::otel::Otel;
 use super::refusal::Refusal;
 use super::settings::{HttpSettings, TlsSettings};
 use super::tls::{Tls, TlsError, TlsFiles};
@@ -31,6 +33,7 @@ pub struct Front {
     /// /metrics has an address of its own and is not for the clients of this one.
     pub(crate) metrics_apart: bool,
     pub(crate) tls: Option<Tls>,
+    pub(crate) otel: Otel,
     reloads: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
 }
 
@@ -50,17 +53,17 @@ pub enum FrontError {
     /// Nobody could be let in, and everybody must not be.
     #[error(
         "auth.keyring: unset; expected the file of a keyring (`ronctl cap rotate --create` makes one), or auth.dev_allow = true on a \
-         loopback address"
+         loopback address or a Unix socket"
     )]
     NoKeyring,
     /// One of them would be ignored.
     #[error("auth.dev_allow: true, and auth.keyring is set; expected one of them")]
     Both,
     /// Whoever reaches the address would be let in.
-    #[error("auth.dev_allow: true, and http.addr {addr} is no loopback address; expected a keyring instead")]
+    #[error("auth.dev_allow: true, and http.addr {addr} is no loopback address and no Unix socket; expected a keyring instead")]
     OpenToAll {
         /// Where it would listen.
-        addr: std::net::SocketAddr,
+        addr: HttpAddr,
     },
     /// Certificate or key.
     #[error(transparent)]
@@ -78,7 +81,7 @@ impl FrontError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Listen(error) if error.is_addr_in_use() => 98,
-            Self::Listen(_) => 1,
+            Self::Listen(error) if !error.is_configuration() => 1,
             _ => 2,
         }
     }
@@ -94,7 +97,9 @@ impl Front {
         match &http.auth.keyring {
             Some(_) if http.auth.dev_allow => Err(FrontError::Both),
             None if !http.auth.dev_allow => Err(FrontError::NoKeyring),
-            None if !http.addr.ip().is_loopback() => Err(FrontError::OpenToAll { addr: http.addr }),
+            None if !http.addr.is_local() => Err(FrontError::OpenToAll {
+                addr: http.addr.clone(),
+            }),
             _ if pq == Pq::Required && !is_encrypted => Err(FrontError::PqWithoutTls),
             _ => Ok(()),
         }
@@ -108,7 +113,7 @@ impl Front {
         Self::check(http, pq)?;
         let door = match &http.auth.keyring {
             Some(path) => Door::new(KeyProvider::open(path)?, http.auth.audience.clone()),
-            None => Door::open_to_all(),
+            None => Door::open_to_all(http.addr.is_unix()),
         };
         let tls = match &http.tls {
             TlsSettings {
@@ -121,17 +126,18 @@ impl Front {
             }
             _ => None,
         };
-        let listener = Listener::bind(http.addr)?;
+        let listener = Listener::bind(&http.addr, &http.unix_uids)?;
         Ok(Self {
             listener,
             door,
             metrics_apart: false,
             tls,
+            otel: Otel::new(&http.otel),
             reloads: None,
         })
     }
 
-    /// Certificate and key are read again whenever `reloads`, how many there were, tells another number.
+    /// Certificate and key are read again whenever `reloads`, how many were tried, tells another number.
     pub(crate) fn reloading(mut self, reloads: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.reloads = Some(Arc::new(reloads));
         self
@@ -152,8 +158,17 @@ impl Front {
     }
 
     /// Where it listens, the port included that the system has chosen for 0.
-    pub fn addr(&self) -> Option<std::net::SocketAddr> {
+    pub fn addr(&self) -> Option<&HttpAddr> {
         self.listener.addr()
+    }
+
+    /// The same as a client would write it.
+    pub fn url(&self) -> Option<String> {
+        let scheme = if self.is_encrypted() { "https" } else { "http" };
+        Some(match self.addr()? {
+            HttpAddr::Tcp(addr) => format!("{scheme}://{addr}"),
+            unix => unix.to_string(),
+        })
     }
 
     /// Whether everybody is let in.
@@ -180,6 +195,8 @@ pub(crate) struct Door(Arc<Inner>);
 struct Inner {
     /// `None` lets everybody in.
     keys: Option<KeyProvider>,
+    /// Whether no browser reaches it, whatever page it shows.
+    is_unix: bool,
     audience: String,
     rates: Mutex<HashMap<RateOf, Arc<DefaultDirectRateLimiter>>>,
     clock: DefaultClock,
@@ -204,8 +221,11 @@ impl Door {
         }))
     }
 
-    fn open_to_all() -> Self {
-        Self::default()
+    fn open_to_all(is_unix: bool) -> Self {
+        Self(Arc::new(Inner {
+            is_unix,
+            ..Inner::default()
+        }))
     }
 
     /// Looks whether the file of the keyring has changed. Reads files.
@@ -232,6 +252,7 @@ impl Door {
     pub(crate) fn is_local(&self, head: &Parts) -> Result<(), Refusal> {
         match self.0.keys {
             Some(_) => Ok(()),
+            None if self.0.is_unix => Ok(()),
             None => is_local(head),
         }
     }

@@ -11,7 +11,7 @@ use ron_kernel::metrics::{
 /// Of no route.
 pub(crate) const UNMATCHED: &str = "unmatched";
 /// Methods that are told apart: what clients make up must not make series.
-const METHODS: [&str; 8] = [
+pub(crate) const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "other",
 ];
 /// Statuses that the kit and its hosts answer with, in order.

@@ -34,6 +34,7 @@ use super::correlation::{self, random, CorrelationId};
 use super::front::{plain_host, Door, Front};
 use super::inflate::{Coding, Inflate, ACCEPTED};
 use super::instruments::{Instruments, Of, UNMATCHED};
+use super::otel::{Otel, Span};
 use super::places::{NoPlace, Place, Places};
 use super::refusal::Refusal;
 use super::routes::{Access, Answering, BodyAllowance, Endpoint, Found, Routes};
@@ -86,11 +87,12 @@ struct Inner {
     auth_failures_total: CounterFamily<ReasonLabel>,
     tls: TlsMetrics,
     waits_total: CounterFamily<OutcomeLabel>,
+    otel: Otel,
 }
 
 labels! {
     /// What came of something.
-    struct OutcomeLabel { outcome }
+    pub(crate) struct OutcomeLabel { outcome }
 }
 
 /// The settings in force, and the rate that is counted against them.
@@ -120,9 +122,14 @@ impl Node {
         metrics: Metrics,
         settings: HttpSettings,
     ) -> Result<Self, MetricsError> {
-        let failures = "Requests whose capability was refused, by rule.";
+        let failures =
+            "Requests whose capability, and connections whose user (`peer`) was refused, by rule.";
         let waits = "Requests that found all places under way taken, by what came of that.";
+        let spans = "Spans of requests, by what became of them. None without a collector.";
+        let spans_total = metrics.counter_family("otel_spans_total", spans)?;
+        front.otel.count_in(spans_total);
         Ok(Self(Arc::new(Inner {
+            otel: front.otel.clone(),
             instruments: Instruments::new(
                 metrics.golden().clone(),
                 routes.templates().chain(ADMIN),
@@ -183,6 +190,12 @@ impl Node {
         let instruments = &self.0.instruments;
         // Told as one of the others: which method it is nobody knows.
         instruments.count(instruments.unmatched(&Method::CONNECT), status);
+    }
+
+    /// Counts a connection of somebody who may not connect.
+    pub(crate) fn foreign(&self) {
+        let failures = &self.0.auth_failures_total;
+        failures.get(&ReasonLabel::new("peer")).inc();
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -431,7 +444,8 @@ impl Link {
             }
         };
         let mut exchange = begin(of);
-        let trace = trace(&head);
+        let mut trace = trace(&head);
+        exchange.span = self.record(&mut trace, &head, template, &corr_id);
         let is_read = body.is_end_stream();
         // The rest of the body is in the way of another request.
         let unread = |refusal: Refusal| match is_read {
@@ -480,6 +494,23 @@ impl Link {
             }
         };
         Ok(exchange.end(answer, corr_id, trace))
+    }
+
+    /// The request's span, where there is a collector and it is sampled.
+    fn record(
+        &self,
+        trace: &mut Option<TraceContext>,
+        head: &Parts,
+        route: &'static str,
+        corr_id: &CorrelationId,
+    ) -> Option<Span> {
+        let otel = &self.node.0.otel;
+        if !otel.is_on() {
+            return None;
+        }
+        let ratio = self.seen().limits.settings.otel.ratio;
+        let of = (head.method.as_str(), route, corr_id.as_str());
+        otel.begin(trace, ratio, random, of)
     }
 
     /// What the handler makes of a request, or what it has thrown: its panic is its own request's trouble alone.
@@ -652,6 +683,8 @@ struct Exchange {
     /// Bytes of the answer that went out.
     sent: u64,
     status: Option<StatusCode>,
+    /// Its account for a collector, if it is recorded.
+    span: Option<Span>,
 }
 
 impl Exchange {
@@ -664,6 +697,7 @@ impl Exchange {
             place: None,
             sent: 0,
             status: None,
+            span: None,
         }
     }
 
@@ -697,8 +731,11 @@ impl Drop for Exchange {
         }
         // The client went before there was an answer: nginx's status for that.
         let status = self.status.map_or(499, |status| status.as_u16());
-        let instruments = &self.link.node.0.instruments;
-        instruments.ended(self.of, status, self.began.elapsed());
+        let (inner, took) = (&self.link.node.0, self.began.elapsed());
+        inner.instruments.ended(self.of, status, took);
+        if let Some(span) = self.span.take() {
+            inner.otel.end(span, status, took);
+        }
     }
 }
 

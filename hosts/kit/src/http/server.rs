@@ -13,12 +13,13 @@ use ron_config::Watch;
 use ron_kernel::metrics::{Condition, Metrics, QueueLabel, Snapshot, State, Status};
 use ron_kernel::supervisor::{Child, ChildContext};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{interval, timeout, MissedTickBehavior};
+use tokio::time::{interval, timeout, Instant, MissedTickBehavior};
 
 use super::front::{Front, Keys, News};
+use super::listener::{Accepting, Caller};
 use super::node::{Link, Node, Openness};
 use super::routes::Routes;
 use super::settings::HttpSettings;
@@ -34,6 +35,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 4 << 20;
 /// Of a head, and of what is read at a time: a head and 64 KiB of a body.
 const BUFFER: usize = 80 << 10;
+/// Between two lines about those who may not connect.
+const STRANGERS_EVERY: Duration = Duration::from_secs(1);
 /// After an accept that failed: descriptors may be free again by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is left of the deadline of a stop for connections that did not end in time.
@@ -87,13 +90,8 @@ where
         routes,
         node,
     } = parts;
-    if let Some(addr) = front.addr() {
-        let scheme = if front.is_encrypted() {
-            "https"
-        } else {
-            "http"
-        };
-        tracing::info!(event = "listening", %addr, scheme, "listening on {scheme}://{addr}");
+    if let (Some(addr), Some(url)) = (front.addr(), front.url()) {
+        tracing::info!(event = "listening", %addr, url, "listening on {url}");
     }
     if front.is_open_to_all() {
         tracing::warn!(
@@ -131,8 +129,7 @@ async fn serve(
     settings: impl Fn() -> HttpSettings + Send,
 ) -> std::io::Result<()> {
     let accepting = front.listener.accepting();
-    let bound = accepting.unwrap_or_else(|| Err(std::io::ErrorKind::NotConnected.into()))?;
-    let socket = TcpListener::from_std(bound)?;
+    let socket = accepting.unwrap_or_else(|| Err(std::io::ErrorKind::NotConnected.into()))?;
     let places = Arc::new(Semaphore::new(settings().max_conns));
     let health = node.metrics().health().clone();
     let changed = Arc::new(Notify::new());
@@ -144,6 +141,7 @@ async fn serve(
     node.configure(&settings());
     let mut news = follow(&front);
     let mut refused = node.refused_by_rate();
+    let mut strangers = Strangers::default();
     cx.ready();
     loop {
         tokio::select! {
@@ -164,13 +162,25 @@ async fn serve(
             }
             Some(_) = connections.join_next() => {}
             accepted = accept(&socket, &places) => match accepted {
-                Ok((stream, place)) => {
+                Ok((Caller::Foreign { uid, pid }, _)) => {
+                    node.foreign();
+                    strangers.tell(uid, pid);
+                }
+                Ok((caller, place)) => {
                     let (node, stopping) = (node.clone(), cx.stopping_owned());
                     let tls = front.tls.clone();
                     connections.spawn(async move {
-                        match tls {
-                            None => connection(Eager::new(stream), node, stopping).await,
-                            Some(tls) => encrypted(&tls, stream, node, stopping).await,
+                        match (caller, tls) {
+                            (Caller::Tcp(stream), None) => {
+                                connection(Eager::new(stream), node, stopping).await;
+                            }
+                            (Caller::Tcp(stream), Some(tls)) => {
+                                encrypted(&tls, stream, node, stopping).await;
+                            }
+                            (Caller::Unix(stream), _) => {
+                                connection(Eager::new(stream), node, stopping).await;
+                            }
+                            (Caller::Foreign { .. }, _) => {}
                         }
                         drop(place);
                     });
@@ -205,14 +215,40 @@ async fn serve(
 
 /// A place first: at the cap connections wait in the system's queue.
 async fn accept(
-    listener: &TcpListener,
+    listener: &Accepting,
     places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> std::io::Result<(Caller, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await;
     let place = place.map_err(std::io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok((stream, place))
+    Ok((listener.accept().await?, place))
+}
+
+/// Who was sent away for being somebody else: one line a second at most, as each is a connection that costs them nothing.
+#[derive(Default)]
+struct Strangers {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Strangers {
+    fn tell(&mut self, uid: u32, pid: Option<i32>) {
+        if self
+            .told
+            .is_some_and(|told| told.elapsed() < STRANGERS_EVERY)
+        {
+            self.untold += 1;
+            return;
+        }
+        self.told = Some(Instant::now());
+        let before = std::mem::take(&mut self.untold);
+        tracing::warn!(
+            event = "peer_refused",
+            uid,
+            pid,
+            before,
+            "uid {uid} may not connect; http.unix_uids says who may"
+        );
+    }
 }
 
 fn look(node: &Node) {
@@ -386,6 +422,7 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::addr::HttpAddr;
     use super::super::answer::Answer;
     use super::super::routes::Access;
     use super::super::tls::TlsFiles;
@@ -399,7 +436,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::SystemTime;
     use tokio::io::{duplex, DuplexStream};
-    use tokio::time::{sleep, Instant};
+    use tokio::net::TcpListener;
+    use tokio::time::sleep;
 
     const GET: &[u8] = b"GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n";
     const BIG: usize = 2 << 20;
@@ -619,7 +657,7 @@ mod tests {
         let token = || mint(&keyring, &[], &mut system_random, now).unwrap();
         let (greedy, modest) = (token(), token());
         let mut settings = HttpSettings::default();
-        settings.addr.set_port(0);
+        settings.addr = HttpAddr::Tcp("127.0.0.1:0".parse().unwrap());
         settings.auth.keyring = Some(path);
         (settings.inflight, settings.rps) = (1, 1_000_000);
         let front = Front::open(&settings, Pq::Off).unwrap();
@@ -660,9 +698,14 @@ mod tests {
                 }
             });
         }
-        quiet.join_all().await;
-        // It moves five hundred times as many bytes with each.
-        let others = served.load(Ordering::Relaxed) - before;
-        assert!(others < 50 * QUIET, "{others} answers meanwhile");
+        while !quiet.is_empty() {
+            while let Some(ended) = quiet.try_join_next() {
+                ended.unwrap();
+            }
+            // With each of them it moves five hundred times as many bytes.
+            let others = served.load(Ordering::Relaxed) - before;
+            assert!(others < 50 * QUIET, "{others} answers meanwhile");
+            tokio::task::yield_now().await;
+        }
     }
 }

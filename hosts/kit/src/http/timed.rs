@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,6 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{send, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, Instant, Sleep};
 
 /// What a connection is doing, as far as its time limits go.
@@ -314,16 +314,17 @@ impl<S: AsyncWrite + Unpin, T: Fn() -> Times + Unpin> AsyncWrite for Timed<S, T>
 const TRY: Duration = Duration::from_millis(200);
 
 /// A socket that takes whatever it has room for. Linux tells of room when a third of what it sends from is free, which may be
-/// a megabyte, and a peer that takes it slowly but steadily would seem to take nothing for a minute.
-pub(crate) struct Eager {
-    stream: TcpStream,
+/// a megabyte, and a peer that takes it slowly but steadily would seem to take nothing for a minute. Of a Unix socket it tells
+/// when three quarters are.
+pub(crate) struct Eager<S> {
+    stream: S,
     /// The next try.
     next: Option<Pin<Box<Sleep>>>,
     is_waiting: bool,
 }
 
-impl Eager {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+impl<S: AsFd> Eager<S> {
+    pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
             next: None,
@@ -365,7 +366,7 @@ impl Eager {
     }
 }
 
-impl AsyncRead for Eager {
+impl<S: AsyncRead + Unpin> AsyncRead for Eager<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -375,7 +376,7 @@ impl AsyncRead for Eager {
     }
 }
 
-impl AsyncWrite for Eager {
+impl<S: AsyncWrite + AsFd + Unpin> AsyncWrite for Eager<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -421,7 +422,7 @@ fn too_slow(what: &'static str) -> io::Error {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::net::{TcpListener, TcpSocket, UnixStream};
 
     const TIMES: Times = Times {
         read: Duration::from_secs(5),
@@ -548,6 +549,7 @@ mod tests {
         drop(ours);
         reading.await.unwrap();
     }
+
     #[tokio::test]
     async fn a_reader_that_is_slow_and_steady_is_seen_to_take_something() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -555,7 +557,15 @@ mod tests {
         socket.set_recv_buffer_size(4 << 10).unwrap();
         let addr = listener.local_addr().unwrap();
         let (theirs, ours) = tokio::join!(socket.connect(addr), listener.accept());
-        let (mut theirs, (ours, _)) = (theirs.unwrap(), ours.unwrap());
+        take_a_little(ours.unwrap().0, theirs.unwrap()).await;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        take_a_little(ours, theirs).await;
+    }
+
+    async fn take_a_little<S>(ours: S, mut theirs: S)
+    where
+        S: AsyncRead + AsyncWrite + AsFd + Unpin,
+    {
         let mut ours = Eager::new(ours);
         let bytes = vec![0; 1 << 20];
         // Until nothing more goes in.

@@ -147,7 +147,7 @@ impl Tls {
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
-    ) -> Result<Option<(TlsStream<Eager>, Exchanged)>, HandshakeFailure> {
+    ) -> Result<Option<(TlsStream<Eager<TcpStream>>, Exchanged)>, HandshakeFailure> {
         if stream
             .peek(&mut [0])
             .await

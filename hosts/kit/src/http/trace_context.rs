@@ -40,6 +40,32 @@ impl TraceContext {
         }
     }
 
+    /// A new trace that is recorded, as so many in one are: the ids decide, so that whoever samples by them agrees.
+    #[cfg(feature = "otel")]
+    pub(crate) fn sampled(ratio: f64, mut random: impl FnMut() -> u128) -> Option<TraceContext> {
+        let trace_id = random().max(1);
+        // The lower 56 bits are what level 2 says is random. A product above them saturates, as a cast does.
+        let below = (ratio * (1u64 << 56) as f64) as u64;
+        let is_recorded = (trace_id as u64) >> 8 < below;
+        is_recorded.then(|| TraceContext {
+            trace_id,
+            span_id: (random() as u64).max(1),
+            parent_id: None,
+            flags: SAMPLED | RANDOM,
+        })
+    }
+
+    /// Trace, span and the span above it.
+    #[cfg(feature = "otel")]
+    pub(crate) fn ids(&self) -> (u128, u64, Option<u64>) {
+        (self.trace_id, self.span_id, self.parent_id)
+    }
+
+    #[cfg(feature = "otel")]
+    pub(crate) fn flags(&self) -> u32 {
+        self.flags.into()
+    }
+
     /// For requests made on behalf of this one, whose parent this one is.
     pub fn header(&self) -> HeaderValue {
         let text = format!(
@@ -175,6 +201,27 @@ mod tests {
             assert_eq!(context.parent_id(), None, "{header:?}");
             assert_ne!(context.trace_id(), TRACE, "{header:?}");
         }
+    }
+
+    #[cfg(feature = "otel")]
+    #[test]
+    fn as_many_traces_are_recorded_as_the_ratio_says_and_they_say_so() {
+        let drawn = |ratio| {
+            let mut state = 1u128;
+            let mut random = || {
+                state = state
+                    .wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645)
+                    .wrapping_add(7);
+                state ^ (state >> 64)
+            };
+            let drawn = (0..10_000).filter_map(|_| TraceContext::sampled(ratio, &mut random));
+            drawn.inspect(|trace| assert!(trace.is_sampled())).count()
+        };
+        assert_eq!((drawn(0.0), drawn(1.0)), (0, 10_000));
+        let tenth = drawn(0.1);
+        assert!((800..1_200).contains(&tenth), "{tenth}");
+        let context = TraceContext::sampled(1.0, || u128::MAX).unwrap();
+        assert!(context.header().to_str().unwrap().ends_with("-03"));
     }
 
     #[test]

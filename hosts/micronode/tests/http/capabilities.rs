@@ -20,17 +20,34 @@ struct Guarded {
 
 impl Guarded {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let keyring = dir.path().join("keyring.toml");
         let new = Keyring::generate(&mut system_random, SystemTime::now()).unwrap();
         new.create(&keyring).unwrap();
         let path = keyring.to_str().unwrap().to_owned();
-        let node = Node::start_with(&["--auth.keyring", &path, "--http.rps", "1000000"]);
+        let all = [&["--auth.keyring", &path, "--http.rps", "1000000"], args].concat();
+        let node = Node::start_with(&all);
         Self {
             node,
             keyring,
             _dir: dir,
         }
+    }
+
+    fn revoke(&self, token: &str) {
+        let cap_id = inspect(token).unwrap().cap_id;
+        let now = SystemTime::now();
+        Keyring::update(&self.keyring, |keyring| {
+            let revoked = keyring.revoke(cap_id, now + Duration::from_secs(60), now);
+            revoked
+                .map_err(|error| panic!("{error}"))
+                .or(Err::<(), KeyringError>(gone()))
+        })
+        .unwrap();
     }
 
     fn mint(&self, caveats: &[Caveat]) -> String {
@@ -155,15 +172,7 @@ fn a_revocation_is_in_force_within_a_second() {
     let guarded = Guarded::start();
     let token = guarded.mint(&[after(60)]);
     assert_eq!(guarded.get(&token, "/o/x").status, 400);
-    let cap_id = inspect(&token).unwrap().cap_id;
-    let now = SystemTime::now();
-    Keyring::update(&guarded.keyring, |keyring| {
-        let revoked = keyring.revoke(cap_id, now + Duration::from_secs(60), now);
-        revoked
-            .map_err(|error| panic!("{error}"))
-            .or(Err::<(), KeyringError>(gone()))
-    })
-    .unwrap();
+    guarded.revoke(&token);
     let began = Instant::now();
     while guarded.get(&token, "/o/x").status != 403 {
         assert!(
@@ -173,6 +182,24 @@ fn a_revocation_is_in_force_within_a_second() {
         );
     }
     assert_eq!(guarded.get(&token, "/o/x").reason(), "revoked");
+}
+
+#[test]
+fn a_revocation_is_in_force_whatever_is_wrong_with_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("node.toml");
+    std::fs::write(&config, "[http]\nread_timeout = \"4s\"\n").unwrap();
+    let guarded = Guarded::start_with(&["--config", config.to_str().unwrap()]);
+    let token = guarded.mint(&[after(60)]);
+    assert_eq!(guarded.get(&token, "/o/x").status, 400);
+    std::fs::write(&config, "no TOML").unwrap();
+    guarded.node.hang_up();
+    guarded.node.logged("config_rejected");
+    guarded.revoke(&token);
+    let began = Instant::now();
+    while guarded.get(&token, "/o/x").status != 403 {
+        assert!(began.elapsed() < PATIENCE, "it is still valid");
+    }
 }
 
 fn gone() -> KeyringError {

@@ -308,7 +308,7 @@ fn a_page_of_the_web_cannot_use_a_browser_of_this_machine() {
     assert_eq!((local.status, &*local.reason()), (400, "address"));
     let version = node.get("/version").json();
     assert_eq!(version["features"]["dev_allow"], true);
-    assert_eq!(version["features"]["https"], false);
+    assert_eq!(version["features"]["tls"], false);
 }
 
 #[test]

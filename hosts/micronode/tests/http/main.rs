@@ -10,9 +10,12 @@ mod killing;
 mod limits;
 mod mailbox;
 mod objects;
+#[cfg(feature = "otel")]
+mod otel;
 mod reading;
 mod rig;
 mod runbook;
 mod s3;
 mod streams;
 mod tls;
+mod unix;

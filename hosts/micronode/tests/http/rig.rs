@@ -56,7 +56,10 @@ impl Node {
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(run_dir.path(), private).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_micronode"));
-        command.args(["--http-addr", "127.0.0.1:0"]).args(args);
+        if !args.contains(&"--http-addr") {
+            command.args(["--http-addr", "127.0.0.1:0"]);
+        }
+        command.args(args);
         command.env_clear().env("RON_RUN_DIR", run_dir.path());
         command.envs(env.iter().copied());
         let (process, log) = spawned::spawn(&mut command);
@@ -67,7 +70,8 @@ impl Node {
             run_dir,
         };
         let line = node.logged("listening");
-        node.addr = line["addr"].as_str().unwrap().parse().unwrap();
+        // Of a Unix socket there is none.
+        node.addr = line["addr"].as_str().unwrap().parse().unwrap_or(node.addr);
         node
     }
 

@@ -469,16 +469,58 @@ fn requests_that_wait_for_a_place_are_counted_by_what_came_of_that() {
 
 #[test]
 fn worker_threads_are_as_many_as_the_environment_says() {
-    let workers = |count: &str| {
-        let env = [("TOKIO_WORKER_THREADS", count)];
-        let node = Node::listening_in(&env, &["--auth.dev_allow", "true"]);
+    let workers = |env: &[(&str, &str)], args: &[&str]| {
+        let node = Node::listening_in(env, &[&["--auth.dev_allow", "true"], args].concat());
         until("it is not ready", || node.get("/readyz").status == 200);
         let top: Value = serde_json::from_str(&node.ctl(&["top", "--json"])).unwrap();
         top["process"]["threads"].as_u64().unwrap()
     };
+    let one = workers(&[("TOKIO_WORKER_THREADS", "1")], &[]);
     // A thread or two look at files, one time or another.
-    let more = workers("21") - workers("1");
-    assert!((18..=22).contains(&more), "{more}");
+    for (env, args) in [
+        (&[("TOKIO_WORKER_THREADS", "21")][..], &[][..]),
+        (&[("RON_RUNTIME_WORKERS", "21")], &[]),
+        (&[], &["--runtime.workers", "21"]),
+    ] {
+        let more = workers(env, args) - one;
+        assert!((18..=22).contains(&more), "{env:?} {args:?}: {more}");
+    }
+}
+
+#[test]
+fn the_numbers_of_threads_are_keys_like_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    let file = path.to_str().unwrap();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_micronode"));
+        let output = command.args(args).env_clear().output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    for (key, value, expected) in [
+        ("workers", "0", "from 1 to 1024"),
+        ("workers", "10_000", "from 1 to 1024"),
+        ("workers", "\"many\"", "from 1 to 1024"),
+        ("blocking", "0", "from 1 to 4096"),
+        ("blocking", "10_000", "from 1 to 4096"),
+    ] {
+        std::fs::write(&path, format!("[runtime]\n{key} = {value}\n")).unwrap();
+        let (code, told) = run(&["config", "validate", file]);
+        assert_eq!(code, Some(2), "{told}");
+        assert!(told.contains(&format!("runtime.{key}")), "{told}");
+        assert!(told.contains(expected) && told.contains(":2:"), "{told}");
+    }
+    std::fs::write(&path, "[runtime]\nworkers = 3\nblocking = 7\n").unwrap();
+    let node = Node::listening(&["--auth.dev_allow", "true", "--config", file]);
+    let explained = node.ctl(&["config", "explain", "runtime.workers"]);
+    assert!(explained.contains(file), "{explained}");
+    let (_, schema) = run(&["config", "schema"]);
+    assert!(schema.contains("\"blocking\""), "{schema}");
+    std::fs::write(&path, "[runtime]\nworkers = 4\nblocking = 7\n").unwrap();
+    node.hang_up();
+    let line = node.logged("config_unchanged");
+    assert_eq!(line["needs_restart"], "runtime.workers", "{line}");
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn every_mode_gives_every_client_the_key_exchange_it_stands_for() {
         let node = start(&files, &["--pq-mode", mode]);
         let version = get(&mut connect(node.addr, EVERY).unwrap(), "/version").json();
         assert_eq!(version["features"]["pq"], mode);
-        assert_eq!(version["features"]["https"], true);
+        assert_eq!(version["features"]["tls"], true);
         let groups = |group| count(&node, &format!("pq_handshake_total{{group=\"{group}\"}}"));
         let counts = || {
             (
@@ -264,6 +264,32 @@ fn a_rotation_that_fails_keeps_what_worked_and_says_so() {
         presented(&connect(node.addr, EVERY).unwrap()),
         certificate("two")
     );
+}
+
+#[test]
+fn a_reload_of_a_broken_file_still_rotates_what_the_configuration_in_force_names() {
+    let files = Files::new();
+    let config = files.0.path().join("node.toml");
+    fs::write(&config, "[http]\nrps = 1000\n").unwrap();
+    let node = start(&files, &["--config", config.to_str().unwrap()]);
+    let keys = "[http]\nrps = \"many\"\n[tls]\ncert = \"/elsewhere\"\n";
+    for (name, broken) in [("two", keys), ("one", "no TOML"), ("two", "")] {
+        fs::write(&config, broken).unwrap();
+        node.logged("config_rejected");
+        files.install(name, name);
+        node.hang_up();
+        let began = Instant::now();
+        while presented(&connect(node.addr, EVERY).unwrap()) != certificate(name) {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{broken:?}: the old certificate stays"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let readyz = get(&mut connect(node.addr, EVERY).unwrap(), "/readyz").json();
+        let causes = readyz["causes"].to_string();
+        assert!(causes.contains("config_reload"), "{readyz}");
+    }
 }
 
 #[test]
