@@ -20,9 +20,7 @@ use ron_host::http::{
     Access, Answer, BodyAllowance, Call, EntityTag, Precondition, RangeRequest, Refusal, Routes,
 };
 use ron_host::Pace;
-use ron_metrics::{
-    labels, Counter, CounterFamily, Histogram, HistogramFamily, Metrics, MetricsError,
-};
+use ron_metrics::{labels, Counter, Histogram, Metrics, MetricsError};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -50,9 +48,30 @@ struct Objects {
     store: Arc<Store>,
     streams: Semaphore,
     integrity_fail_total: Counter,
-    puts: CounterFamily<Outcome>,
-    put_seconds: HistogramFamily<Outcome>,
+    puts: [Puts; OUTCOMES.len()],
     latency: Latency,
+}
+
+/// How a put may end.
+const OUTCOMES: [&str; 10] = [
+    "stored",
+    "existed",
+    "healed",
+    "full",
+    "busy",
+    "failed",
+    "too_large",
+    "broken_off",
+    "refused",
+    "gone",
+];
+
+/// Those that ended in one way.
+#[derive(Debug)]
+struct Puts {
+    outcome: &'static str,
+    count: Counter,
+    seconds: Histogram,
 }
 
 /// A put, which is counted once however it ends.
@@ -94,11 +113,11 @@ impl<'a> Putting<'a> {
 
 impl Drop for Putting<'_> {
     fn drop(&mut self) {
-        let outcome = Outcome::new(self.outcome);
-        self.objects.puts.get(&outcome).inc();
-        let took = self.began.elapsed();
-        let seconds = self.objects.put_seconds.get(&outcome);
-        seconds.observe_duration(took);
+        let mut puts = self.objects.puts.iter();
+        if let Some(puts) = puts.find(|puts| puts.outcome == self.outcome) {
+            puts.count.inc();
+            puts.seconds.observe_duration(self.began.elapsed());
+        }
     }
 }
 
@@ -200,6 +219,10 @@ impl Objects {
         metrics: &Metrics,
     ) -> Result<Self, MetricsError> {
         store.expose(metrics)?;
+        let counts = metrics.counter_family("store_puts_total", "Puts by how they ended.")?;
+        let help = "Time from the first byte of a put's body to its answer.";
+        let seconds = &Latency::PUT_BOUNDS;
+        let seconds = metrics.histogram_family("store_put_seconds", help, seconds)?;
         Ok(Self {
             store,
             streams: Semaphore::new(settings.streams),
@@ -207,12 +230,14 @@ impl Objects {
                 "integrity_fail_total",
                 "Reads that found bytes which are not those of their address.",
             )?,
-            puts: metrics.counter_family("store_puts_total", "Puts by how they ended.")?,
-            put_seconds: metrics.histogram_family(
-                "store_put_seconds",
-                "Time from the first byte of a put's body to its answer.",
-                &Latency::PUT_BOUNDS,
-            )?,
+            puts: OUTCOMES.map(|outcome| {
+                let labels = Outcome::new(outcome);
+                Puts {
+                    outcome,
+                    count: counts.get(&labels),
+                    seconds: seconds.get(&labels),
+                }
+            }),
             latency: Latency::new(metrics)?,
         })
     }
@@ -640,5 +665,46 @@ mod tests {
         }
         let got = sent(&object, 199_999, 0..65_536).await;
         assert_eq!(got, (object[..65_536].to_vec(), Some(200), 0));
+    }
+
+    #[test]
+    fn a_put_gives_way_after_256_kib() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let object = vec![7; 1 << 20];
+        let store = Store::new(&StoreSettings::default(), &Default::default());
+        let mut put = store.put(None, false).unwrap();
+        let mut waits = 0;
+        {
+            let mut writing = std::pin::pin!(put.write(&object));
+            while writing.as_mut().poll(&mut cx).is_pending() {
+                waits += 1;
+            }
+        }
+        assert_eq!(waits, 4);
+    }
+
+    #[tokio::test]
+    async fn a_body_gives_way_after_256_kib() {
+        let object = vec![7; 1 << 20];
+        let tree = Tree::of(&object);
+        let groups = object.chunks(GROUP_LEN).map(Bytes::copy_from_slice);
+        let store = Store::with_damaged(groups.collect(), tree.clone()).await;
+        let opened = store.open(&tree.address()).await.unwrap().unwrap();
+        let metrics = Metrics::new("test").unwrap();
+        let objects = Objects::new(store, &StoreSettings::default(), &metrics).unwrap();
+        let body = Verified::start(Arc::new(objects), opened, 0..1 << 20).await;
+        let mut body = body.unwrap_or_else(|_| panic!("it is intact"));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let (mut sent, mut before) = (0, 0);
+        while sent < object.len() {
+            match Pin::new(&mut body).poll_frame(&mut cx) {
+                Poll::Pending => {
+                    assert_eq!(sent - before, Pace::BYTES);
+                    before = sent;
+                }
+                Poll::Ready(frame) => sent += frame.unwrap().unwrap().into_data().unwrap().len(),
+            }
+        }
+        assert_eq!(sent - before, Pace::BYTES);
     }
 }
