@@ -113,7 +113,7 @@ where
 }
 
 fn of(settings: &Watch<HttpSettings>) -> HttpSettings {
-    HttpSettings::clone(&settings.clone().get())
+    HttpSettings::clone(settings.clone().get())
 }
 
 /// Accepts connections at `front` and answers their requests, until the child is stopped: then it stops listening,
@@ -662,8 +662,10 @@ mod tests {
         keyring.create(&path).unwrap();
         let token = || mint(&keyring, &[], &mut system_random, now).unwrap();
         let (greedy, modest) = (token(), token());
-        let mut settings = HttpSettings::default();
-        settings.addr = HttpAddr::Tcp("127.0.0.1:0".parse().unwrap());
+        let mut settings = HttpSettings {
+            addr: HttpAddr::Tcp("127.0.0.1:0".parse().unwrap()),
+            ..HttpSettings::default()
+        };
         settings.auth.keyring = Some(path);
         (settings.inflight, settings.rps) = (1, 1_000_000);
         let front = Front::open(&settings, Pq::Off).unwrap();
