@@ -143,7 +143,7 @@ fn a_request_is_answered_with_few_allocations() {
         "GET /o/{} HTTP/1.1\r\nhost: localhost\r\n\r\n",
         Address::of(&body)
     );
-    for (request, status, most) in [(put, "201", 18), (get.into_bytes(), "200", 6)] {
+    for (request, status, most) in [(put, "201", 20), (get.into_bytes(), "200", 6)] {
         let allocations = allocations_of(addr, &request, status);
         assert!(
             allocations <= most,
