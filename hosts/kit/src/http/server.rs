@@ -754,6 +754,8 @@ mod tests {
                 let told = String::from_utf8(told).unwrap();
                 let heads: Vec<_> = told.match_indices("HTTP/1.1 ").map(|(at, _)| at).collect();
                 assert_eq!(heads.len(), count + 1, "{count} before {status}");
+                let whole = |pair: &[usize]| told[pair[0]..pair[1]].contains("\r\n\r\n");
+                assert!(heads.windows(2).all(whole), "{count} before {status}");
                 let last = &told[heads[count]..];
                 let (head, body) = last.split_once("\r\n\r\n").unwrap();
                 let line = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
