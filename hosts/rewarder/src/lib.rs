@@ -37,6 +37,7 @@ mod manifest;
 mod name;
 mod policy;
 mod progress;
+pub mod quarantine;
 mod run;
 mod signature;
 mod tidy;
