@@ -39,6 +39,7 @@ mod policy;
 mod progress;
 pub mod quarantine;
 mod run;
+pub mod service;
 mod signature;
 mod tidy;
 mod wide;

@@ -327,6 +327,13 @@ impl<K: Clone + Ord> Quarantine<K> {
         self.not_before = self.not_before.max(now + self.rules.probe);
     }
 
+    /// Whoever was sending has gone: all that was being sent is kept.
+    pub fn interrupted(&mut self, now: Moment) {
+        self.pending.extend(std::mem::take(&mut self.emitting));
+        self.redoing = None;
+        self.not_before = now;
+    }
+
     /// The ledger has answered, or not.
     pub fn observe(&mut self, now: Moment, answered: Answered) -> Option<Change> {
         self.window.add(&self.rules, now, answered);

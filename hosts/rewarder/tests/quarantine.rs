@@ -309,6 +309,7 @@ enum Event {
     Next,
     /// What of those that are out is decided, and whether it is known how.
     Back(u8, bool),
+    Interrupt,
     Freeze,
     Clear,
 }
@@ -326,6 +327,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => any::<bool>().prop_map(Event::Tick),
         6 => Just(Event::Next),
         6 => (any::<u8>(), any::<bool>()).prop_map(|(which, known)| Event::Back(which, known)),
+        1 => Just(Event::Interrupt),
         1 => Just(Event::Freeze),
         2 => Just(Event::Clear),
     ]
@@ -404,6 +406,10 @@ proptest! {
                     }
                 }
                 Event::Back(..) => {}
+                Event::Interrupt => {
+                    machine.interrupted(now);
+                    out.clear();
+                }
                 Event::Freeze => {
                     change = machine.freeze(now, "x");
                     frozen_by = true;
