@@ -47,7 +47,9 @@ fn verdict(from: Place<'_>, to: Place<'_>) -> Result<(), &'static str> {
     match (from, to) {
         (_, Tool) => Err("nothing depends on examples, fuzz, bench or xtask"),
         (Host, Kit) => Ok(()),
-        (_, Host | Kit) => Err("nothing depends on hosts, except hosts on hosts/kit and the rewarder on the ledger"),
+        (_, Host | Kit) => Err(
+            "nothing depends on hosts, except hosts on hosts/kit and the rewarder on the ledger",
+        ),
         (Host | Tool, Library(_)) => Ok(()),
         (Kit, Library("ryker")) => {
             Err("hosts/kit uses ron-kernel, ron-metrics, ron-config and ron-bus only")

@@ -23,11 +23,6 @@ const SHORT: &[(&str, &str, &str)] = &[
     ("--http-addr", "HTTP_ADDR", "http.addr"),
     ("--metrics-addr", "METRICS_ADDR", "observability.addr"),
     ("--max-inflight", "MAX_INFLIGHT", "http.inflight"),
-    (
-        "--req-body-max-bytes",
-        "REQ_BODY_MAX_BYTES",
-        "http.max_body_bytes",
-    ),
     ("--amnesia", "AMNESIA_MODE", "amnesia.enabled"),
     ("--ledger-ephemeral", "", "ledger.ephemeral"),
     ("--tls-cert", "", "tls.cert"),
@@ -41,16 +36,22 @@ const WORKER_STOP: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let first = std::env::args().nth(1);
-    let is_offline = first.as_deref().is_some_and(|first| {
-        !first.starts_with('-') && !["config", "ctl"].contains(&first)
-    });
+    let is_offline = first
+        .as_deref()
+        .is_some_and(|first| !first.starts_with('-') && !["config", "ctl"].contains(&first));
     if is_offline {
         return offline();
     }
     let ended = serve();
-    if first.as_deref().is_some_and(|first| ["--help", "-h"].contains(&first)) {
+    if first
+        .as_deref()
+        .is_some_and(|first| ["--help", "-h"].contains(&first))
+    {
         let offline = Invocation::command().render_help();
-        let _ = write!(std::io::stdout(), "\nOffline, without a configuration:\n\n{offline}");
+        let _ = write!(
+            std::io::stdout(),
+            "\nOffline, without a configuration:\n\n{offline}"
+        );
     }
     ended
 }
@@ -95,8 +96,8 @@ fn serve() -> ExitCode {
                 let http = http::child(front, http, move |metrics| Ok(routes(&service, metrics)?));
                 // Stops before the others do: what it has under way is still answered, as long as the drain lasts.
                 let http = http.stop_timeout(settings.kernel.drain.deadline);
-                let http = (1..=settings.rewarder.workers)
-                    .fold(http, |http, at| http.after(worker(at)));
+                let http =
+                    (1..=settings.rewarder.workers).fold(http, |http, at| http.after(worker(at)));
                 kernel.child(http.gated(Duration::from_secs(10)))
             },
         )

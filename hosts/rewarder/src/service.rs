@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use ron_config::Watch;
 use ron_metrics::{Metrics, MetricsError};
 use svc_ledger::writer::Ledger;
-use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc;
 
 use crate::quarantine::{Moment, Quarantine, RulesError};
 
@@ -41,9 +41,9 @@ pub struct Service {
     state: Mutex<State>,
     tenants: Mutex<Tenants>,
     jobs: (Sender<Job>, Receiver<Job>),
-    /// Runs to be sent. The machine bounds how many there are.
-    emits: UnboundedSender<Key>,
-    to_emit: tokio::sync::Mutex<UnboundedReceiver<Key>>,
+    /// Runs to be sent: as many as the machine admits.
+    emits: mpsc::Sender<Key>,
+    to_emit: tokio::sync::Mutex<mpsc::Receiver<Key>>,
     began: Instant,
     instruments: std::sync::OnceLock<Arc<Instruments>>,
 }
@@ -62,7 +62,7 @@ impl Service {
     /// The rules contradict each other.
     pub fn new(settings: Watch<RewarderSettings>, ledger: Ledger) -> Result<Arc<Self>, RulesError> {
         let now = settings.clone().get().clone();
-        let (emits, to_emit) = unbounded_channel();
+        let (emits, to_emit) = mpsc::channel(now.rules.pending.max(1));
         Ok(Arc::new(Service {
             library: Library::new(&now),
             state: Mutex::new(State {

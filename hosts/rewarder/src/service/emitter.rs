@@ -132,13 +132,16 @@ impl Service {
     /// Sends the intent of a run until the ledger has decided, as often as may be.
     async fn send(self: Arc<Self>, key: Key, instruments: Arc<Instruments>) {
         let run = self.state().runs.run(&key);
-        let Some((run, intent)) = run.and_then(|run| Some((Arc::clone(&run), intent(&run)?))) else {
+        let Some((run, intent)) = run.and_then(|run| Some((Arc::clone(&run), intent(&run)?)))
+        else {
             // What is kept is not what was computed.
             let now = self.now();
             instruments.invariant_fail.inc();
             tracing::error!(event = "invariant", epoch_id = %key.1, "invariant=fail a manifest is not what was computed");
             let mut state = self.state();
-            let change = state.machine.freeze(now, "a manifest is not what was computed");
+            let change = state
+                .machine
+                .freeze(now, "a manifest is not what was computed");
             state.machine.unsettled(now, &key);
             let waiters = state.runs.keep(&key);
             drop(state);
@@ -161,12 +164,7 @@ impl Service {
         let now = self.now();
         let mut state = self.state();
         state.machine.unsettled(now, &key);
-        let waiters = state.runs.keep(&key);
-        drop(state);
-        if !waiters.is_empty() {
-            instruments.run("quarantined");
-        }
-        tell(waiters, &Ok(run.kept()));
+        self.kept(state, &key, &run, &instruments);
     }
 
     fn settled(&self, key: &Key, run: &Computed, verdict: Verdict, instruments: &Instruments) {
@@ -225,7 +223,9 @@ fn intent(run: &Computed) -> Option<Intent> {
 
 /// From 0 to a time that doubles with each attempt, any as likely as any other.
 fn pause(attempt: u32) -> Duration {
-    let most = PAUSE.saturating_mul(1 << (attempt - 1).min(16)).min(PAUSE_MAX);
+    let most = PAUSE
+        .saturating_mul(1 << (attempt - 1).min(16))
+        .min(PAUSE_MAX);
     // Without random numbers it is the whole time.
     let share = getrandom::u32().unwrap_or(u32::MAX);
     most.mul_f64(f64::from(share) / f64::from(u32::MAX))

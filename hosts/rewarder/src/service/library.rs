@@ -8,9 +8,7 @@ use hyper::StatusCode;
 use ron_host::http::Refusal;
 
 use super::config::RewarderSettings;
-use crate::{
-    Address, Name, Policy, SignedPolicy, TrustedKeys, BYTES_MAX, POLICY_BYTES_MAX,
-};
+use crate::{Address, Name, Policy, SignedPolicy, TrustedKeys, BYTES_MAX, POLICY_BYTES_MAX};
 
 /// Where they are, and who may sign.
 #[derive(Debug)]
@@ -78,7 +76,11 @@ fn read(path: &Path, max: usize) -> Result<Option<Vec<u8>>, Refusal> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => {
             let path = path.display().to_string();
-            tracing::error!(event = "file_failed", path, "a file cannot be read: {error}");
+            tracing::error!(
+                event = "file_failed",
+                path,
+                "a file cannot be read: {error}"
+            );
             Err(Refusal::internal("file"))
         }
     }

@@ -75,7 +75,9 @@ pub(super) enum Begun {
     Waits,
     Replayed(Reply),
     /// The epoch is that of another run.
-    Bound { by: RunKey },
+    Bound {
+        by: RunKey,
+    },
     Full,
 }
 

@@ -4,7 +4,6 @@ use std::str::FromStr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use crossbeam_channel::TrySendError;
 use hyper::header::{HeaderName, HeaderValue, CONTENT_TYPE, ETAG};
 use hyper::StatusCode;
@@ -36,11 +35,11 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// # Errors
 /// The page of metrics has a family of ours already.
 pub fn routes(service: &Arc<Service>, metrics: &Metrics) -> Result<Routes, MetricsError> {
-    let [computing, runs, policies, quarantine, clearing] =
-        [(); 5].map(|()| Arc::clone(service));
+    let [computing, runs, policies, quarantine, clearing] = [(); 5].map(|()| Arc::clone(service));
     let instruments = service.instruments(metrics)?;
     let of_clearing = Arc::clone(&instruments);
     Ok(Routes::new()
+        .counted_as(word)
         .scope("rewarder.run")
         .route(
             "POST",
@@ -65,6 +64,18 @@ pub fn routes(service: &Arc<Service>, metrics: &Metrics) -> Result<Routes, Metri
             Access::Write,
             move |call| clear(Arc::clone(&clearing), Arc::clone(&of_clearing), call),
         ))
+}
+
+/// What the runbook calls a refusal, and of others what it is called in its answer.
+fn word(refusal: &Refusal) -> Option<&'static str> {
+    let status = refusal.status();
+    Some(match (status.as_u16(), refusal.reason()) {
+        (401, _) => "unauth",
+        (404 | 405, _) => return None,
+        (413, _) => "body_too_big",
+        (429, "rate") | (503, "inflight") => "over_capacity",
+        (_, reason) => reason,
+    })
 }
 
 #[derive(Deserialize)]
@@ -111,7 +122,10 @@ async fn compute(
     let tenant = tenant(&call)?;
     let settings = service.settings();
     {
-        let mut tenants = service.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants = service
+            .tenants
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let taken = tenants.take(&tenant, settings.tenant_rps, service.now());
         taken.map_err(|wait| {
             let message = "this tenant asks more often than it may: rewarder.tenant_rps";
@@ -123,7 +137,10 @@ async fn compute(
     let body = body(&mut call).await?;
     let asked: Asked = serde_json::from_slice(&body).map_err(|error| schema(&error))?;
     if asked.notes.len() > NOTES_MAX {
-        return Err(field("notes", &format!("expected at most {NOTES_MAX} bytes")));
+        return Err(field(
+            "notes",
+            &format!("expected at most {NOTES_MAX} bytes"),
+        ));
     }
     let inputs_cid: Address = parsed("inputs_cid", &asked.inputs_cid)?;
     let policy_hash: Address = parsed("policy_hash", &asked.policy_hash)?;
@@ -198,9 +215,7 @@ fn queue(service: &Service, places: usize, job: Job) -> Result<(), Refusal> {
     })
 }
 
-async fn answer(
-    told: oneshot::Receiver<super::registry::Outcome>,
-) -> Result<Answer, Refusal> {
+async fn answer(told: oneshot::Receiver<super::registry::Outcome>) -> Result<Answer, Refusal> {
     match timeout(PATIENCE, told).await {
         Ok(Ok(outcome)) => outcome.map(json),
         Ok(Err(_)) => Err(Refusal::internal("run")),
@@ -256,7 +271,10 @@ async fn clear(
     let body = body(&mut call).await?;
     let asked: Clearing = serde_json::from_slice(&body).map_err(|error| schema(&error))?;
     if asked.reason.len() > NOTES_MAX {
-        return Err(field("reason", &format!("expected at most {NOTES_MAX} bytes")));
+        return Err(field(
+            "reason",
+            &format!("expected at most {NOTES_MAX} bytes"),
+        ));
     }
     let now = service.now();
     let cleared = service.state().machine.clear(now, &asked.reason);
@@ -292,11 +310,18 @@ fn shown(service: &Service) -> Answer {
 /// Whose runs: the token says, and nothing else.
 fn tenant(call: &Call) -> Result<Name, Refusal> {
     let refused = |message| {
-        Refusal::new(StatusCode::FORBIDDEN, "InvalidCapability", "tenant", message)
+        Refusal::new(
+            StatusCode::FORBIDDEN,
+            "InvalidCapability",
+            "tenant",
+            message,
+        )
     };
-    let message = "a run is the token's tenant's, and this token has none; expected one with a tenant caveat";
+    let message =
+        "a run is the token's tenant's, and this token has none; expected one with a tenant caveat";
     let tenant = call.tenant().ok_or_else(|| refused(message))?;
-    let message = "the token's tenant cannot have runs; expected 1 to 64 of A-Z a-z 0-9 . _ : / @ -";
+    let message =
+        "the token's tenant cannot have runs; expected 1 to 64 of A-Z a-z 0-9 . _ : / @ -";
     tenant.parse().map_err(|_| refused(message))
 }
 
@@ -312,18 +337,29 @@ fn is_for_all(call: &Call) -> Result<(), Refusal> {
 /// What its sender calls a request, if that may stand in a log.
 fn corr_id(call: &Call) -> String {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    let theirs = call.header(CORR_ID).filter(|id| {
-        (1..=64).contains(&id.len()) && id.bytes().all(is_allowed)
-    });
+    let theirs = call
+        .header(CORR_ID)
+        .filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(is_allowed));
     theirs.unwrap_or("-").to_owned()
 }
 
 async fn body(call: &mut Call) -> Result<Vec<u8>, Refusal> {
     let mut body = Vec::new();
-    while let Some(piece) = call.piece().await? {
+    while let Some(piece) = call.piece().await.map_err(bomb)? {
         body.extend_from_slice(&piece);
     }
     Ok(body)
+}
+
+/// The runbook answers a bomb with 400.
+fn bomb(refusal: Refusal) -> Refusal {
+    match refusal.reason() {
+        "decompress" => {
+            let message = "the body grows too much when it is decompressed";
+            Refusal::bad_request("decompress_ratio", message).closing()
+        }
+        _ => refusal,
+    }
 }
 
 fn param<T: FromStr<Err: std::fmt::Display>>(call: &Call, name: &str) -> Result<T, Refusal> {
@@ -357,7 +393,7 @@ fn json(reply: Reply) -> Answer {
         body,
         is_replay,
     } = reply;
-    let mut answer = Answer::full(status, Bytes::from(body));
+    let mut answer = Answer::full(status, body);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if is_replay {

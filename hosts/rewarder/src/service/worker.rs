@@ -1,7 +1,7 @@
 //! The threads that compute.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
@@ -12,7 +12,7 @@ use ron_metrics::MetricsError;
 
 use super::metrics::Instruments;
 use super::registry::{Computed, Key, Outcome, Waiter};
-use super::Service;
+use super::{Service, State};
 use crate::quarantine::{Admission, Change};
 use crate::{compute, Address, Name, Phase, Reader, RunError, SealError, Sealed};
 
@@ -154,15 +154,17 @@ impl Service {
             Admission::Emit => {
                 in_hand.is_over = true;
                 drop(state);
-                // The receiver is as old as the service.
-                let _ = self.emits.send(in_hand.key.clone());
+                // Full of those that an emitter before has left: it is sent after them.
+                if self.emits.try_send(in_hand.key.clone()).is_err() {
+                    let now = self.now();
+                    let mut state = self.state();
+                    state.machine.unsettled(now, &in_hand.key);
+                    self.kept(state, &in_hand.key, run, instruments);
+                }
             }
             Admission::Kept => {
                 in_hand.is_over = true;
-                let waiters = state.runs.keep(&in_hand.key);
-                drop(state);
-                instruments.run("quarantined");
-                tell(waiters, &Ok(run.kept()));
+                self.kept(state, &in_hand.key, run, instruments);
             }
             Admission::Full => {
                 drop(state);
@@ -175,6 +177,23 @@ impl Service {
                 in_hand.over(Err(frozen()));
             }
         }
+    }
+
+    /// Tells whoever waits that it is for later.
+    pub(super) fn kept(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        key: &Key,
+        run: &Computed,
+        instruments: &Instruments,
+    ) {
+        let waiters = state.runs.keep(key);
+        drop(state);
+        // Of one that is kept once more nobody waits.
+        if !waiters.is_empty() {
+            instruments.run("quarantined");
+        }
+        tell(waiters, &Ok(run.kept()));
     }
 
     fn compute(
@@ -199,12 +218,18 @@ impl Service {
             }
             Refusal::bad_request("inputs", error.to_string())
         })?;
-        let defect = |error: &dyn std::fmt::Display| Refusal::bad_request("inputs", error.to_string());
+        let defect =
+            |error: &dyn std::fmt::Display| Refusal::bad_request("inputs", error.to_string());
         // Before anything of them is told.
         let reader = Reader::new(&bytes).map_err(|error| defect(&error))?;
         if reader.header().tenant != *tenant {
             let message = "the inputs are not of the token's tenant";
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "InvalidCapability", "tenant", message));
+            return Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                "InvalidCapability",
+                "tenant",
+                message,
+            ));
         }
         let stopping = |_: Phase, _: usize| match cx.is_stopping() {
             true => ControlFlow::Break(()),
