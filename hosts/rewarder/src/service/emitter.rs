@@ -52,6 +52,8 @@ impl Service {
             }
         }
         cx.ready();
+        let workers = self.settings().workers;
+        tracing::info!(event = "computing", workers, "{workers} threads compute");
         let mut shown = Shown::default();
         let mut sent = JoinSet::new();
         let mut ticks = interval(TICK);
@@ -234,7 +236,6 @@ fn pause(attempt: u32) -> Duration {
 /// What was told of readiness.
 #[derive(Debug, Default)]
 struct Shown {
-    is_ready: bool,
     causes: [bool; 3],
 }
 
@@ -276,16 +277,6 @@ impl Shown {
             match is_so {
                 true => health.set(cause, condition),
                 false => health.clear(cause),
-            }
-        }
-        if health.ready() != self.is_ready {
-            self.is_ready = !self.is_ready;
-            let workers = service.settings().workers;
-            match self.is_ready {
-                true => {
-                    tracing::info!(event = "readiness", workers, "ready=1 workers={workers}");
-                }
-                false => tracing::warn!(event = "readiness", "ready=0"),
             }
         }
     }
