@@ -3,18 +3,20 @@
 mod commands;
 mod files;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use ron_host::{http, Program};
-use ron_kernel::supervisor::Child;
+use ron_kernel::supervisor::{Child, ChildContext};
 use ron_kernel::KernelBuilder;
+use rustix::process::{getpid, kill_process, Signal};
 use svc_ledger::service::Keeper;
 use svc_ledger::writer::ledger;
 use svc_rewarder::service::{routes, Config, Service};
+use tokio::signal::unix::{signal, SignalKind};
 
 use commands::Invocation;
 
@@ -98,9 +100,23 @@ fn serve() -> ExitCode {
                 let http = http.stop_timeout(settings.kernel.drain.deadline);
                 let http =
                     (1..=settings.rewarder.workers).fold(http, |http, at| http.after(worker(at)));
-                kernel.child(http.gated(Duration::from_secs(10)))
+                let clamps = Child::task("clamps", follow_signal).optional();
+                kernel
+                    .child(clamps)
+                    .child(http.gated(Duration::from_secs(10)))
             },
         )
+}
+
+/// SIGUSR1 is what the runbook reloads limits by: as SIGHUP, which the kernel answers.
+async fn follow_signal(cx: ChildContext) -> io::Result<()> {
+    let mut signals = signal(SignalKind::user_defined1())?;
+    loop {
+        tokio::select! {
+            () = cx.stopping() => return Ok(()),
+            _ = signals.recv() => kill_process(getpid(), Signal::HUP)?,
+        }
+    }
 }
 
 fn worker(at: usize) -> String {

@@ -661,6 +661,48 @@ fn a_ledger_that_does_not_answer_is_left_alone_and_then_told_all_once() {
 }
 
 #[test]
+fn both_signals_put_other_limits_in_force_and_a_bad_file_leaves_the_old_ones() {
+    let home = Home::new();
+    let asked = home.pro_rata("acme", "e1", 1000).json();
+    let token = home.mint(&ALL);
+    let file = home.path("config.toml");
+    let write = |rps: &str| fs::write(&file, format!("[rewarder]\ntenant_rps = {rps}\n")).unwrap();
+    write("1");
+    let rewarder = home.start(&["--config", &file]);
+    let signal = |signal| kill_process(Pid::from_child(&rewarder.process), signal).unwrap();
+    let reloads = |count: u64| {
+        let began = Instant::now();
+        while rewarder.metric("config_reload_total") < Some(count) {
+            assert!(began.elapsed() < PATIENCE);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let refused = || (0..3).any(|_| rewarder.compute(&token, "e1", &asked).status == 429);
+    assert!(refused());
+    // Nobody has touched the file: it is the signals that have it read.
+    for (count, by) in [(1, Signal::USR1), (2, Signal::HUP), (3, Signal::USR1)] {
+        signal(by);
+        reloads(count);
+    }
+    write("100");
+    signal(Signal::USR1);
+    reloads(4);
+    let began = Instant::now();
+    while refused() {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    write("0");
+    signal(Signal::USR1);
+    let began = Instant::now();
+    while rewarder.metric("config_reload_errors_total") < Some(1) {
+        assert!(began.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!refused());
+    rewarder.stop();
+}
+
+#[test]
 fn what_would_let_everybody_move_money_is_no_configuration() {
     let home = Home::new();
     let cases: [(&[&str], &str); 4] = [
