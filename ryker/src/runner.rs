@@ -638,6 +638,7 @@ pub(crate) fn supervise<A: Actor>(mut place: Place<A>) -> impl Future<Output = (
                     event = "actor_gave_up",
                     actor = &*shared.spec.name,
                     reason = shown(&exit),
+                    "actor has ended for good"
                 );
             }
             place.end(exit);
@@ -674,6 +675,7 @@ fn judge<M>(
                 reason = shown(&exit),
                 failures = count,
                 delay_ms = delay.as_millis() as u64,
+                "actor restarts after a delay"
             );
             shared.tell(|observer, name| observer.on_restart(name, &exit, count, delay));
             // No earlier: the tick that runs has begun, and nothing is cut off.

@@ -92,6 +92,7 @@ impl Runtime {
             event = "config_applied",
             source = %config::Source::Startup,
             diff = %listed(&RykerConfig::default().diff(&config)),
+            "configuration of actors in force"
         );
         config::count_reload(config::Source::Startup);
         Self {
@@ -170,6 +171,7 @@ impl Runtime {
             source = %source,
             diff = %listed(&reloaded.applied),
             needs_restart = %listed(&reloaded.cold),
+            "configuration of actors reloaded"
         );
         reloaded
     }
@@ -236,6 +238,7 @@ impl Runtime {
             dropped = report.dropped,
             aborted = report.aborted,
             pending = report.pending,
+            "actors drained"
         );
         report
     }

@@ -446,6 +446,8 @@ async fn the_nth_failure_inside_the_window_ends_it() {
 #[tokio::test(start_paused = true)]
 async fn failures_that_are_far_apart_never_end_it() {
     let config = RykerConfig::builder().rapid_fail_threshold(3);
+    // Less than what the first of the last three has left of the window when the third is sent.
+    let config = config.backoff_cap(ms(4_800));
     let config = config.rapid_fail_window(ms(10_000)).deadline(ms(60_000));
     let rt = Runtime::new(config.build().unwrap());
     let (actor, _) = witnessed(&rt, "w");
