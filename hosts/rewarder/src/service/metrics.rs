@@ -66,7 +66,7 @@ impl Instruments {
             )?,
             runs: metrics.counter_family(
                 "reward_runs_total",
-                "Runs that have a manifest, by what became of them.",
+                "Runs that were computed, by what became of them.",
             )?,
             idempotent: metrics.counter(
                 "reward_runs_idempotent_total",
