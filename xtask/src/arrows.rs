@@ -13,6 +13,9 @@ use crate::Report;
 /// Crates a library must not impose on its users: the subscriber, the command line and error boxing are the host's.
 const HOST_ONLY: [&str; 5] = ["tracing-subscriber", "clap", "anyhow", "eyre", "axum"];
 
+/// The one host that uses another: it runs the ledger in its own process, and there must not be two.
+const EMBEDS_LEDGER: &str = "hosts/rewarder";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place<'a> {
     Library(&'a str),
@@ -44,7 +47,9 @@ fn verdict(from: Place<'_>, to: Place<'_>) -> Result<(), &'static str> {
     match (from, to) {
         (_, Tool) => Err("nothing depends on examples, fuzz, bench or xtask"),
         (Host, Kit) => Ok(()),
-        (_, Host | Kit) => Err("nothing depends on hosts, except hosts on hosts/kit"),
+        (_, Host | Kit) => Err(
+            "nothing depends on hosts, except hosts on hosts/kit and the rewarder on the ledger",
+        ),
         (Host | Tool, Library(_)) => Ok(()),
         (Kit, Library("ryker")) => {
             Err("hosts/kit uses ron-kernel, ron-metrics, ron-config and ron-bus only")
@@ -82,6 +87,7 @@ fn fault(arrow: &Arrow<'_>) -> Option<String> {
     };
     match arrow.to_dir {
         Some(dir) if dir == arrow.from_dir => None,
+        Some("hosts/ledger") if arrow.from_dir == EMBEDS_LEDGER => None,
         Some(dir) => match place(dir) {
             None => refused(&format!("`{dir}` is not a place in the layout")),
             Some(there) => verdict(here, there).err().and_then(refused),
@@ -179,6 +185,30 @@ mod tests {
                     let expected = from == to || allowed.contains(&(from_group, to_group));
                     assert_eq!(fault(&arrow).is_none(), expected, "{from} -> {to} ({kind})");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn of_the_hosts_only_the_rewarder_uses_another_and_only_the_ledger() {
+        let hosts = [
+            "hosts/kernel-demo",
+            "hosts/ledger",
+            "hosts/micronode",
+            "hosts/rewarder",
+            "hosts/ronctl",
+        ];
+        for from in hosts {
+            for to in hosts {
+                let arrow = Arrow {
+                    from,
+                    from_dir: from,
+                    to,
+                    to_dir: Some(to),
+                    kind: "normal",
+                };
+                let expected = from == to || (from, to) == ("hosts/rewarder", "hosts/ledger");
+                assert_eq!(fault(&arrow).is_none(), expected, "{from} -> {to}");
             }
         }
     }

@@ -21,9 +21,6 @@ use crate::files::{self, Failure};
 #[derive(Debug, Parser)]
 #[command(
     name = "svc-rewarder",
-    version,
-    subcommand_required = true,
-    arg_required_else_help = true,
     disable_help_subcommand = true,
     after_help = "Exit codes: 0 done; 1 failed, refused or different; 2 usage."
 )]

@@ -50,14 +50,14 @@ fn help_names_what_there_is_and_wrong_usage_is_exit_2() {
         "generate",
         "policy",
         "Exit codes: 0 done",
+        "CONCURRENCY_COMPUTE_WORKERS",
     ] {
         assert!(help.contains(word), "{help}");
     }
-    for word in ["serve", "--config", "--profile"] {
+    for word in ["--profile", "--brownout-allow", "--trace-burst"] {
         assert!(!help.contains(word), "{help}");
     }
     for line in [
-        "",
         "serve",
         "verify",
         "vectors --size xl",

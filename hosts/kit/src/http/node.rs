@@ -352,11 +352,8 @@ impl Node {
             let failures = &self.0.auth_failures_total;
             failures.get(&ReasonLabel::new(reason)).inc();
         }
-        if [408, 413, 415, 429, 503, 507].contains(&status.as_u16()) {
-            let label = match reason {
-                "decompress" => ReasonLabel::new(reason),
-                _ => ReasonLabel::new(status.as_str().to_owned()),
-            };
+        if let Some(word) = self.0.routes.word(refusal) {
+            let label = ReasonLabel::new(word);
             self.0.golden.rejected_total.get(&label).inc();
         }
         let (status, corr_id) = (status.as_u16(), corr_id.as_str());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Uri;
-use ron_config::{ByteSize, Input, Mismatch, Reload, Schema, Settings, Value};
+use ron_config::{ByteSize, Input, Mismatch, Reload, Schema, Settings, Unit, Value};
 use serde_json::{json, Value as Json};
 
 use super::addr::HttpAddr;
@@ -224,6 +224,7 @@ impl Settings for HttpSettings {
                 &mut http.max_body_bytes
             })
             .doc("bytes of a body")
+            .env_with_unit("REQ_BODY_MAX_BYTES", Unit::Bytes)
             .range(ByteSize::new(1 << 10)..=ByteSize::new(1 << 20))
             .reload(Reload::Live);
         schema
