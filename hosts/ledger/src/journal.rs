@@ -272,7 +272,14 @@ mod tests {
             change(&mut entry);
             assert!(!entry.is_whole(), "{entry:?}");
         }
-        // Whole, and not of this journal.
+        // Whole, and of other journals: after other entries, and as another number.
+        let other = vec![intent(9, "e9", 1, 5), intent(2, "e2", 1, 7)];
+        let other = settle(Head::empty(), Vec::new(), other).entries;
+        assert_eq!(
+            (other[1].seq, other[1].paid),
+            (entries[1].seq, entries[1].paid)
+        );
+        assert!(other[1].is_whole() && !other[1].follows(&entries[0].head()));
         let alone = settle(Head::empty(), Vec::new(), vec![intent(2, "e2", 1, 7)]).entries;
         assert!(alone[0].is_whole() && !alone[0].follows(&entries[0].head()));
     }

@@ -460,6 +460,33 @@ fn what_others_write_into_the_file_is_refused_by_its_laws_or_found() {
     );
 }
 
+/// Its laws are taken from it, as bytes that change on a disk heed none.
+#[test]
+fn what_changes_in_a_file_that_is_open_is_not_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let mut store = filled(&path, 3);
+    let db = rusqlite::Connection::open(path.join("journal.db")).unwrap();
+    db.execute_batch(
+        "DROP TRIGGER intents_stay; UPDATE intents SET commitment = replace(commitment, '0', '1') WHERE seq = 2",
+    )
+    .unwrap();
+    let right = intent(1, 1, 1, &[2, 5]);
+    let (tenant, epoch) = (right.tenant().clone(), right.epoch_id().clone());
+    for error in [
+        store.run(right.run_key()).unwrap_err(),
+        store.epoch(&tenant, &epoch).unwrap_err(),
+        store.settle(vec![right]).unwrap_err(),
+        store.audit(Head::empty(), &mut |_| ()).unwrap_err(),
+    ] {
+        assert!(
+            matches!(&error, StoreError::Damaged(what) if what.contains("entry 2")),
+            "{error}"
+        );
+    }
+    assert!(store.run(&digest(0)).unwrap().is_some());
+}
+
 /// As a kill leaves it: the log is still beside the file.
 fn copied(from: &Path, to: &Path) {
     use std::os::unix::fs::PermissionsExt;

@@ -207,6 +207,8 @@ async fn nobody_is_left_without_an_answer_when_it_stops() {
     writer
         .run(&mut Memory::new(), || stop.load(Ordering::Relaxed))
         .unwrap();
+    // Whoever was left has no answer now.
+    drop(writer);
     for asked in asked {
         assert!(matches!(asked.await.unwrap(), Ok(Verdict::Accepted(_))));
     }
